@@ -1,0 +1,1 @@
+"""AutoLoRA guidance for LoRA-tuned text-to-image diffusion models, in JAX."""

@@ -1,0 +1,163 @@
+"""Layers that every network here is made of: Flax Linen, channels last, each aware of an optional LoRA delta.
+
+dtype is the compute dtype, param_dtype the stored one. float32 compute means float32 products on every device
+(TPUs and GPUs would otherwise round inputs to bfloat16/TF32). Norm statistics are always float32.
+"""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float
+
+from autolora_jax.models.delta import Delta, apply_kernel
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+NO_PAD: Pads = ((0, 0), (0, 0))
+SAME_3X3: Pads = ((1, 1), (1, 1))
+
+
+def matmul_precision(dtype: DTypeLike) -> str | None:
+    """The `precision` argument of every product computed in this dtype."""
+    return "highest" if jnp.dtype(dtype) == jnp.float32 else None
+
+
+class _Adapted(nn.Module):
+    """A layer whose kernel may carry a delta in the "lora" collection."""
+
+    def delta(self, dtype: DTypeLike) -> Delta | None:
+        names = [n for n in ("down", "up", "scale") if self.has_variable("lora", n)]
+        if not names:
+            return None
+        return {n: cast(Array, self.get_variable("lora", n)).astype(dtype) for n in names}
+
+
+class Dense(_Adapted):
+    """Affine map of the last axis: [b ... in] -> [b ... features]. torch's Linear with a transposed kernel."""
+
+    features: int
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), self.param_dtype)
+        x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
+        precision = matmul_precision(self.dtype)
+
+        def linear(x: Array, kernel: Array) -> Array:
+            return jnp.matmul(x, kernel, precision=precision)
+
+        y = apply_kernel(x, kernel, self.delta(self.dtype), linear, x.size // x.shape[-1], precision)
+        if self.use_bias:
+            y = y + jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), y.dtype)[
+                (None,) * (y.ndim - 1)
+            ]
+        return y
+
+
+class Conv(_Adapted):
+    """2-D convolution, NHWC. Padding is spelled as torch means it: ((top, bottom), (left, right))."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: Pads = SAME_3X3
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
+        x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
+        precision = matmul_precision(self.dtype)
+
+        def linear(x: Array, kernel: Array) -> Array:
+            return jax.lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                self.padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                precision=precision,
+            )
+
+        out_positions = x.size // x.shape[-1] // self.stride**2
+        y = apply_kernel(x, kernel, self.delta(self.dtype), linear, out_positions, precision)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+            y = y + jnp.asarray(bias, y.dtype)[None, None, None]
+        return y
+
+
+class GroupNorm(nn.Module):
+    """torch's GroupNorm over (pixels, channels of a group): [b ... c] -> the same. Two-pass float32 statistics."""
+
+    num_groups: int
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s c"]:
+        c = x.shape[-1]
+        weight = self.param("scale", nn.initializers.ones, (c,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (c,), self.param_dtype)
+        groups = x.astype(jnp.float32).reshape(x.shape[0], -1, self.num_groups, c // self.num_groups)  # [b s g c/g]
+        mean = groups.mean(axis=(1, 3), keepdims=True)
+        # Two passes: E[x²] − E[x]² loses all digits where |mean| >> std, which the VAE's decoder reaches.
+        var = jnp.square(groups - mean).mean(axis=(1, 3), keepdims=True)
+        y = ((groups - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        return _affine(y, weight, bias).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """torch's LayerNorm over the last axis, with weight and bias. Two-pass float32 statistics."""
+
+    epsilon: float
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+        weight = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+        y = x.astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+        return _affine(y, weight, bias).astype(self.dtype)
+
+
+def _affine(y: Array, weight: Any, bias: Any) -> Array:
+    lead = (None,) * (y.ndim - 1)
+    return y * jnp.asarray(weight, jnp.float32)[lead] + jnp.asarray(bias, jnp.float32)[lead]
+
+
+def quick_gelu(x: Array) -> Array:
+    """CLIP ViT-L's activation: x·σ(1.702x). Source: transformers/activations.py QuickGELUActivation."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+def gelu(x: Array) -> Array:
+    """The exact, erf form, torch's default: jax.nn.gelu's default is tanh, which moves a run by 4e-4."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}
+
+
+def sinusoidal_embedding(t: Float[Array, "n"], dim: int, max_period: float = 10_000.0) -> Float[Array, "n dim"]:
+    """Timestep embedding, cosines first, float32. Source: diffusers embeddings.py get_timestep_embedding
+    with flip_sin_to_cos=True, downscale_freq_shift=0.
+
+    t: [n], any real number (SDXL passes timesteps 0..999 and pixel sizes).
+    """
+    half = dim // 2
+    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)

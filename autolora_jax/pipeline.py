@@ -1,0 +1,361 @@
+"""AutoLoRAPipeline: checkpoint and LoRA files in, pictures out. The only file that knows every part."""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import DTypeLike
+from PIL import Image
+
+from autolora_jax import lora
+from autolora_jax.config import SchedulerConfig
+from autolora_jax.decode import decode
+from autolora_jax.guidance import CFG, AutoLoRA, Rule
+from autolora_jax.models.attention import default_implementation
+from autolora_jax.models.clip import CLIPTextModel
+from autolora_jax.models.unet import UNet2DConditionModel
+from autolora_jax.models.vae import AutoencoderKL
+from autolora_jax.request import Request, Texts, broadcast_negatives, pair_negatives, pair_texts
+from autolora_jax.sampler import Images, Shared, sample, step_listener
+from autolora_jax.schedules import Schedule, make_schedule
+from autolora_jax.sharding import DATA, data_mesh, pad_rows, replicated, split_images
+from autolora_jax.text import ENCODERS, SDXLText, Sizes
+from autolora_jax.weights.checkpoint import open_checkpoint
+from autolora_jax.weights.lora_files import read_lora
+
+Tree = Mapping[str, Any]
+Size = tuple[int, int]
+TILED_FROM = 2048 * 2048  # pixels from which the VAE decodes in tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a long call is doing: stage "load", "encode", "sample" (its first step includes compiling) or "decode"."""
+
+    stage: str
+    done: int
+    total: int
+    what: str = ""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """images: ordered prompt-major, (p0,s0), (p0,s1), …, (p1,s0), …; settings[i]: all that image i was made from."""
+
+    images: Any  # list of PIL images | uint8 [n h w 3] | float32 latents [n h/8 w/8 c]
+    settings: list[dict[str, Any]]
+
+
+class AutoLoRAPipeline:
+    """A loaded model with its (optional) LoRAs, ready to draw. Build it with `from_pretrained`."""
+
+    def __init__(
+        self,
+        *,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        text: SDXLText,
+        params: Mapping[str, Tree],
+        scheduler: SchedulerConfig,
+        mesh: jax.sharding.Mesh,
+        name: str,
+    ) -> None:
+        self.unet, self.vae, self.text = unet, vae, text
+        self.params = params  # "unet", "vae", "text_encoder", "text_encoder_2"
+        self.scheduler = scheduler
+        self.mesh = mesh
+        self.name = name
+        self.reports: list[lora.LoraReport] = []
+        self._scales: list[float] = []
+        self._loras: list[Mapping[str, Tree]] = []  # one mapping component -> tree per loaded LoRA
+        self._delta: Mapping[str, Tree] = {}  # stacked, on the devices
+
+    # ---- loading ---------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | PathLike[str],
+        *,
+        dtype: DTypeLike = "bfloat16",
+        devices: Sequence[jax.Device] | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        tokenizer: str | PathLike[str] | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> "AutoLoRAPipeline":
+        """A pipeline on the given devices (default: all), weights placed tensor by tensor.
+
+        source: a diffusers folder, a hub id, a single LDM/sgm-layout .safetensors, or a converted Orbax folder.
+        dtype: "bfloat16" (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE) or "float32"
+            (float32 products too, on every device).
+        variant: "fp16" takes the `*.fp16.safetensors` files of a diffusers folder or hub repository.
+        tokenizer: folder or hub id that holds tokenizer/ and tokenizer_2/; needed offline for a single file.
+        Raises WeightsError or ConfigError that name the file, what was expected and what to do.
+        """
+        dtype = jnp.dtype(dtype)
+        mesh = data_mesh(devices)
+        checkpoint = open_checkpoint(
+            source, variant=variant, revision=revision, tokenizer=tokenizer, cache_dir=cache_dir
+        )
+        attention = default_implementation(mesh.devices.flat[0].platform, dtype)
+        settings: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype, "attention": attention}
+        # The SDXL VAE overflows in half precision, and costs little next to the sampler.
+        vae_dtype = jnp.dtype(jnp.float32) if checkpoint.vae.force_upcast else dtype
+        networks = {
+            "unet": (UNet2DConditionModel(config=checkpoint.unet, **settings), dtype),
+            "vae": (AutoencoderKL(config=checkpoint.vae, dtype=vae_dtype, param_dtype=vae_dtype), vae_dtype),
+            "text_encoder": (CLIPTextModel(config=checkpoint.text_encoder, dtype=dtype, param_dtype=dtype), dtype),
+            "text_encoder_2": (CLIPTextModel(config=checkpoint.text_encoder_2, dtype=dtype, param_dtype=dtype), dtype),
+        }
+        everywhere = replicated(mesh)
+        params = {}
+        for i, (component, (_, component_dtype)) in enumerate(networks.items()):
+            if on_progress:
+                on_progress(Progress("load", i, len(networks), component))
+            params[component] = checkpoint.load(
+                component, component_dtype, lambda path, array: jax.device_put(array, everywhere)
+            )
+        if on_progress:
+            on_progress(Progress("load", len(networks), len(networks)))
+        text = SDXLText(
+            checkpoint.tokenizers,
+            [networks[name][0] for name in ENCODERS],
+            {name: params[name] for name in ENCODERS},
+            checkpoint.force_zeros_for_empty_prompt,
+        )
+        return cls(
+            unet=networks["unet"][0],
+            vae=networks["vae"][0],
+            text=text,
+            params=params,
+            scheduler=checkpoint.scheduler,
+            mesh=mesh,
+            name=Path(source).name,
+        )
+
+    def load_lora(self, source: str | PathLike[str], scale: float = 1.0) -> lora.LoraReport:
+        """Adds a LoRA (path or hub id) on top of those loaded, and says what it holds; the base weights stay untouched.
+
+        scale: strength of its delta in later calls; a call's `lora_scale` overrides it.
+        Raises WeightsError when any part of the file can't be applied exactly.
+        """
+        file = read_lora(source, self._lora_targets())
+        trees, report = lora.attach(file, dtype=self.unet.param_dtype)
+        self._loras.append(trees)
+        self._scales.append(float(scale))
+        self.reports.append(report)
+        self._stack()
+        return report
+
+    def unload_lora(self) -> None:
+        """Drops every LoRA: the base model alone again."""
+        self._loras, self._scales, self.reports = [], [], []
+        self._stack()
+
+    def _lora_targets(self) -> dict[str, Any]:
+        networks = {"unet": self.unet, **dict(zip(ENCODERS, self.text.encoders, strict=True))}
+        return {name: (self.params[name], network.config) for name, network in networks.items()}
+
+    def _stack(self) -> None:
+        stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in ("unet", *ENCODERS)}
+        self._delta = jax.device_put(stacked, replicated(self.mesh))
+        self.text.set_deltas({name: self._delta[name] for name in ENCODERS})
+
+    # ---- drawing ---------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        prompt: Texts,
+        negative_prompt: Texts | None = "",
+        *,
+        seeds: int | Sequence[int] = 0,
+        guidance: Rule | Sequence[Rule] | None = None,
+        num_inference_steps: int = 30,
+        height: int | None = None,
+        width: int | None = None,
+        scheduler: str | None = None,
+        timestep_spacing: str | None = None,
+        guidance_rescale: float | Sequence[float] = 0.0,
+        lora_scale: float | Sequence[float] | np.ndarray | None = None,
+        noise: str = "jax",
+        latents: np.ndarray | jax.Array | None = None,
+        output_type: str = "pil",
+        prompt_2: Texts | None = None,
+        negative_prompt_2: Texts | None = None,
+        clip_skip: int | None = None,
+        original_size: Size | None = None,
+        crops_coords_top_left: Size = (0, 0),
+        target_size: Size | None = None,
+        negative_original_size: Size | None = None,
+        negative_crops_coords_top_left: Size = (0, 0),
+        negative_target_size: Size | None = None,
+        batch_size: int = 4,
+        on_progress: OnProgress | None = None,
+    ) -> Output:
+        """One picture per (prompt, seed). New seeds, prompts, guidance values and LoRA scales compile nothing.
+
+        prompt, negative_prompt: str or one per prompt; negative_prompt=None is what the checkpoint's pipeline means by
+            it (zeros for SDXL), "" is encoded. prompt_2, negative_prompt_2: for the second encoder; default: the same.
+        seeds: one picture per prompt and seed, ordered prompt-major. 0 ≤ seed < 2^63.
+        guidance: AutoLoRA (default when a LoRA is loaded), CFG (default when none is), NoGuidance, AutoGuidance,
+            PersonalizationGuidance; its values may be sequences with one entry per picture, or give one rule each.
+        num_inference_steps: solver steps, 1 to the schedule's training timesteps.
+        height, width: pixels, multiples of the VAE's factor times the UNet's (32 for SDXL); default the trained size.
+        scheduler: None = the checkpoint's own; "ddim", "euler", "euler_ancestral", "dpmpp_2m", suffix "_karras".
+        timestep_spacing: None = the checkpoint's own; "leading", "linspace", "trailing".
+        guidance_rescale: 0..1, pulls the guided prediction's contrast back (arXiv 2305.08891); may be one per picture.
+        lora_scale: overrides the scales given at load: a number, one per picture, or [pictures or 1, LoRAs].
+        noise: "jax", or "torch" for the values of torch's CPU generator, and so diffusers' pictures of a seed.
+        latents: unit-variance initial noise [n, h/8, w/8, 4] instead of noise from the seeds.
+        output_type: "pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 4]).
+        clip_skip, original_size, crops_coords_top_left, target_size and their negative_ forms: as in diffusers.
+        batch_size: pictures per device at once; more are drawn in turn. 4 fit a 16 GB chip at 1024², bfloat16.
+        on_progress: called with Progress as the work proceeds; steps are reported as devices finish them.
+        Raises ValueError for arguments that can't be honoured. Warns when a picture comes out not finite.
+        """
+        if output_type not in ("pil", "np", "latent"):
+            raise ValueError(f"output_type={output_type!r}: use 'pil', 'np' or 'latent'")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: need at least 1 picture per device")
+        height, width = self._size(height, width)
+        size = Sizes(original_size or (height, width), crops_coords_top_left, target_size or (height, width))
+        negative_size = size
+        if negative_original_size and negative_target_size:  # diffusers takes them only together
+            negative_size = Sizes(negative_original_size, negative_crops_coords_top_left, negative_target_size)
+        request = Request.of(
+            prompts=pair_texts(prompt, prompt_2),
+            negatives=pair_negatives(negative_prompt, negative_prompt_2),
+            seeds=seeds,
+            rules=guidance if guidance is not None else (AutoLoRA() if self._loras else CFG()),
+            steps=num_inference_steps,
+            guidance_rescale=guidance_rescale,
+            lora_scale=[self._scales] if lora_scale is None else lora_scale,
+            loras=len(self._loras),
+            latents=latents,
+            latent_shape=(*(s // self.vae.config.factor for s in (height, width)), self.unet.config.in_channels),
+            noise=noise,
+            sizes=(negative_size, size),
+            clip_skip=clip_skip,
+        )
+        schedule = make_schedule(self.scheduler, num_inference_steps, scheduler, timestep_spacing)
+        drawn = list(self._draw(request, schedule, batch_size, output_type == "latent", on_progress))
+        pictures = np.concatenate([batch for batch, _ in drawn])
+        bad = np.flatnonzero(~np.concatenate([finite for _, finite in drawn]))
+        if bad.size:
+            seeds_of = [request.seeds[i] for i in bad]
+            warnings.warn(
+                f"pictures {bad.tolist()} (seeds {seeds_of}) came out not finite: NaN or infinite values; try lower "
+                "guidance or LoRA scales, or dtype='float32'",
+                stacklevel=2,
+            )
+        shared_settings = {
+            "steps": num_inference_steps,
+            "scheduler": scheduler or self.scheduler.solver,
+            "size": (width, height),
+            "model": self.name,
+            "loras": [report.name for report in self.reports],
+        }
+        settings = [{**row, **shared_settings} for row in request.settings()]
+        return Output([Image.fromarray(p) for p in pictures] if output_type == "pil" else pictures, settings)
+
+    def encode_prompt(
+        self, prompt: Texts, negative_prompt: Texts | None = "", *, clip_skip: int | None = None
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Conditioning by kind of weights: {"base", "lora"} -> network keyword -> [n, 2, …] (negative, positive)."""
+        texts = pair_texts(prompt, None)
+        negatives = broadcast_negatives(pair_negatives(negative_prompt, None), len(texts))
+        scales = np.tile(np.float32(self._scales), (len(texts), 1))
+        trained = self._size(None, None)
+        sizes = Sizes(trained, (0, 0), trained)
+        by_kind = {"base": np.zeros_like(scales), "lora": scales}
+        return self.text.conditioning(texts, negatives, (sizes, sizes), by_kind, clip_skip)
+
+    # ---- parts of a call -------------------------------------------------------------------------------------------
+
+    def _draw(
+        self,
+        request: Request,
+        schedule: Schedule,
+        batch_size: int,
+        as_latents: bool,
+        on_progress: OnProgress | None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(pictures or latents, finite) of each batch in turn; the devices work on the next while one is fetched.
+
+        Every batch is padded to the same number of rows, so that the last one compiles nothing.
+        """
+        n, devices = len(request.seeds), self.mesh.shape[DATA]
+        rows = devices * min(batch_size, -(-n // devices))
+        starts = range(0, n, rows)
+        steps = sum(segment.steps for segment in request.plan.segments)
+        adapted = bool(self._delta.get("unet"))
+        shared_scales = request.shared_scales(steps) if adapted else {}
+        shared = jax.device_put(
+            Shared(self.params["unet"], self._delta.get("unet", {}), schedule, shared_scales), replicated(self.mesh)
+        )
+        tiled = request.pixels(self.vae.config.factor) >= TILED_FROM
+        finished: list[int] = []
+
+        def listen(index: int) -> None:
+            if on_progress:
+                on_progress(Progress("sample", len(finished) * steps + index + 1, len(starts) * steps))
+
+        def fetch(result: tuple[jax.Array, jax.Array], count: int) -> tuple[np.ndarray, np.ndarray]:
+            pictures, finite = jax.device_get(result)
+            finished.append(count)
+            return pictures[:count], finite[:count]
+
+        pending: list[tuple[tuple[jax.Array, jax.Array], int]] = []
+        with step_listener(listen):
+            for first in starts:
+                if on_progress:
+                    on_progress(Progress("encode", first, n))
+                index = np.arange(first, min(first + rows, n))
+                images = pad_rows(self._images(request, schedule, index, adapted), rows)
+                images = jax.device_put(images, split_images(self.mesh))
+                report = on_progress is not None
+                latents = sample(self.unet, request.plan.segments, self.mesh, shared, images, report=report)
+                if as_latents:
+                    result = latents, jnp.isfinite(latents).all(axis=(1, 2, 3))
+                else:
+                    result = decode(self.vae, self.mesh, self.params["vae"], latents, tiled=tiled)
+                pending.append((result, len(index)))
+                if len(pending) > 1:
+                    yield fetch(*pending.pop(0))
+            yield fetch(*pending.pop())
+
+    def _images(self, request: Request, schedule: Schedule, index: np.ndarray, adapted: bool) -> Images:
+        """The sampler's per-image arguments of some images of a request, on the host."""
+        positive, negative = [request.positive[i] for i in index], [request.negative[i] for i in index]
+        scales = {kind: values[index] for kind, values in request.scales.items()}
+        steps = len(schedule.timestep)
+        return Images(
+            noise=request.initial_noise(index),
+            step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
+            conditioning=self.text.conditioning(positive, negative, request.sizes, scales, request.clip_skip),
+            coefficients=tuple(c[index] for c in request.plan.coefficients),
+            lora_scales=request.image_scales(index, steps) if adapted else {},
+            rescale=None if request.rescale is None else request.rescale[index],
+        )
+
+    def _size(self, height: int | None, width: int | None) -> Size:
+        """Pixels (height, width) that both networks can halve as often as they do."""
+        unit = self.vae.config.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        trained = self.unet.config.sample_size * self.vae.config.factor
+        sizes = {"height": height or trained, "width": width or trained}
+        for name, size in sizes.items():
+            if size <= 0 or size % unit:
+                near = max(unit, round(size / unit) * unit)
+                raise ValueError(f"{name}={size} is not a positive multiple of {unit}; {near} is")
+        return sizes["height"], sizes["width"]

@@ -1,0 +1,180 @@
+"""What one call asks for, checked and laid out per image: everything that does not depend on which model answers."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from autolora_jax import guidance
+from autolora_jax import noise as noises
+from autolora_jax.guidance import Plan, Rule
+from autolora_jax.text import Sizes, Text
+
+Texts = str | Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """n images, prompt-major: rows (p0,s0), (p0,s1), …, (p1,s0), …"""
+
+    positive: list[Text]  # n
+    negative: list[Text | None]  # n; None = what the checkpoint's pipeline means by no negative prompt
+    seeds: list[int]  # n
+    rules: list[Rule]  # n, values of one image each
+    plan: Plan
+    scales: dict[str, np.ndarray]  # kind of weights -> LoRA scales, float32 [n, loras]
+    rescale: np.ndarray | None  # float32 [n]
+    noise: str
+    latents: np.ndarray | None  # float32 [n h w c], instead of noise from the seeds
+    latent_shape: tuple[int, int, int]  # (h, w, c)
+    sizes: tuple[Sizes, Sizes]  # (negative, positive)
+    clip_skip: int | None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        prompts: list[Text],
+        negatives: list[Text | None],
+        seeds: int | Sequence[int],
+        rules: Rule | Sequence[Rule],
+        steps: int,
+        guidance_rescale: float | Sequence[float],
+        lora_scale: Any,
+        loras: int,
+        latents: Any,
+        latent_shape: tuple[int, int, int],
+        noise: str,
+        sizes: tuple[Sizes, Sizes],
+        clip_skip: int | None,
+    ) -> "Request":
+        """The request, or a ValueError that names the argument, what it should be and what came."""
+        seed_list = [int(seeds)] if isinstance(seeds, int | np.integer) else [int(s) for s in seeds]
+        repeat, n = len(seed_list), len(prompts) * len(seed_list)
+        if n == 0:
+            raise ValueError(f"nothing to draw: {len(prompts)} prompts × {repeat} seeds")
+        scales = _image_scales(lora_scale, n, loras)
+        rescaling = bool(np.any(np.asarray(guidance_rescale)))
+        plan = guidance.plan(rules, n, steps, reference=rescaling)
+        if "base" in plan.weights and not loras:
+            raise ValueError(f"{rules} compares a tuned model with its base, but no LoRA is loaded: use load_lora")
+        by_kind = {"base": np.zeros_like(scales), "weak": plan.weak_factor[:, None] * scales, "lora": scales}
+        return cls(
+            positive=[t for t in prompts for _ in range(repeat)],
+            negative=[t for t in broadcast_negatives(negatives, len(prompts)) for _ in range(repeat)],
+            seeds=seed_list * len(prompts),
+            rules=[rules.at(i) for i in range(n)] if isinstance(rules, Rule) else list(rules),
+            plan=plan,
+            scales={kind: by_kind[kind] for kind in plan.weights},
+            rescale=_per_image(guidance_rescale, n, "guidance_rescale") if rescaling else None,
+            noise=noise,
+            latents=None if latents is None else _given_noise(latents, (n, *latent_shape)),
+            latent_shape=latent_shape,
+            sizes=sizes,
+            clip_skip=clip_skip,
+        )
+
+    def pixels(self, factor: int) -> int:
+        """Pixels of one picture."""
+        return self.latent_shape[0] * self.latent_shape[1] * factor**2
+
+    def initial_noise(self, index: np.ndarray) -> np.ndarray:
+        """x_T of some images, unit variance, float32 [b h w c]."""
+        if self.latents is not None:
+            return self.latents[index]
+        return noises.initial_noise([self.seeds[i] for i in index], self.latent_shape, self.noise)
+
+    def step_noise(self, index: np.ndarray, steps: int) -> np.ndarray:
+        """Fresh noise of some images for a stochastic solver, float32 [b steps h w c]."""
+        by_step = noises.step_noise([self.seeds[i] for i in index], steps, self.latent_shape, self.noise)
+        return np.ascontiguousarray(np.moveaxis(by_step, 1, 0))
+
+    def shared_scales(self, steps: int) -> dict[str, np.ndarray]:
+        """LoRA scales [steps, loras] of the kinds of weights where all images agree: one merged kernel serves all."""
+        return {kind: np.tile(s[0], (steps, 1)) for kind, s in self._adapted() if _same(s)}
+
+    def image_scales(self, index: np.ndarray, steps: int) -> dict[str, np.ndarray]:
+        """LoRA scales [b, steps, loras] of the kinds of weights where they do not."""
+        return {kind: np.repeat(s[index, None], steps, axis=1) for kind, s in self._adapted() if not _same(s)}
+
+    def _adapted(self) -> list[tuple[str, np.ndarray]]:
+        return [(kind, s) for kind, s in self.scales.items() if kind != "base"]
+
+    def settings(self) -> list[dict[str, Any]]:
+        """What each image was asked to be, for its metadata."""
+        lora_scales = next((s for kind, s in self.scales.items() if kind == "lora"), None)
+        return [
+            {
+                "prompt": self.positive[i].first,
+                "prompt_2": self.positive[i].second,
+                "negative_prompt": None if (negative := self.negative[i]) is None else negative.first,
+                "seed": self.seeds[i],
+                "guidance": self.rules[i],
+                "guidance_rescale": 0.0 if self.rescale is None else float(self.rescale[i]),
+                "lora_scales": [] if lora_scales is None else [float(s) for s in lora_scales[i]],
+                "noise": self.noise if self.latents is None else "given",
+                "clip_skip": self.clip_skip,
+            }
+            for i in range(len(self.seeds))
+        ]
+
+
+def pair_texts(first: Texts, second: Texts | None) -> list[Text]:
+    """Prompts for both encoders; the second reads the first's unless it is given its own."""
+    firsts = [first] if isinstance(first, str) else list(first)
+    seconds = firsts if second is None else [second] * len(firsts) if isinstance(second, str) else list(second)
+    if len(seconds) != len(firsts):
+        raise ValueError(
+            f"{len(seconds)} texts for the second encoder, {len(firsts)} for the first; give as many, or one"
+        )
+    return [Text(a, b) for a, b in zip(firsts, seconds, strict=True)]
+
+
+def pair_negatives(first: Texts | None, second: Texts | None) -> list[Text | None]:
+    """Negative prompts for both encoders; [None] = what the checkpoint's pipeline means by none."""
+    if first is None:
+        return [None] if second is None else list(pair_texts(second, second))
+    return list(pair_texts(first, second))
+
+
+def broadcast_negatives(negatives: list[Text | None], n: int) -> list[Text | None]:
+    """One negative for all prompts, or one each."""
+    if len(negatives) not in (1, n):
+        raise ValueError(f"negative_prompt has {len(negatives)} texts for {n} prompts; give one, or one per prompt")
+    return negatives * n if len(negatives) == 1 else negatives
+
+
+def _same(scales: np.ndarray) -> bool:
+    return bool((scales == scales[:1]).all())
+
+
+def _image_scales(lora_scale: Any, n: int, loras: int) -> np.ndarray:
+    scales = np.asarray(lora_scale, np.float32)
+    if scales.ndim == 1:
+        scales = scales[:, None]  # one per picture, the same for every LoRA
+    try:
+        scales = np.broadcast_to(scales, (n, loras)).copy()
+    except ValueError:
+        raise ValueError(
+            f"lora_scale has shape {np.shape(lora_scale)}; give a number, {n} numbers (one per picture) or an array "
+            f"of shape ({n} or 1, {loras}): pictures, LoRAs loaded"
+        ) from None
+    if not np.isfinite(scales).all():
+        raise ValueError("lora_scale must be finite")
+    return scales
+
+
+def _per_image(value: Any, n: int, name: str) -> np.ndarray:
+    values = np.asarray(value, np.float32)
+    if values.shape not in ((), (1,), (n,)) or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be a finite number or {n} of them (one per picture), not shape {values.shape}")
+    return np.broadcast_to(values, (n,)).copy()
+
+
+def _given_noise(latents: np.ndarray | jax.Array, shape: tuple[int, ...]) -> np.ndarray:
+    x = np.asarray(latents, np.float32)
+    if x.shape != shape:
+        raise ValueError(f"latents has shape {x.shape}; expected {shape}: pictures, height/8, width/8, channels")
+    return x

@@ -1,0 +1,133 @@
+"""What LoRA files are made of: a table of key endings, a table of the changes they spell, a table of the models they fit.
+
+A key is a module's name, a dot and an ending: `lora_unet_input_blocks_4_1_proj_in` `.` `lora_down.weight`. `PARTS` says
+which part of a change an ending holds, `KINDS` which parts make which change and what to do with it. A new dialect is
+a row in each (and in lora_names.SPELLINGS if it also names modules in its own way).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+# Part -> the endings (regular expressions) that hold it. PEFT's endings may carry an adapter's name (`lora_A.default.weight`).
+PARTS: Mapping[str, str] = {
+    "down": r"lora_down\.weight|lora_A(\.[\w-]+)?\.weight|lora(_linear_layer)?\.down\.weight",
+    "up": r"lora_up\.weight|lora_B(\.[\w-]+)?\.weight|lora(_linear_layer)?\.up\.weight",
+    "alpha": r"alpha",
+    "mid": r"lora_mid\.weight",
+    "magnitude": r"dora_scale|lora_magnitude_vector(\.[\w-]+)?(\.weight)?",
+    "bias": r"lora_(up|down|A|B)(\.[\w-]+)?\.bias|lora(_linear_layer)?\.(up|down)\.bias",
+    "processor": r"to_(q|k|v|out)_lora\.(down|up)\.weight",
+    "hada": r"hada_(w[12]_[ab]|t[12])",
+    "lokr": r"lokr_(w[12](_[ab])?|t2)",
+    "glora": r"(a[12]|b[12]|bm[12])\.weight",
+    "oft": r"oft_(blocks|diag|R\.weight)|boft_R(\.weight)?|rescale",
+    "diff": r"diff|diff_b|set_weight|reshape_weight",
+    "norm": r"w_norm|b_norm",
+    "ia3": r"on_input|ia3_l(\.weight)?",
+    "embedding": r"lora_embedding_[AB](\.[\w-]+)?",
+    "vera": r"vera_lambda_[bd](\.weight)?",
+}
+_KEY = re.compile(r"(?P<module>.+?)\.(?:" + "|".join(f"(?P<{part}>{ending})" for part, ending in PARTS.items()) + ")")
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """(module's name in the file, part) of a tensor's name; None when no known ending fits."""
+    m = _KEY.fullmatch(key)
+    return (m["module"], next(p for p in PARTS if m[p] is not None)) if m else None
+
+
+_EXTRACT = (
+    "not supported yet: apply it in a program that can (ComfyUI: Load LoRA, then Save Checkpoint) and extract a plain "
+    "LoRA from that checkpoint and the base one (sd-scripts: networks/extract_lora_from_models.py), then load that"
+)
+
+
+class Kind(NamedTuple):
+    """One way of writing a layer's change."""
+
+    name: str
+    needs: frozenset[str]  # parts that must be there
+    may: frozenset[str]  # parts that may be
+    remedy: str | None  # None: lora_files applies it; else what the user can do
+
+
+def _refused(name: str, part: str, remedy: str = _EXTRACT) -> Kind:
+    return Kind(name, frozenset({part}), frozenset(PARTS), remedy)
+
+
+# The first row that shares a needed part with a module describes it, so the rarer parts come first.
+KINDS: tuple[Kind, ...] = (
+    _refused("DoRA (a magnitude per output)", "magnitude"),
+    _refused("LoHa (LyCORIS)", "hada"),
+    _refused("LoKr (LyCORIS)", "lokr"),
+    _refused("LoCon with a core tensor (Tucker, lora_mid)", "mid"),
+    _refused("GLoRA (LyCORIS)", "glora"),
+    _refused("OFT/BOFT (an orthogonal factor)", "oft"),
+    _refused("full difference (diff)", "diff"),
+    _refused("IA3", "ia3"),
+    _refused("VeRA", "vera"),
+    _refused("LoRA of an embedding table", "embedding"),
+    _refused(
+        "trained norms (w_norm)", "norm", "not supported yet: train or re-save it without norms (train_norm=False)"
+    ),
+    _refused("LoRA with a bias (lora_bias)", "bias", "not supported yet: train it with lora_bias=False"),
+    _refused(
+        "attention processors of diffusers before 0.22",
+        "processor",
+        "not supported yet: load it with diffusers (pipe.load_lora_weights) and save it again (pipe.save_lora_weights)",
+    ),
+    Kind("LoRA", frozenset({"down", "up"}), frozenset({"alpha"}), None),
+)
+
+
+def kind_of(parts: Iterable[str]) -> Kind | None:
+    """The row of KINDS that a module with these parts is, complete or not; None for a lone alpha."""
+    have = set(parts)
+    return next((k for k in KINDS if k.needs & have), None)
+
+
+# Keys that belong to no layer: what the file is instead. Searched in a key without known ending.
+FOREIGN: tuple[tuple[str, str, str], ...] = (
+    (r"^bundle_emb\.", "bundled textual-inversion embeddings", "not supported yet: delete the bundle_emb keys"),
+    (r"^(emb_params|clip_[lg]|string_to_param.*)$", "a textual-inversion embedding", "not a LoRA: not supported"),
+    (r"^lora_controlnet$|^(control_model|controlnet)[._]", "a ControlNet", "not a LoRA: not supported"),
+    (r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "not a LoRA: not supported"),
+    (
+        r"^(model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\.|^(conv_in|mid_block|down_blocks)\.",
+        "a whole model",
+        "not a LoRA: pass it as the model itself",
+    ),
+)
+
+
+def foreign(key: str) -> tuple[str, str] | None:
+    """(what a key without a known ending belongs to, remedy), or None."""
+    return next(((what, remedy) for pattern, what, remedy in FOREIGN if re.search(pattern, key)), None)
+
+
+_CROSS_KEY = r"attn2[._]to_k\.(lora_down|lora_A|lora\.down|lora_linear_layer\.down|hada_w1_b|a2)\S* in={}$"
+# Base models by what their LoRAs' keys look like; the first row that any line `<key> in=<second axis>` fits.
+FAMILIES: tuple[tuple[str, str], ...] = (
+    ("Flux", r"single_transformer_blocks|(double|single)_blocks"),
+    ("Stable Diffusion 3", r"joint_blocks|^transformer\.transformer_blocks\.\d+\.attn\.|^lora_te3_"),
+    (
+        "another diffusion transformer",
+        r"^(diffusion_model|transformer|lora_unet)[._](blocks|layers|transformer_blocks)[._]\d",
+    ),
+    ("Stable Diffusion 1", _CROSS_KEY.format(768)),
+    ("Stable Diffusion 2", _CROSS_KEY.format(1024)),
+    ("the SDXL refiner", _CROSS_KEY.format(1280)),
+    ("SDXL", _CROSS_KEY.format(2048) + r"|(down_blocks[._]2|input_blocks[._][78])[._]\S*transformer_blocks[._]9[._]"),
+    ("Stable Diffusion 1 or 2", r"^lora_te_|down_blocks[._]0[._]attentions|input_blocks[._][12][._]1[._]"),
+    ("SDXL", r"^lora_te2_|^text_encoder_2\.|(down_blocks|up_blocks)[._][12][._]attentions|input_blocks[._]4[._]1[._]"),
+)
+
+
+def guess_family(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The base model a file's keys and shapes speak of, e.g. "SDXL"; "unknown" when nothing fits."""
+    lines = [f"{key} in={shape[1] if len(shape) > 1 else 0}" for key, shape in shapes.items()]
+    for name, pattern in FAMILIES:
+        if any(re.search(pattern, line) for line in lines):
+            return name
+    return "unknown"

@@ -1,0 +1,58 @@
+"""What the header of a LoRA file tells people: trigger words and how it was trained. Never decides a number."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+
+LONGEST = 200  # characters of one entry that are shown
+# Headings and the header's keys that may fill them, best first. Sources: sd-scripts train_network.py (ss_*),
+# Stability-AI/ModelSpec (modelspec.*).
+TRAINING: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("title", ("modelspec.title", "ss_output_name")),
+    ("author", ("modelspec.author",)),
+    ("licence", ("modelspec.license",)),
+    ("made for", ("modelspec.architecture", "ss_base_model_version")),
+    ("base model", ("ss_sd_model_name",)),
+    ("prediction type", ("modelspec.prediction_type",)),
+    ("network", ("ss_network_module",)),
+    ("rank", ("ss_network_dim",)),
+    ("alpha", ("ss_network_alpha",)),
+    ("resolution", ("modelspec.resolution", "ss_resolution")),
+    ("images", ("ss_num_train_images",)),
+    ("steps", ("ss_steps", "ss_max_train_steps")),
+    ("epochs", ("ss_epoch", "ss_num_epochs")),
+    ("learning rate", ("ss_unet_lr", "ss_learning_rate")),
+    ("optimizer", ("ss_optimizer",)),
+    ("date", ("modelspec.date",)),
+)
+
+
+def printable(text: str) -> str:
+    """One line of at most LONGEST characters: a header is a stranger's text and ends in a terminal."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * LONGEST]).split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+
+
+def training_summary(metadata: Mapping[str, str]) -> dict[str, str]:
+    """heading -> value, for those headings of TRAINING that the header fills."""
+    found = {heading: [metadata[k] for k in keys if metadata.get(k, "None") != "None"] for heading, keys in TRAINING}
+    return {heading: printable(values[0]) for heading, values in found.items() if values}
+
+
+def trigger_words(metadata: Mapping[str, str], most: int = 10) -> tuple[str, ...]:
+    """The author's trigger phrase if the header has one, else the most frequent caption tags of the training images."""
+    if phrase := metadata.get("modelspec.trigger_phrase", "").strip():
+        return (printable(phrase),)
+    counts: Counter[str] = Counter()
+    for tags in _json_object(metadata.get("ss_tag_frequency", "")).values():
+        if isinstance(tags, dict):
+            counts.update({printable(tag): n for tag, n in tags.items() if isinstance(n, int)})
+    return tuple(tag for tag, _ in counts.most_common(most) if tag)
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,259 @@
+"""From the tensor names of a file to a parameter tree: rules, and the engine that applies them. No I/O, no JAX.
+
+A table is a sequence of rules; a stage is a table or a dict of exact names. Names pass the stages in order: the early
+ones rename a dialect to the canonical diffusers/transformers names (a name that no rule takes stays as it is), the last
+one leads into the tree and must take every name exactly once. Then every leaf of the tree must have been filled exactly
+once, with the right shape. All that is wrong is collected and raised as one error. Dropping a tensor is a rule with a
+reason.
+
+Tree paths are written with slashes, as flax.traverse_util.flatten_dict(sep="/") does: "a_0/conv1/kernel".
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from autolora_jax.weights.errors import WeightsError, shorten
+
+Shape = tuple[int, ...]
+Move = Callable[[np.ndarray], np.ndarray]
+
+
+def oihw_to_hwio(x: np.ndarray) -> np.ndarray:
+    """torch's convolution kernel -> Flax's."""
+    return x.transpose(2, 3, 1, 0)
+
+
+def hwio_to_oihw(x: np.ndarray) -> np.ndarray:
+    """Flax's convolution kernel -> torch's."""
+    return x.transpose(3, 2, 0, 1)
+
+
+def transposed(x: np.ndarray) -> np.ndarray:
+    """torch's Linear weight [out, in] <-> Flax's Dense kernel [in, out]."""
+    return x.T
+
+
+def oi11_to_io(x: np.ndarray) -> np.ndarray:
+    """A 1x1 convolution that is used as a Dense layer."""
+    return x.squeeze((2, 3)).T
+
+
+INVERSE: Mapping[Move, Move] = {
+    oihw_to_hwio: hwio_to_oihw,
+    hwio_to_oihw: oihw_to_hwio,
+    transposed: transposed,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One row of a table: names that match `pattern` in full go to the template(s) `to`, rearranged by `move`.
+
+    to: `\\1` and so on refer to groups. Several targets: the tensor is cut into equal parts along its first axis, then
+        each part is moved.
+    ndim: take only tensors with that many axes.
+    drop: the reason why such tensors are left out, instead of `to`.
+    """
+
+    pattern: str
+    to: str | tuple[str, ...] = ()
+    _: dataclasses.KW_ONLY
+    ndim: int | None = None
+    move: Move | None = None
+    drop: str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.to) == bool(self.drop):
+            raise ValueError(f"rule {self.pattern!r} needs either a target or a reason to drop")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return (self.to,) if isinstance(self.to, str) else self.to
+
+    def match(self, name: str, shape: Shape) -> re.Match[str] | None:
+        return re.fullmatch(self.pattern, name) if self.ndim in (None, len(shape)) else None
+
+
+Stage = Sequence[Rule] | Mapping[str, str]
+
+
+class Piece(NamedTuple):
+    """A tensor on its way: the `part`-th of `parts` equal pieces of a source tensor, after `moves`, under a name."""
+
+    name: str
+    moves: tuple[Move, ...] = ()
+    part: int = 0
+    parts: int = 1
+
+    def make(self, tensor: np.ndarray) -> np.ndarray:
+        """The piece, as a view of the whole source tensor."""
+        if self.parts > 1:
+            size = tensor.shape[0] // self.parts
+            tensor = tensor[self.part * size : (self.part + 1) * size]
+        for move in self.moves:
+            tensor = move(tensor)
+        return tensor
+
+    def shape(self, source_shape: Shape) -> Shape:
+        """Its shape. All moves are views, so they run on an array that takes no memory."""
+        return self.make(np.broadcast_to(np.float32(0), source_shape)).shape
+
+
+class Assignment(NamedTuple):
+    """One leaf of the tree: its path and shape, and the piece of which source tensor it is."""
+
+    source: str
+    target: str
+    shape: Shape
+    piece: Piece
+
+    def make(self, tensor: np.ndarray) -> np.ndarray:
+        """The leaf, as a view of the whole source tensor."""
+        return self.piece.make(tensor)
+
+
+@dataclasses.dataclass
+class Examination:
+    """What a list of names would give: assignments, what is dropped and why, and all that is wrong."""
+
+    assignments: list[Assignment] = dataclasses.field(default_factory=list)
+    dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> reason
+    unknown: list[str] = dataclasses.field(default_factory=list)
+    ambiguous: list[str] = dataclasses.field(default_factory=list)
+    doubled: list[str] = dataclasses.field(default_factory=list)
+    missing: list[str] = dataclasses.field(default_factory=list)
+    misshapen: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def problems(self) -> list[str]:
+        """One line per kind of problem; empty when all is well."""
+        kinds = (
+            ("that no rule takes", self.unknown),
+            ("that several rules take", self.ambiguous),
+            ("for one place", self.doubled),
+            ("missing", self.missing),
+            ("of another shape", self.misshapen),
+        )
+        return [
+            f"{len(found)} tensor{'s'[: len(found) > 1]} {kind}: {shorten(found)}" for kind, found in kinds if found
+        ]
+
+
+def examine(sources: Mapping[str, Shape], stages: Sequence[Stage], target_shapes: Mapping[str, Any]) -> Examination:
+    """Everything that loading tensors of these names and shapes would do, without their data.
+
+    target_shapes: the parameter tree, nested; its leaves are shapes or have one (jax.ShapeDtypeStruct).
+    """
+    targets = flat_shapes(target_shapes)
+    result = Examination()
+    sources_of: dict[str, list[str]] = {}  # also of tensors that don't fit
+    for source, shape in sources.items():
+        for piece in _follow(source, tuple(shape), stages, result):
+            target = tree_path(piece.name)
+            if target not in targets:
+                result.unknown.append(f"{source} {list(shape)}")
+                continue
+            sources_of.setdefault(target, []).append(source)
+            if (made := piece.shape(tuple(shape))) == targets[target]:
+                result.assignments.append(Assignment(source, target, made, piece))
+            else:
+                result.misshapen.append(
+                    f"{source} {list(shape)}, as {target} {list(made)}, where {list(targets[target])} is expected"
+                )
+    result.doubled = [f"{' and '.join(names)} for {t}" for t, names in sources_of.items() if len(names) > 1]
+    result.missing = [f"{t} {list(shape)}" for t, shape in targets.items() if t not in sources_of]
+    return result
+
+
+def plan(
+    sources: Mapping[str, Shape], stages: Sequence[Stage], target_shapes: Mapping[str, Any], where: str
+) -> list[Assignment]:
+    """How every leaf of the tree is made. Raises one WeightsError that starts with `where` and lists all that is wrong."""
+    found = examine(sources, stages, target_shapes)
+    if found.problems:
+        raise WeightsError(f"{where} does not fit this network:\n  " + "\n  ".join(found.problems))
+    return found.assignments
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray],
+    stages: Sequence[Stage],
+    target_shapes: Mapping[str, Any],
+    where: str = "state dict",
+) -> dict[str, Any]:
+    """The parameter tree as nested dicts of numpy views of `tensors`. Raises WeightsError like `plan`."""
+    steps = plan({k: v.shape for k, v in tensors.items()}, stages, target_shapes, where)
+    return traverse_util.unflatten_dict({s.target: s.make(tensors[s.source]) for s in steps}, sep="/")
+
+
+def flat_shapes(tree: Mapping[str, Any]) -> dict[str, Shape]:
+    """Nested tree of shapes, or of things with a shape, as {"a/b/kernel": shape}."""
+    flat = traverse_util.flatten_dict(dict(tree), sep="/")
+    return {path: tuple(getattr(leaf, "shape", leaf)) for path, leaf in flat.items()}
+
+
+def tree_path(dotted: str) -> str:
+    """Path in the tree of a dotted name; list indices join the list's name: "a.0.b.kernel" -> "a_0/b/kernel"."""
+    return re.sub(r"\.(\d+)(?=\.)", r"_\1", dotted).replace(".", "/")
+
+
+def _follow(source: str, shape: Shape, stages: Sequence[Stage], result: Examination) -> list[Piece]:
+    """The pieces of one source tensor after all stages; none when it was dropped or could not be followed."""
+    pieces = [Piece(source)]
+    for i, stage in enumerate(stages):
+        last = i == len(stages) - 1
+        try:
+            pieces = [new for piece in pieces for new in _pass(piece, shape, stage, last)]
+        except _Leaves as e:
+            match e.why:
+                case "dropped":
+                    result.dropped[source] = e.detail
+                case "unknown":
+                    result.unknown.append(f"{source} {list(shape)}")
+                case "ambiguous":
+                    result.ambiguous.append(f"{source} (by {e.detail})")
+                case "misshapen":
+                    result.misshapen.append(f"{source} {list(shape)} ({e.detail})")
+            return []
+    return pieces
+
+
+class _Leaves(Exception):
+    """A source tensor goes no further."""
+
+    def __init__(self, why: str, detail: str = "") -> None:
+        super().__init__(why, detail)
+        self.why, self.detail = why, detail
+
+
+def _pass(piece: Piece, source_shape: Shape, stage: Stage, last: bool) -> list[Piece]:
+    """What one stage makes of a piece."""
+    if isinstance(stage, Mapping):
+        return [piece._replace(name=stage.get(piece.name, piece.name))]
+    shape = piece.shape(source_shape)
+    found = [(rule, match) for rule in stage if (match := rule.match(piece.name, shape))]
+    if len(found) > 1:
+        raise _Leaves("ambiguous", " and ".join(rule.pattern for rule, _ in found))
+    if not found:
+        if last:
+            raise _Leaves("unknown")
+        return [piece]
+    [(rule, match)] = found
+    if rule.drop:
+        raise _Leaves("dropped", rule.drop)
+    n = len(rule.targets)
+    if n > 1 and (piece.parts > 1 or piece.moves or not shape or shape[0] % n):
+        raise _Leaves("misshapen", f"it should fall into {n} equal parts")
+    moves = (*piece.moves, rule.move) if rule.move else piece.moves
+    cuts = [(piece.part, piece.parts)] if n == 1 else [(k, n) for k in range(n)]
+    pieces = [Piece(match.expand(to), moves, *cut) for to, cut in zip(rule.targets, cuts, strict=True)]
+    try:
+        pieces[0].shape(source_shape)
+    except ValueError as e:
+        raise _Leaves("misshapen", f"{rule.move.__name__ if rule.move else 'cut'}: {e}") from None
+    return pieces

@@ -1,0 +1,113 @@
+"""Rows that lead the canonical diffusers/transformers names into our trees, and back.
+
+Our module paths are theirs (list indices joined by "_"), so a row per kind of leaf is enough for every network.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from autolora_jax.config import CLIPTextConfig, JsonConfig, UNetConfig, VAEConfig
+from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.rules import Rule, Stage, hwio_to_oihw, oi11_to_io, oihw_to_hwio, transposed
+
+_NORM_AND_BIAS = (
+    Rule(r"(.*)\.weight", r"\1.scale", ndim=1),
+    Rule(r"(.*)\.bias", r"\1.bias", ndim=1),
+)
+
+UNET: tuple[Stage, ...] = (
+    (
+        Rule(r"(.*)\.weight", r"\1.kernel", ndim=4, move=oihw_to_hwio),
+        Rule(r"(.*)\.weight", r"\1.kernel", ndim=2, move=transposed),
+        *_NORM_AND_BIAS,
+    ),
+)
+
+VAE: tuple[Stage, ...] = (
+    # Names before diffusers 0.13; files saved then are still published.
+    (
+        Rule(r"(.*\.attentions\.0)\.query\.(weight|bias)", r"\1.to_q.\2"),
+        Rule(r"(.*\.attentions\.0)\.key\.(weight|bias)", r"\1.to_k.\2"),
+        Rule(r"(.*\.attentions\.0)\.value\.(weight|bias)", r"\1.to_v.\2"),
+        Rule(r"(.*\.attentions\.0)\.proj_attn\.(weight|bias)", r"\1.to_out.0.\2"),
+    ),
+    (
+        Rule(r"((?!.*\.attentions\.).*)\.weight", r"\1.kernel", ndim=4, move=oihw_to_hwio),
+        Rule(
+            r"(.*\.attentions\..*)\.weight", r"\1.kernel", ndim=4, move=oi11_to_io
+        ),  # LDM's attention is 1x1 convolutions
+        Rule(r"(.*)\.weight", r"\1.kernel", ndim=2, move=transposed),
+        *_NORM_AND_BIAS,
+    ),
+)
+
+CLIP: tuple[Stage, ...] = (
+    # transformers >= 5.6 saves CLIPTextModel without its `text_model.`
+    (Rule(r"((?:embeddings|encoder|final_layer_norm)\..*)", r"text_model.\1"),),
+    (
+        Rule(r"(text_model\.embeddings\.(?:token|position)_embedding)\.weight", r"\1.embedding", ndim=2),
+        Rule(r"((?!text_model\.embeddings\.).*)\.weight", r"\1.kernel", ndim=2, move=transposed),
+        *_NORM_AND_BIAS,
+        Rule(r"text_model\.embeddings\.position_ids", drop="0, 1, 2, …: a buffer of old files"),
+        Rule(r"logit_scale", drop="only training compares texts with images"),
+    ),
+)
+
+_NO_PROJECTION: Stage = (Rule(r"text_projection\.weight", drop="this encoder is used without its projection"),)
+
+EXPORT: tuple[Rule, ...] = (
+    Rule(r"(.*)\.kernel", r"\1.weight", ndim=4, move=hwio_to_oihw),
+    Rule(r"(.*)\.kernel", r"\1.weight", ndim=2, move=transposed),
+    Rule(r"(.*)\.scale", r"\1.weight", ndim=1),
+    Rule(r"(.*)\.bias", r"\1.bias", ndim=1),
+    Rule(r"(.*)\.embedding", r"\1.weight", ndim=2),
+)
+
+
+def stages_for(config: JsonConfig) -> tuple[Stage, ...]:
+    """The stages from canonical names into the tree of the network that `config` describes."""
+    match config:
+        case UNetConfig():
+            return UNET
+        case VAEConfig():
+            return VAE
+        case CLIPTextConfig(with_projection=True):
+            return CLIP
+        case CLIPTextConfig():
+            return (*CLIP[:-1], _NO_PROJECTION, *CLIP[-1:])
+    raise TypeError(f"no table for a {type(config).__name__}")
+
+
+def torch_name(path: str, ndim: int) -> str:
+    """Canonical name of a leaf: "down_blocks_0/resnets_0/conv1/kernel" -> "down_blocks.0.resnets.0.conv1.weight"."""
+    return _export_rule(path, ndim)[1]
+
+
+def torch_module(path: str) -> str:
+    """Canonical name of a module: "mid_block/attentions_0/to_out_0" -> "mid_block.attentions.0.to_out.0"."""
+    # `linear_1` is the one attribute of these networks that ends in a number of its own.
+    return re.sub(r"(?<!linear)_(\d+)(?=\.|$)", r".\1", path.replace("/", "."))
+
+
+def export(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tree as {canonical torch name: contiguous array}: what diffusers and transformers would save."""
+    result = {}
+    for path, leaf in traverse_util.flatten_dict(dict(params), sep="/").items():
+        rule, name = _export_rule(path, leaf.ndim)
+        array = np.asarray(jax.device_get(leaf))
+        result[name] = np.ascontiguousarray(rule.move(array) if rule.move else array)
+    return result
+
+
+def _export_rule(path: str, ndim: int) -> tuple[Rule, str]:
+    module, _, leaf = path.rpartition("/")
+    name = f"{torch_module(module)}.{leaf}"
+    for rule in EXPORT:
+        if match := rule.match(name, (0,) * ndim):
+            return rule, match.expand(rule.targets[0])
+    raise WeightsError(f"{path} with {ndim} axes has no torch name; export knows {sorted({r.pattern for r in EXPORT})}")

@@ -1,0 +1,50 @@
+"""Eight CPU devices, checked shapes and dtypes, and the tiny reference models, for every test."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is wrong
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("autolora_jax", "beartype.beartype")
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def facts() -> Path:
+    """Published key lists and configs, kept beside the repository (third-party data, not part of it)."""
+    folder = ROOT.parent / "shared" / "facts"
+    if not folder.is_dir():
+        pytest.skip("published key lists are not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random SDXL saved by diffusers as a folder. Read-only: copy it to change it."""
+    from tests import reference
+
+    folder = tmp_path_factory.mktemp("tiny") / "sdxl"
+    reference.tiny_sdxl(folder).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tiny_folder: Path):
+    """diffusers' own pipeline of `tiny_folder`, float32."""
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(tiny_folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,124 @@
+"""The PyTorch reference, tiny and random: what every parity test compares with."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+# SDXL in everything but size: three levels (the first without attention), depths 1/2/3, heads given as numbers of
+# heads, linear projections, text_time conditioning, two text encoders with different activations, VAE factor 8.
+UNET = dict(
+    sample_size=16,
+    in_channels=4,
+    out_channels=4,
+    block_out_channels=(32, 64, 128),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=2,
+    transformer_layers_per_block=(1, 2, 3),
+    attention_head_dim=(2, 4, 8),
+    cross_attention_dim=32 + 48,
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=8,
+    projection_class_embeddings_input_dim=48 + 6 * 8,
+    norm_num_groups=16,
+)
+VAE = dict(
+    in_channels=3,
+    out_channels=3,
+    latent_channels=4,
+    block_out_channels=(32, 32, 64, 64),
+    down_block_types=("DownEncoderBlock2D",) * 4,
+    up_block_types=("UpDecoderBlock2D",) * 4,
+    layers_per_block=2,
+    norm_num_groups=16,
+    sample_size=128,
+    scaling_factor=0.13025,
+)
+SCHEDULER = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    num_train_timesteps=1000,
+    timestep_spacing="leading",
+    steps_offset=1,
+    interpolation_type="linear",
+    prediction_type="epsilon",
+)
+TEXT = dict(max_position_embeddings=77, eos_token_id=2, bos_token_id=0, pad_token_id=1)
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 printable stand-ins of byte-level BPE. Source: GPT-2's encoder.py bytes_to_unicode."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in printable]
+    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]
+
+
+def save_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
+    """A CLIP tokenizer whose words are single letters plus a few merges, written to `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = byte_alphabet()
+    merges = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("t", "h"), ("th", "e</w>")]
+    words = [*letters, *(c + "</w>" for c in letters), *("".join(m) for m in merges), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n")
+    tokenizer = CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=pad_token, model_max_length=77
+    )
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def randomize(module: torch.nn.Module, seed: int, std: float = 1.0) -> torch.nn.Module:
+    """Weights a trained model could have: unit-gain matrices, norms and biases away from their neutral values."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            noise = torch.randn(p.shape, generator=g)
+            if p.ndim == 1:
+                p.copy_(0.1 * noise + (1.0 if "norm" in name and name.endswith("weight") else 0.0))
+            elif "embedding" in name and "time" not in name and "add_" not in name:
+                p.copy_(0.5 * noise)
+            else:
+                p.copy_(std * noise / p[0].numel() ** 0.5)
+    return module.eval()
+
+
+def tiny_sdxl(workdir: Path, seed: int = 0) -> StableDiffusionXLPipeline:
+    """A tiny random SDXL pipeline, float32; the tokenizers are written under workdir."""
+    tok1 = save_tokenizer(workdir / "tokenizer", "<|endoftext|>")
+    tok2 = save_tokenizer(workdir / "tokenizer_2", "!")
+    one = CLIPTextConfig(
+        vocab_size=len(tok1),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        hidden_act="quick_gelu",
+        projection_dim=32,
+        **TEXT,
+    )
+    two = CLIPTextConfig(
+        vocab_size=len(tok2),
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        hidden_act="gelu",
+        projection_dim=48,
+        **TEXT,
+    )
+    return StableDiffusionXLPipeline(
+        unet=randomize(UNet2DConditionModel(**UNET), seed),
+        vae=randomize(AutoencoderKL(**VAE), seed + 1),
+        text_encoder=randomize(CLIPTextModel(one), seed + 2),
+        text_encoder_2=randomize(CLIPTextModelWithProjection(two), seed + 3),
+        tokenizer=tok1,
+        tokenizer_2=tok2,
+        scheduler=EulerDiscreteScheduler(**SCHEDULER),
+        add_watermarker=False,
+    )

@@ -1,0 +1,141 @@
+"""The branch table against the paper's equations, written out."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autolora_jax.guidance import (
+    BASE_NEG,
+    BASE_POS,
+    CFG,
+    COLUMNS,
+    LORA_NEG,
+    LORA_POS,
+    WEAK_NEG,
+    AutoGuidance,
+    AutoLoRA,
+    Branch,
+    NoGuidance,
+    PersonalizationGuidance,
+    Rule,
+    combine,
+    evaluations,
+    plan,
+    rescale,
+)
+
+
+def dense(rules: Rule | list[Rule], n: int, steps: int) -> np.ndarray:
+    """[n steps columns] with zeros where a branch is not computed."""
+    p = plan(rules, n, steps)
+    table, first = np.zeros((n, steps, len(COLUMNS))), 0
+    for segment, coefficients in zip(p.segments, p.coefficients, strict=True):
+        columns = [COLUMNS.index(b) for b in segment.branches]
+        table[:, first : first + segment.steps, columns] = coefficients
+        first += segment.steps
+    assert first == steps
+    return table
+
+
+def predictions(seed: int = 0) -> dict[Branch, np.ndarray]:
+    values = np.random.default_rng(seed).normal(size=(len(COLUMNS), 6, 5, 4)).astype(np.float32)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def guided(rule: Rule) -> np.ndarray:
+    """ê [6 5 4] of one image by the branch table."""
+    p, e = plan(rule, 1, 3), predictions()
+    stacked = np.stack([e[b] for b in p.segments[0].branches])[:, None]
+    return np.asarray(combine(jnp.array(stacked), jnp.array(p.coefficients[0][:, 0])))[0]
+
+
+e = predictions()
+
+
+def cfg(negative: Branch, positive: Branch, w: float) -> np.ndarray:
+    return e[negative] + w * (e[positive] - e[negative])
+
+
+EQUATIONS = {
+    "lora alone": (NoGuidance(), e[LORA_POS]),
+    "eq 4": (CFG(6.0), cfg(LORA_NEG, LORA_POS, 6.0)),
+    "eq 5": (AutoGuidance(2.5), e[BASE_POS] + 2.5 * (e[LORA_POS] - e[BASE_POS])),
+    "eq 6": (AutoLoRA(1.5, 1.0, 1.0), e[BASE_POS] + 1.5 * (e[LORA_POS] - e[BASE_POS])),
+    "eq 7": (
+        AutoLoRA(1.5, 4.0, 6.0),
+        cfg(BASE_NEG, BASE_POS, 4.0) + 1.5 * (cfg(LORA_NEG, LORA_POS, 6.0) - cfg(BASE_NEG, BASE_POS, 4.0)),
+    ),
+    "personalization": (PersonalizationGuidance(4.0, 0.3), e[WEAK_NEG] + 4.0 * (e[LORA_POS] - e[WEAK_NEG])),
+}
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_rules_equal_the_papers_equations(name: str):
+    rule, expected = EQUATIONS[name]
+    np.testing.assert_allclose(guided(rule), expected, atol=5e-6)  # seen 2e-6: values up to 20, float32
+
+
+@pytest.mark.parametrize("rule", [rule for rule, _ in EQUATIONS.values()])
+def test_coefficients_sum_to_one(rule: Rule):
+    np.testing.assert_allclose(dense(rule, 2, 5).sum(-1), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "branches"),
+    [
+        (NoGuidance(), (LORA_POS,)),
+        (CFG(1.0), (LORA_POS,)),
+        (CFG(5.0), (LORA_NEG, LORA_POS)),
+        (AutoLoRA(1.0, 5.0, 5.0), (LORA_NEG, LORA_POS)),
+        (AutoLoRA(0.0, 5.0, 5.0), (BASE_NEG, BASE_POS)),
+        (AutoLoRA(1.5, 1.0, 1.0), (BASE_POS, LORA_POS)),
+        (AutoLoRA(), (BASE_NEG, BASE_POS, LORA_NEG, LORA_POS)),
+        (PersonalizationGuidance(), (WEAK_NEG, LORA_POS)),
+    ],
+)
+def test_neutral_values_drop_branches(rule: Rule, branches: tuple[Branch, ...]):
+    assert [s.branches for s in plan(rule, 2, 7).segments] == [branches]
+
+
+def test_interval_splits_the_run_and_keeps_cfg_outside():
+    p = plan(AutoLoRA(1.5, 5.0, 4.0, start=0.25, stop=0.75), 1, 8)
+    four, two = (BASE_NEG, BASE_POS, LORA_NEG, LORA_POS), (LORA_NEG, LORA_POS)
+    assert [tuple(s) for s in p.segments] == [(2, two), (4, four), (2, two)]
+    np.testing.assert_allclose(p.coefficients[0][0, 0], [-3.0, 4.0])
+    assert evaluations(p.segments) == 2 * 2 + 4 * 4 + 2 * 2
+    assert [tuple(s) for s in plan(CFG(5.0, start=0.5), 1, 4).segments] == [(2, (LORA_POS,)), (2, two)]
+    assert [s.branches for s in plan(AutoLoRA(start=0.4, stop=0.4), 1, 8).segments] == [two]
+
+
+def test_a_batch_mixes_values_and_rules():
+    table = dense(AutoLoRA(gamma=[1.0, 1.5, 2.0], w1=3.0, w2=[2.0, 4.0, 6.0]), 3, 2)
+    for i, (g, w2) in enumerate([(1.0, 2.0), (1.5, 4.0), (2.0, 6.0)]):
+        np.testing.assert_allclose(table[i], dense(AutoLoRA(g, 3.0, w2), 1, 2)[0])
+    rules = [NoGuidance(), CFG(5.0), AutoLoRA(), PersonalizationGuidance()]
+    np.testing.assert_allclose(dense(rules, 4, 3), np.concatenate([dense(r, 1, 3) for r in rules]))
+
+
+def test_rescale_equals_diffusers():
+    import torch
+    from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
+
+    g, r = (np.random.default_rng(i).normal(size=(2, 6, 5, 4)).astype(np.float32) * 3 for i in range(2))
+    ours = rescale(jnp.array(g), jnp.array(r), jnp.array([0.0, 0.7]))
+    np.testing.assert_allclose(ours[0], g[0], rtol=1e-6)
+    theirs = rescale_noise_cfg(torch.tensor(g), torch.tensor(r), guidance_rescale=0.7).numpy()
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: AutoLoRA(start=0.6, stop=0.5), "start=0.6"),
+        (lambda: CFG(stop=1.5), "fractions"),
+        (lambda: CFG(float("nan")), "finite"),
+        (lambda: plan(CFG([1.0, 2.0]), 3, 4), "2 values for 3 images"),
+        (lambda: plan([CFG(), CFG()], 3, 4), "2 rules for 3 images"),
+    ],
+)
+def test_bad_values_are_refused(make, words: str):
+    with pytest.raises(ValueError, match=words):
+        make()
