@@ -1,1 +1,55 @@
-"""AutoLoRA guidance for LoRA-tuned text-to-image diffusion models, in JAX."""
+"""AutoLoRA guidance (arXiv 2410.03941) for LoRA-tuned text-to-image diffusion models, in JAX.
+
+from autolora_jax import AutoLoRA, AutoLoRAPipeline
+
+pipe = AutoLoRAPipeline.from_pretrained("stabilityai/stable-diffusion-xl-base-1.0", variant="fp16")
+pipe.load_lora("pixel-art-xl.safetensors")
+images = pipe("a cute corgi", seeds=range(4), guidance=AutoLoRA(gamma=1.5, w1=5.0, w2=5.0)).images
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
+    from autolora_jax.config import ConfigError
+    from autolora_jax.guidance import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance
+    from autolora_jax.lora import LoraReport
+    from autolora_jax.pipeline import AutoLoRAPipeline, Output, Progress
+    from autolora_jax.weights.errors import WeightsError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AutoLoRAPipeline": "pipeline",
+    "Output": "pipeline",
+    "Progress": "pipeline",
+    "AutoGuidance": "guidance",
+    "AutoLoRA": "guidance",
+    "CFG": "guidance",
+    "NoGuidance": "guidance",
+    "PersonalizationGuidance": "guidance",
+    "ConfigError": "config",
+    "WeightsError": "weights.errors",
+    "LoraReport": "lora",
+}
+__all__ = [
+    "CFG",
+    "AutoGuidance",
+    "AutoLoRA",
+    "AutoLoRAPipeline",
+    "ConfigError",
+    "LoraReport",
+    "NoGuidance",
+    "Output",
+    "PersonalizationGuidance",
+    "Progress",
+    "WeightsError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first asked for: `autolora --help` should not wait for JAX."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -6,6 +6,8 @@ asks for something these networks do not do is an error, never a shrug: it would
 
 import dataclasses
 import json
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -21,6 +23,21 @@ def _hashable(value: Any) -> Any:
     return tuple(_hashable(v) for v in value) if isinstance(value, list | tuple) else value
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value (lists as tuples) has the annotated type."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, h) for h in hint.__args__)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, hint.__args__[0]) for v in value)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def _spelled(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
 @dataclasses.dataclass(frozen=True)
 class JsonConfig:
     """Base of all configs: reads a JSON object strictly."""
@@ -33,11 +50,14 @@ class JsonConfig:
     @classmethod
     def from_dict(cls: type[C], raw: Mapping[str, Any], where: str = "config") -> C:
         """Config from a parsed JSON object. Raises ConfigError naming every key that can't be honoured."""
+        hints = typing.get_type_hints(cls)
         fields = {f.name for f in dataclasses.fields(cls)}
         problems, known = [], {}
         for key, value in raw.items():
             if key in fields:
                 known[key] = _hashable(value)
+                if not _fits(known[key], hints[key]):
+                    problems.append(f"{key} = {value!r} should be {_spelled(hints[key])}")
             elif key in cls.FIXED:
                 if _hashable(value) not in cls.FIXED[key]:
                     options = " or ".join(map(repr, cls.FIXED[key]))
@@ -50,6 +70,10 @@ class JsonConfig:
             return cls(**known)
         except ConfigError as e:
             raise ConfigError(f"{where}: {e}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that from_dict reads as this config."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_file(cls: type[C], path: Path) -> C:
@@ -238,6 +262,11 @@ class CLIPTextConfig(JsonConfig):
         architectures = raw.get("architectures") or ["CLIPTextModel"]
         return super().from_dict({**raw, "with_projection": "WithProjection" in architectures[0]}, where)
 
+    def to_dict(self) -> dict[str, Any]:
+        raw = super().to_dict()
+        projection = "WithProjection" if raw.pop("with_projection") else ""
+        return {"architectures": [f"CLIPTextModel{projection}"], "model_type": "clip_text_model", **raw}
+
     def __post_init__(self) -> None:
         if self.hidden_act not in ("quick_gelu", "gelu"):
             raise ConfigError(f"hidden_act = {self.hidden_act!r} is not supported (quick_gelu or gelu)")
@@ -259,3 +288,82 @@ class SchedulerConfig(JsonConfig):
     use_karras_sigmas: bool = False
     rescale_betas_zero_snr: bool = False
     solver: str = "euler"  # our name of the file's _class_name; see schedules.SOLVERS
+
+    # diffusers' class -> our solver.
+    CLASSES: ClassVar[Mapping[str, str]] = {
+        "EulerDiscreteScheduler": "euler",
+        "EulerAncestralDiscreteScheduler": "euler_ancestral",
+        "DDIMScheduler": "ddim",
+        "DPMSolverMultistepScheduler": "dpmpp_2m",
+    }
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "algorithm_type": ("dpmsolver++",),
+        "clip_sample": (False,),
+        "euler_at_final": (False,),
+        "interpolation_type": ("linear",),
+        "lambda_min_clipped": (float("-inf"), "-Infinity"),
+        "lower_order_final": (True,),
+        "solver_order": (2,),
+        "solver_type": ("midpoint",),
+        "timestep_type": ("discrete",),
+    }
+    IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
+        {
+            "clip_sample_range",
+            "dynamic_thresholding_ratio",
+            "flow_shift",
+            "sample_max_value",
+            "skip_prk_steps",
+            "time_shift_type",
+        }
+    )
+    # Keys that only some classes read; files keep them when a pipeline is given another scheduler.
+    READ_ONLY_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "algorithm_type": ("dpmpp_2m",),
+        "clip_sample": ("ddim",),
+        "euler_at_final": ("dpmpp_2m",),
+        "interpolation_type": ("euler",),
+        "lambda_min_clipped": ("dpmpp_2m",),
+        "lower_order_final": ("dpmpp_2m",),
+        "sigma_max": ("euler",),
+        "sigma_min": ("euler",),
+        "solver_order": ("dpmpp_2m",),
+        "solver_type": ("dpmpp_2m",),
+        "thresholding": ("ddim", "dpmpp_2m"),
+        "timestep_type": ("euler",),
+        "use_beta_sigmas": ("euler", "dpmpp_2m"),
+        "use_exponential_sigmas": ("euler", "dpmpp_2m"),
+        "use_karras_sigmas": ("euler", "dpmpp_2m"),
+        "variance_type": ("dpmpp_2m",),
+    }
+    # What diffusers' classes assume where a file is silent. Source: the signatures of their __init__, diffusers 0.42.1.
+    ABSENT: ClassVar[Mapping[str, Any]] = {
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "clip_sample": True,
+        "set_alpha_to_one": True,
+        "steps_offset": 0,
+    }
+
+    @classmethod
+    def from_dict(cls: type[C], raw: Mapping[str, Any], where: str = "config") -> C:
+        """Config from a parsed scheduler_config.json. Raises ConfigError for what would give other images."""
+        return super().from_dict(_as_diffusers_reads(raw, where), where)
+
+    def to_dict(self) -> dict[str, Any]:
+        [name] = [name for name, solver in self.CLASSES.items() if solver == self.solver]
+        raw = {"_class_name": name, **super().to_dict(), "clip_sample": False}
+        del raw["solver"]
+        return raw
+
+
+def _as_diffusers_reads(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A scheduler's file as its class reads it: with its defaults for silent keys, without keys it does not know."""
+    name, classes = raw.get("_class_name"), SchedulerConfig.CLASSES
+    if not isinstance(name, str) or name not in classes:
+        raise ConfigError(f"{where}: scheduler {name!r} is not supported; supported are {', '.join(classes)}")
+    solver = classes[name]
+    absent = {**SchedulerConfig.ABSENT, "timestep_spacing": "leading" if solver == "ddim" else "linspace"}
+    only_by = SchedulerConfig.READ_ONLY_BY
+    return {**{k: v for k, v in {**absent, **raw}.items() if solver in only_by.get(k, (solver,))}, "solver": solver}

@@ -159,6 +159,24 @@ class PersonalizationGuidance(Rule):
         return self.omega
 
 
+# Names for command lines and files.
+RULES: dict[str, type[Rule]] = {
+    "autolora": AutoLoRA,
+    "cfg": CFG,
+    "none": NoGuidance,
+    "autoguidance": AutoGuidance,
+    "personalization": PersonalizationGuidance,
+}
+
+
+def to_dict(rule: Rule) -> dict[str, Any]:
+    """A rule as JSON values: {"rule": its name in RULES, "gamma": 1.5, …, "start": 0.0, "stop": 1.0}."""
+    name = next(name for name, kind in RULES.items() if kind is type(rule))
+    values = dataclasses.asdict(rule)
+    interval = {key: values.pop(key) for key in ("start", "stop")}
+    return {"rule": name, **values, **interval}
+
+
 class Segment(NamedTuple):
     """Consecutive steps that evaluate the same branches. Static: part of what a program is compiled for."""
 

@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ class Output:
 
     images: Any  # list of PIL images | uint8 [n h w 3] | float32 latents [n h/8 w/8 c]
     settings: list[dict[str, Any]]
+
+
+OnImages = Callable[[Output], None]
 
 
 class AutoLoRAPipeline:
@@ -123,9 +127,7 @@ class AutoLoRAPipeline:
         for i, (component, (_, component_dtype)) in enumerate(networks.items()):
             if on_progress:
                 on_progress(Progress("load", i, len(networks), component))
-            params[component] = checkpoint.load(
-                component, component_dtype, lambda path, array: jax.device_put(array, everywhere)
-            )
+            params[component] = checkpoint.load(component, component_dtype, everywhere)
         if on_progress:
             on_progress(Progress("load", len(networks), len(networks)))
         text = SDXLText(
@@ -202,6 +204,7 @@ class AutoLoRAPipeline:
         negative_target_size: Size | None = None,
         batch_size: int = 4,
         on_progress: OnProgress | None = None,
+        on_images: OnImages | None = None,
     ) -> Output:
         """One picture per (prompt, seed). New seeds, prompts, guidance values and LoRA scales compile nothing.
 
@@ -222,6 +225,8 @@ class AutoLoRAPipeline:
         clip_skip, original_size, crops_coords_top_left, target_size and their negative_ forms: as in diffusers.
         batch_size: pictures per device at once; more are drawn in turn. 4 fit a 16 GB chip at 1024², bfloat16.
         on_progress: called with Progress as the work proceeds; steps are reported as devices finish them.
+        on_images: called with the Output of each batch, in order, as soon as it is drawn: what it saves is safe if a
+            later batch fails, and the devices draw on meanwhile.
         Raises ValueError for arguments that can't be honoured. Warns when a picture comes out not finite.
         """
         if output_type not in ("pil", "np", "latent"):
@@ -249,16 +254,6 @@ class AutoLoRAPipeline:
             clip_skip=clip_skip,
         )
         schedule = make_schedule(self.scheduler, num_inference_steps, scheduler, timestep_spacing)
-        drawn = list(self._draw(request, schedule, batch_size, output_type == "latent", on_progress))
-        pictures = np.concatenate([batch for batch, _ in drawn])
-        bad = np.flatnonzero(~np.concatenate([finite for _, finite in drawn]))
-        if bad.size:
-            seeds_of = [request.seeds[i] for i in bad]
-            warnings.warn(
-                f"pictures {bad.tolist()} (seeds {seeds_of}) came out not finite: NaN or infinite values; try lower "
-                "guidance or LoRA scales, or dtype='float32'",
-                stacklevel=2,
-            )
         shared_settings = {
             "steps": num_inference_steps,
             "scheduler": scheduler or self.scheduler.solver,
@@ -267,7 +262,23 @@ class AutoLoRAPipeline:
             "loras": [report.name for report in self.reports],
         }
         settings = [{**row, **shared_settings} for row in request.settings()]
-        return Output([Image.fromarray(p) for p in pictures] if output_type == "pil" else pictures, settings)
+        batches: list[Any] = []
+        all_finite: list[bool] = []
+        for pictures, finite in self._draw(request, schedule, batch_size, output_type == "latent", on_progress):
+            images = [Image.fromarray(p) for p in pictures] if output_type == "pil" else pictures
+            if on_images:
+                on_images(Output(images, settings[len(all_finite) : len(all_finite) + len(finite)]))
+            batches.append(images)
+            all_finite.extend(finite.tolist())
+        bad = np.flatnonzero(~np.array(all_finite))
+        if bad.size:
+            seeds_of = [request.seeds[i] for i in bad]
+            warnings.warn(
+                f"pictures {bad.tolist()} (seeds {seeds_of}) came out not finite: NaN or infinite values; try lower "
+                "guidance or LoRA scales, or dtype='float32'",
+                stacklevel=2,
+            )
+        return Output([*chain(*batches)] if output_type == "pil" else np.concatenate(batches), settings)
 
     def encode_prompt(
         self, prompt: Texts, negative_prompt: Texts | None = "", *, clip_skip: int | None = None
@@ -305,16 +316,16 @@ class AutoLoRAPipeline:
             Shared(self.params["unet"], self._delta.get("unet", {}), schedule, shared_scales), replicated(self.mesh)
         )
         tiled = request.pixels(self.vae.config.factor) >= TILED_FROM
-        finished: list[int] = []
+        reports = count(1)  # a batch may begin before the last one is fetched: only their number says how far we are
 
-        def listen(index: int) -> None:
+        def listen(_: int) -> None:
             if on_progress:
-                on_progress(Progress("sample", len(finished) * steps + index + 1, len(starts) * steps))
+                done = next(reports) // self.mesh.local_mesh.devices.size
+                on_progress(Progress("sample", done, len(starts) * steps))
 
-        def fetch(result: tuple[jax.Array, jax.Array], count: int) -> tuple[np.ndarray, np.ndarray]:
+        def fetch(result: tuple[jax.Array, jax.Array], rows: int) -> tuple[np.ndarray, np.ndarray]:
             pictures, finite = jax.device_get(result)
-            finished.append(count)
-            return pictures[:count], finite[:count]
+            return pictures[:rows], finite[:rows]
 
         pending: list[tuple[tuple[jax.Array, jax.Array], int]] = []
         with step_listener(listen):

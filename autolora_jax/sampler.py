@@ -55,7 +55,7 @@ class Images(NamedTuple):
 class _Step(NamedTuple):
     """What the scan feeds to one step."""
 
-    index: Array
+    number: Array
     schedule: Schedule
     shared_scales: Mapping[str, Array]  # [loras]
     image_scales: Mapping[str, Array]  # [b loras]
@@ -104,7 +104,7 @@ def _sample(network: nn.Module, segments: tuple[Segment, ...], report: bool, sha
         steps = slice(first, first + segment.steps)
         first += segment.steps
         xs = _Step(
-            index=jnp.arange(first)[steps],
+            number=jnp.arange(first)[steps],
             schedule=jax.tree.map(
                 lambda a, s=steps: a[s] if a.ndim else jnp.full(s.stop - s.start, a), shared.schedule
             ),
@@ -115,7 +115,7 @@ def _sample(network: nn.Module, segments: tuple[Segment, ...], report: bool, sha
         )
         body = partial(_step, network, segment, report, shared, images)
         state, _ = jax.lax.scan(body, state, xs)
-    return shared.schedule.final_scale * state[0]
+    return state[0]
 
 
 def _time_first(tree: Any, steps: slice) -> Any:
@@ -144,7 +144,7 @@ def _step(
     if now.step_noise is not None:
         x = x + table.fresh * now.step_noise
     if report:
-        jax.debug.callback(_notify, now.index)
+        jax.debug.callback(_notify, now.number)
     return (x, denoised), None
 
 

@@ -1,11 +1,11 @@
-"""What a LoRA delta means to one layer. The "lora" variable collection holds, at an adapted layer's path, one of these leaves.
+"""What a LoRA delta means to one layer. The "lora" collection holds, at an adapted layer's path, one of these leaves.
 
 | leaf (dict)               | meaning                                                                           |
 |---------------------------|-----------------------------------------------------------------------------------|
 | {down, up}                | low rank, its scale already multiplied into `down`: W' = W + down @ up            |
 | {down, up, scale: [b, r]} | low rank with a scale per image: y = x·W + ((x·down) * scale[image]) @ up         |
 
-Kernels are Flax's: Dense [in, out], Conv [kh, kw, in/groups, out]; `down` is the kernel's shape with out -> rank, `up` is
+Kernels are Flax's: Dense [in, out], Conv [kh, kw, in, out]; `down` is the kernel's shape with out -> rank, `up` is
 [rank, out]. A layer without a leaf costs nothing. The base kernel is an argument here and is never written.
 """
 
@@ -29,7 +29,7 @@ def apply_kernel(
     """`linear(x, kernel)` with the delta added: [b ... in] -> [b ... out].
 
     linear: the layer's bias-free map, linear in its kernel (a matrix product, a convolution).
-    out_positions: output positions (batch × tokens or pixels) of this call: decides which of two equal forms is cheaper.
+    out_positions: output positions (batch × tokens or pixels) of this call: says which of two equal forms is cheaper.
     """
     if delta is None:
         return linear(x, kernel)

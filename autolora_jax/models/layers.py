@@ -5,7 +5,7 @@ dtype is the compute dtype, param_dtype the stored one. float32 compute means fl
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,6 +24,24 @@ def matmul_precision(dtype: DTypeLike) -> str | None:
     return "highest" if jnp.dtype(dtype) == jnp.float32 else None
 
 
+class Block(nn.Module, kw_only=True):  # type: ignore[call-arg]  # Flax's types are not read
+    """Base of every part of a network: the dtypes and the attention kernel, handed down unchanged."""
+
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    attention: str = "xla"  # a key of attention.IMPLEMENTATIONS
+
+    @property
+    def dtypes(self) -> dict[str, Any]:
+        """What a layer needs of them."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a smaller block needs of them."""
+        return {**self.dtypes, "attention": self.attention}
+
+
 class _Adapted(nn.Module):
     """A layer whose kernel may carry a delta in the "lora" collection."""
 
@@ -31,7 +49,7 @@ class _Adapted(nn.Module):
         names = [n for n in ("down", "up", "scale") if self.has_variable("lora", n)]
         if not names:
             return None
-        return {n: cast(Array, self.get_variable("lora", n)).astype(dtype) for n in names}
+        return {n: jnp.asarray(self.get_variable("lora", n), dtype) for n in names}
 
 
 class Dense(_Adapted):
@@ -53,9 +71,12 @@ class Dense(_Adapted):
 
         y = apply_kernel(x, kernel, self.delta(self.dtype), linear, x.size // x.shape[-1], precision)
         if self.use_bias:
-            y = y + jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), y.dtype)[
-                (None,) * (y.ndim - 1)
-            ]
+            y = (
+                y
+                + jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), y.dtype)[
+                    (None,) * (y.ndim - 1)
+                ]
+            )
         return y
 
 

@@ -1,4 +1,4 @@
-"""Safetensors files, read safely: one file or shards with an index, names and shapes without data, one tensor at a time.
+"""Safetensors files, read safely: one file or shards, shapes without data, one tensor at a time.
 
 Only the safetensors format is read. It can't execute code; pickles (.ckpt, .pt, .bin, whatever their extension) can, so
 they are recognised by their first bytes and refused unopened. Every way in which a file can be bad is a WeightsError
@@ -8,7 +8,7 @@ that names the file, the tensor where there is one, and what to do.
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -59,7 +59,7 @@ _KINDS: tuple[tuple[str, Callable[[bytes], bool], str], ...] = (
 
 
 def kind_of(path: Path) -> tuple[str, str]:
-    """(what the file's first bytes say it is, why it can't be read or ""). Raises WeightsError when it can't be opened."""
+    """(what its first bytes say a file is, why it can't be loaded or ""). Raises WeightsError when unreadable."""
     try:
         with path.open("rb") as f:
             head = f.read(16)
@@ -129,7 +129,7 @@ class TensorFiles:
     def close(self) -> None:
         self._open.clear()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TensorFiles":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -138,13 +138,13 @@ class TensorFiles:
 
 def open_tensors(path: Path) -> TensorFiles:
     """The tensors of a safetensors file, or of the shards that a `*.index.json` names. Raises WeightsError."""
-    if path.name.endswith(".json"):
+    if ".safetensors.index." in path.name:  # model.safetensors.index.json, model.safetensors.index.fp16.json
         return _open_shards(path)
     return TensorFiles([path], str(path))
 
 
 def shard_names(index: Path) -> dict[str, str]:
-    """Tensor name -> file name, from an index. Raises WeightsError for anything that is not a plain file name beside it."""
+    """Tensor name -> file name, from an index. Raises WeightsError for anything but a plain file name."""
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         files = set(weight_map.values())
@@ -153,12 +153,14 @@ def shard_names(index: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise WeightsError(f"{index} is not a safetensors index ({type(e).__name__}: {e}); {_AGAIN}") from None
     for file in files:
-        if not isinstance(file, str) or Path(file).name != file or "\\" in file or "\0" in file:
+        if not isinstance(file, str) or Path(file).name != file or file in ("", "..") or "\\" in file or "\0" in file:
             raise WeightsError(
                 f"{index} points at {file!r}; a shard must be a plain file name beside its index. Don't trust this file"
             )
         if not file.endswith(".safetensors"):
-            raise WeightsError(f"{index} points at {file}, which is not a .safetensors file; get the safetensors shards")
+            raise WeightsError(
+                f"{index} points at {file}, which is not a .safetensors file; get the safetensors shards"
+            )
     return weight_map
 
 

@@ -8,7 +8,7 @@ transformer.py (second text encoder).
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from autolora_jax.config import CLIPTextConfig, JsonConfig, UNetConfig, VAEConfig
+from autolora_jax.config import JsonConfig, UNetConfig, VAEConfig
 from autolora_jax.weights.rules import Rule, Stage, transposed
 
 PREFIXES: Mapping[str, str] = {
@@ -136,30 +136,25 @@ OPEN_CLIP: Stage = (
 
 # Tensors of real single files that belong to none of the four networks.
 EXTRAS: tuple[Rule, ...] = (
-    Rule(r"model_ema\..*", drop="the training average; the plain weights beside it are what other programs load"),
-    Rule(r"first_stage_model\.loss\..*", drop="the VAE's training loss"),
-    Rule(r"denoiser\.sigmas", drop="the noise schedule as a buffer; it is computed"),
+    Rule(r"model_ema\..*", drop="the training average; other programs, too, load the plain weights beside it"),
     Rule(r"v_pred|ztsnr", drop="a mark of the prediction type; the scheduler's config follows it"),
     Rule(
-        r"(alphas_cumprod(_prev)?|betas|(sqrt|log)_.*|posterior_.*|model\.(alphas_cumprod|betas).*|logvar)",
+        r"denoiser\.sigmas|(alphas_cumprod|betas|sqrt_|log_|posterior_|model\.alphas_cumprod|model\.betas).*|logvar",
         drop="the noise schedule as a buffer; it is computed",
     ),
 )
+_VAE_EXTRAS: Stage = (Rule(r"loss\..*", drop="the VAE's training loss"),)
 
 
-def stage_for(component: str, config: JsonConfig, canonical_names: Iterable[str]) -> Stage:
-    """The stage that leads a component's LDM names (without prefix) to canonical names.
+def stages_for(component: str, config: JsonConfig, canonical_names: Iterable[str]) -> tuple[Stage, ...]:
+    """The stages that lead a component's LDM names (without prefix) to canonical names.
 
     canonical_names: all tensors of the network, as tables.torch_name gives them.
     """
-    if isinstance(config, CLIPTextConfig):
-        return OPEN_CLIP if component == "text_encoder_2" else ()
-    stage = {}
-    for name in canonical_names:
-        module, _, leaf = name.rpartition(".")
-        match config:
-            case UNetConfig():
-                stage[f"{ldm_module_name(module, config)}.{leaf}"] = name
-            case VAEConfig():
-                stage[f"{ldm_vae_module_name(module, config)}.{leaf}"] = name
-    return stage
+    modules = [name.rpartition(".") for name in canonical_names]
+    match config:
+        case UNetConfig():
+            return ({f"{ldm_module_name(m, config)}.{leaf}": f"{m}.{leaf}" for m, _, leaf in modules},)
+        case VAEConfig():
+            return _VAE_EXTRAS, {f"{ldm_vae_module_name(m, config)}.{leaf}": f"{m}.{leaf}" for m, _, leaf in modules}
+    return (OPEN_CLIP,) if component == "text_encoder_2" else ()

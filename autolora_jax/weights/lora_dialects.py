@@ -1,4 +1,4 @@
-"""What LoRA files are made of: a table of key endings, a table of the changes they spell, a table of the models they fit.
+"""What LoRA files are made of: tables of key endings, of the changes they spell, of naming styles and of base models.
 
 A key is a module's name, a dot and an ending: `lora_unet_input_blocks_4_1_proj_in` `.` `lora_down.weight`. `PARTS` says
 which part of a change an ending holds, `KINDS` which parts make which change and what to do with it. A new dialect is
@@ -6,10 +6,15 @@ a row in each (and in lora_names.SPELLINGS if it also names modules in its own w
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-# Part -> the endings (regular expressions) that hold it. PEFT's endings may carry an adapter's name (`lora_A.default.weight`).
+import numpy as np
+
+from autolora_jax.weights.lora_change import LowRank, low_rank, low_rank_misfit
+from autolora_jax.weights.rules import Shape
+
+# Part -> the endings (regular expressions) that hold it. PEFT's may carry an adapter's name (`lora_A.default.weight`).
 PARTS: Mapping[str, str] = {
     "down": r"lora_down\.weight|lora_A(\.[\w-]+)?\.weight|lora(_linear_layer)?\.down\.weight",
     "up": r"lora_up\.weight|lora_B(\.[\w-]+)?\.weight|lora(_linear_layer)?\.up\.weight",
@@ -44,16 +49,19 @@ _EXTRACT = (
 
 
 class Kind(NamedTuple):
-    """One way of writing a layer's change."""
+    """One way of writing a layer's change, and how it is read."""
 
     name: str
-    needs: frozenset[str]  # parts that must be there
-    may: frozenset[str]  # parts that may be
-    remedy: str | None  # None: lora_files applies it; else what the user can do
+    needs: frozenset[str]  # parts that it can't be without
+    remedy: str = ""  # refused: what the user can do; "": read by the two functions below
+    misfit: Callable[[Mapping[str, Shape], Shape], str | None] = (
+        low_rank_misfit  # (part shapes, kernel) -> what is wrong
+    )
+    build: Callable[[Mapping[str, np.ndarray], Shape, float | None], LowRank] = low_rank  # (parts, kernel, alpha)
 
 
 def _refused(name: str, part: str, remedy: str = _EXTRACT) -> Kind:
-    return Kind(name, frozenset({part}), frozenset(PARTS), remedy)
+    return Kind(name, frozenset({part}), remedy)
 
 
 # The first row that shares a needed part with a module describes it, so the rarer parts come first.
@@ -73,11 +81,11 @@ KINDS: tuple[Kind, ...] = (
     ),
     _refused("LoRA with a bias (lora_bias)", "bias", "not supported yet: train it with lora_bias=False"),
     _refused(
-        "attention processors of diffusers before 0.22",
+        "attention processors (diffusers in 2023)",
         "processor",
         "not supported yet: load it with diffusers (pipe.load_lora_weights) and save it again (pipe.save_lora_weights)",
     ),
-    Kind("LoRA", frozenset({"down", "up"}), frozenset({"alpha"}), None),
+    Kind("LoRA", frozenset({"down", "up"})),
 )
 
 
@@ -104,6 +112,43 @@ FOREIGN: tuple[tuple[str, str, str], ...] = (
 def foreign(key: str) -> tuple[str, str] | None:
     """(what a key without a known ending belongs to, remedy), or None."""
     return next(((what, remedy) for pattern, what, remedy in FOREIGN if re.search(pattern, key)), None)
+
+
+KOHYA_SGM = "kohya (sgm block names)"
+KOHYA_DIFFUSERS = "kohya (diffusers block names)"
+KOHYA = "kohya"  # text encoders are spelled alike in both
+PEFT = "PEFT/diffusers"
+# Naming styles, for messages and reports; a key's style is the first row that fits its beginning.
+STYLES: tuple[tuple[str, str], ...] = (
+    (KOHYA_SGM, r"lora_unet_(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)_"),
+    (KOHYA_DIFFUSERS, r"lora_unet_(down_blocks|mid_block|up_blocks|time_embedding|add_embedding|conv_in|conv_out)"),
+    (KOHYA, r"lora_(unet|te\d?)_|bundle_emb\."),
+    (PEFT, r"(unet|text_encoder(_\d)?|transformer|base_model)\."),
+    ("ComfyUI", r"(diffusion_model|text_encoders)\."),
+)
+
+
+def naming_style(keys: Iterable[str]) -> str:
+    """The style(s) in which a file's keys name layers, e.g. "kohya (sgm block names)"; "unknown" when none fits."""
+    found = {next((style for style, start in STYLES if re.match(start, key)), "unknown") for key in keys} or {"unknown"}
+    if found & {KOHYA_SGM, KOHYA_DIFFUSERS}:
+        found -= {KOHYA}
+    return " and ".join(sorted(found))
+
+
+# Components, for reports about files that may fit no model here.
+COMPONENTS: tuple[tuple[str, str], ...] = (
+    ("text_encoder", r"lora_te1?_|(base_model\.model\.)?text_encoder\."),
+    ("text_encoder_2", r"lora_te2_|(base_model\.model\.)?text_encoder_2\."),
+    ("text_encoder_3", r"lora_te3_|(base_model\.model\.)?text_encoder_3\."),
+    ("transformer", r"transformer\.|lora_transformer_"),
+    ("unet", r"lora_unet_|unet\.|base_model\.model\.|diffusion_model\."),
+)
+
+
+def component_of(module: str) -> str:
+    """The component that a module's name in a file speaks of; "unknown" when it doesn't say."""
+    return next((component for component, start in COMPONENTS if re.match(start, module)), "unknown")
 
 
 _CROSS_KEY = r"attn2[._]to_k\.(lora_down|lora_A|lora\.down|lora_linear_layer\.down|hada_w1_b|a2)\S* in={}$"

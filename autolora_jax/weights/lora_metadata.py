@@ -1,8 +1,9 @@
-"""What the header of a LoRA file tells people: trigger words and how it was trained. Never decides a number."""
+"""What is told to people about a LoRA: its header's trigger words and training, in lines. Decides no number."""
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 LONGEST = 200  # characters of one entry that are shown
 # Headings and the header's keys that may fill them, best first. Sources: sd-scripts train_network.py (ss_*),
@@ -48,6 +49,28 @@ def trigger_words(metadata: Mapping[str, str], most: int = 10) -> tuple[str, ...
         if isinstance(tags, dict):
             counts.update({printable(tag): n for tag, n in tags.items() if isinstance(n, int)})
     return tuple(tag for tag, _ in counts.most_common(most) if tag)
+
+
+def by_component(components: Iterable[str]) -> dict[str, int]:
+    """component -> how many, the denoiser first."""
+    return dict(sorted(Counter(components).items(), key=lambda item: ("text" in item[0], item[0])))
+
+
+def histogram(counts: Mapping[Any, int]) -> str:
+    """ "32 (700×), 16 (22×)", the most frequent value first; a single value alone."""
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{value} ({n}×)" for value, n in sorted(counts.items(), key=lambda item: -item[1])) or "none"
+
+
+def alpha_histogram(alphas: Mapping[float | None, int]) -> str:
+    """The histogram of alphas, of which None means that the file does not say."""
+    return histogram({"not given (= rank)" if a is None else f"{a:g}": n for a, n in alphas.items()})
+
+
+def listing(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """A title and aligned rows beneath it."""
+    return "\n".join([printable(title), *(f"  {name:15} {value}" for name, value in rows)])
 
 
 def _json_object(text: str) -> dict[str, object]:

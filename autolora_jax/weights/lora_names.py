@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from autolora_jax.config import JsonConfig, UNetConfig
 from autolora_jax.weights.ldm import ldm_module_name
+from autolora_jax.weights.lora_dialects import KOHYA, KOHYA_DIFFUSERS, KOHYA_SGM, PEFT
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.tables import torch_module
 
@@ -28,21 +29,14 @@ class Name(NamedTuple):
     """What a name in a file stands for."""
 
     layer: Layer
-    dialect: str
     module: str  # the layer's name within its component, as the file's author knew it
-
-
-KOHYA_SGM = "kohya (sgm block names)"
-KOHYA_DIFFUSERS = "kohya (diffusers block names)"
-KOHYA = "kohya"  # text encoders are spelled alike in both
-PEFT = "PEFT/diffusers"
 
 
 @dataclasses.dataclass(frozen=True)
 class Spelling:
-    """One way of naming a component's layers: prefix + the layer's name in that layout, dots replaced by `separator`."""
+    """One way of naming a component's layers: prefix + the name in a layout, its dots replaced by `separator`."""
 
-    dialect: str
+    style: str
     prefix: str
     layout: str  # a key of _LAYOUTS
     separator: str = "."
@@ -110,6 +104,6 @@ def names(targets: Targets) -> dict[str, Name]:
         for spelling in SPELLINGS[layer.component]:
             if spelled := spell(spelling, layer.path, targets[layer.component][1]):
                 name, module = spelled
-                if found.setdefault(name, Name(layer, spelling.dialect, module)).layer != layer:
+                if found.setdefault(name, Name(layer, module)).layer != layer:
                     raise ValueError(f"{name} would name both {found[name].layer.path} and {layer.path}")
     return found

@@ -173,7 +173,7 @@ def examine(sources: Mapping[str, Shape], stages: Sequence[Stage], target_shapes
 def plan(
     sources: Mapping[str, Shape], stages: Sequence[Stage], target_shapes: Mapping[str, Any], where: str
 ) -> list[Assignment]:
-    """How every leaf of the tree is made. Raises one WeightsError that starts with `where` and lists all that is wrong."""
+    """How every leaf of the tree is made. Raises one WeightsError, about `where`, that lists all that is wrong."""
     found = examine(sources, stages, target_shapes)
     if found.problems:
         raise WeightsError(f"{where} does not fit this network:\n  " + "\n  ".join(found.problems))

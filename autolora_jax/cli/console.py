@@ -1,0 +1,57 @@
+"""What all commands share: the console on stderr, and errors as one red line instead of a traceback."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+console = Console(stderr=True)
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show where in the program an error arose.", rich_help_panel="Output")
+]
+
+
+def say(text: str, style: str = "") -> None:
+    """Prints a line to stderr: unwrapped, and with nothing in it taken for markup."""
+    console.print(Text(text, style), soft_wrap=True)
+
+
+@contextmanager
+def reported(debug: bool, exit_code: int = 1) -> Iterator[None]:
+    """Failures that a user can do something about end the program with one line: bad files, settings, disks, memory."""
+    try:
+        with _warnings_as_lines():
+            yield
+    except (ValueError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as e:
+        if debug or not (problem := _problem(e)):
+            raise
+        say(" ".join([problem, *getattr(e, "__notes__", [])]), "red")
+        raise typer.Exit(130 if isinstance(e, KeyboardInterrupt) else exit_code) from None
+
+
+def _problem(e: BaseException) -> str:
+    """What to tell the user; nothing for what is likely our own mistake, which needs its traceback."""
+    if isinstance(e, KeyboardInterrupt):
+        return "Stopped."
+    if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and "RESOURCE_EXHAUSTED" in str(e)):
+        return "Error: out of memory. Use a smaller --batch-size or --size, or --dtype bfloat16."
+    if isinstance(e, OSError) and e.strerror:
+        return f"Error: {e.strerror}: {e.filename}" if e.filename else f"Error: {e.strerror}"
+    return "" if isinstance(e, RuntimeError) else f"Error: {e}"
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        say(f"Warning: {message}", "yellow")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+    sys.stdout.flush()

@@ -1,0 +1,164 @@
+"""`autolora generate`, once its settings are known: load, draw, save batch by batch."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from autolora_jax import __version__, grid, guidance, overrides
+from autolora_jax.cli.folder import PictureFolder, slug
+from autolora_jax.cli.progress import Display
+from autolora_jax.guidance import CFG, AutoLoRA, PersonalizationGuidance, Rule
+from autolora_jax.pictures import lora_hash, write_png
+from autolora_jax.pipeline import AutoLoRAPipeline, Output
+from autolora_jax.presets import GenerateConfig
+from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.lora_describe import describe_lora
+from autolora_jax.weights.lora_source import find_lora
+
+
+class Column(NamedTuple):
+    """One of the ways in which every prompt and seed is drawn."""
+
+    label: str
+    name: str  # part of the file names; "" where there is one column only
+    rule: Rule
+    lora_scale: float | None = None  # None: as loaded
+
+
+def columns(config: GenerateConfig) -> list[Column]:
+    """What a run draws: its guidance alone, or, to compare, the base model and the LoRA under CFG before it."""
+    rule = config.rule()
+    if not config.compare:
+        return [Column("", "", rule)]
+    base, tuned = _cfg(rule)
+    found = [
+        Column(f"Base + CFG\n{_numbers(base)}", "base", base, lora_scale=0.0),
+        Column(f"LoRA + CFG\n{_numbers(tuned)}", "lora", tuned),
+    ]
+    if not isinstance(rule, CFG):
+        name = type(rule).__name__
+        found.append(Column(f"{name}\n{_numbers(rule)}", name.lower(), rule))
+    return found
+
+
+def _cfg(rule: Rule) -> tuple[CFG, CFG]:
+    """CFG of the base and of the tuned model as strong as in a rule, where it has any."""
+    if isinstance(rule, AutoLoRA):
+        return CFG(rule.w1), CFG(rule.w2)
+    same = CFG(rule.w) if isinstance(rule, CFG | PersonalizationGuidance) else CFG()
+    return same, same
+
+
+def _numbers(rule: Rule) -> str:
+    """A rule's values for people: "gamma 1.5, w1 5, w2 5"; the interval only where there is one."""
+    _, *values = guidance.to_dict(rule).items()
+    if (rule.start, rule.stop) == (0.0, 1.0):
+        values = values[:-2]
+    return ", ".join(f"{name} {'varies' if isinstance(value, tuple) else f'{value:g}'}" for name, value in values)
+
+
+def draw(config: GenerateConfig, overwrite: bool) -> PictureFolder:
+    """Draws and saves what a config asks for. Raises WeightsError, ConfigError, ValueError, OSError.
+
+    An error that comes after the first picture carries a note that says how many are saved.
+    """
+    folder = PictureFolder(Path(config.out), overwrite)
+    ways = columns(config)
+    total = len(ways) * len(config.prompts) * len(config.seeds)
+    try:
+        with Display() as display:
+            hashes = _check_loras(config)
+            pipe = _load(config, display)
+            folder.write_json("config", record(config))
+            files = [_draw_column(pipe, config, way, folder, hashes, display, total) for way in ways]
+            if config.compare:
+                _save_grid(config, ways, files, folder)
+    except BaseException as e:
+        if folder.saved:
+            e.add_note(f"{len(folder.saved)} of {total} pictures are saved in {folder.path}.")
+        raise
+    return folder
+
+
+def record(config: GenerateConfig) -> dict[str, Any]:
+    """What config.json holds: `--config` reads it back."""
+    settings = overrides.to_json(dataclasses.replace(config, guidance=config.rule()))
+    return {"autolora-jax": __version__, "jax": jax.__version__, "settings": settings}
+
+
+def _check_loras(config: GenerateConfig) -> list[str]:
+    """Hashes of the LoRA files. Raises WeightsError for those that could not be loaded: before the model is."""
+    hashes = []
+    for lora in config.loras:
+        path = find_lora(lora.source)
+        if problems := describe_lora(path).problems:
+            raise WeightsError("; ".join(problems))
+        hashes.append(lora_hash(path))
+    return hashes
+
+
+def _load(config: GenerateConfig, display: Display) -> AutoLoRAPipeline:
+    model = {f.name: getattr(config.model, f.name) for f in dataclasses.fields(config.model)}
+    pipe = AutoLoRAPipeline.from_pretrained(model.pop("source"), **model, on_progress=display)
+    for i, lora in enumerate(config.loras):
+        display.update("LoRA", i, len(config.loras), Path(lora.source).name)
+        pipe.load_lora(lora.source, lora.scale)
+        display.update("LoRA", i + 1, len(config.loras))
+    return pipe
+
+
+def _draw_column(
+    pipe: AutoLoRAPipeline,
+    config: GenerateConfig,
+    column: Column,
+    folder: PictureFolder,
+    hashes: list[str],
+    display: Display,
+    total: int,
+) -> list[Path]:
+    files: list[Path] = []
+    shared = {"lora_hashes": hashes, "dtype": config.model.dtype, "jax": jax.__version__, "autolora-jax": __version__}
+
+    def save(output: Output) -> None:
+        for image, settings in zip(output.images, output.settings, strict=True):
+            parts = [f"seed{settings['seed']}", slug(settings["prompt"]), column.name]
+            name = "-".join(part for part in parts if part)
+            files.append(folder.save(len(files), name, image, {**settings, **shared}))
+            display.update("Save", len(folder.saved), total, "pictures")
+
+    display.column = column.label.partition("\n")[0]
+    width, height = config.size or (None, None)
+    pipe(
+        list(config.prompts),
+        config.negative_prompt,
+        seeds=config.seeds,
+        guidance=column.rule,
+        num_inference_steps=config.sampler.steps,
+        height=height,
+        width=width,
+        scheduler=config.sampler.scheduler,
+        timestep_spacing=config.sampler.timestep_spacing,
+        guidance_rescale=config.sampler.guidance_rescale,
+        lora_scale=column.lora_scale,
+        noise=config.sampler.noise,
+        clip_skip=config.clip_skip,
+        batch_size=config.batch_size,
+        on_progress=display,
+        on_images=save,
+    )
+    return files
+
+
+def _save_grid(config: GenerateConfig, ways: list[Column], files: list[list[Path]], folder: PictureFolder) -> None:
+    prompts = [f"{prompt}\n" if len(config.prompts) > 1 else "" for prompt in config.prompts]
+    rows = [f"{prompt}seed {seed}" for prompt in prompts for seed in config.seeds]
+    numbers = [file.name.partition("-")[0] for file in files[0]]
+    picture = grid.comparison_grid(
+        [(way.label, paths) for way, paths in zip(ways, files, strict=True)],
+        [f"{row}\n{number}" for row, number in zip(rows, numbers, strict=True)],
+    )
+    texts = {"autolora": json.dumps(record(config))}
+    write_png(folder.unused("grid", ".png"), picture, texts, folder.overwrite)

@@ -1,0 +1,328 @@
+"""`autolora generate`: every flag is a change to one field of GenerateConfig, which holds the defaults."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autolora_jax.cli.console import Debug, reported
+
+PICTURES, GUIDANCE, SAMPLER, MODEL, OUTPUT, SETTINGS = (
+    "Pictures",
+    "Guidance",
+    "Sampling",
+    "Model and LoRA",
+    "Output",
+    "Presets",
+)
+
+EXAMPLES = """[bold]Examples[/]
+
+Four pictures with the paper's guidance:
+
+[cyan]autolora generate sd_xl_base_1.0.safetensors --lora pixel-art-xl.safetensors --prompt "a corgi" --seeds 0-3[/]
+
+Base model, LoRA and AutoLoRA side by side, from the same noise:
+
+[cyan]autolora generate MODEL --lora princess_xl_v2.safetensors:0.8 --prompt "Anna" --seeds 0-7 --compare[/]
+
+A preset, with another γ and fewer steps:
+
+[cyan]autolora generate MODEL --config configs/sdxl_autolora.py --lora FILE --prompt "Anna" --gamma 2 --steps 20[/]
+
+The same run again, elsewhere:
+
+[cyan]autolora generate --config out/config.json --out again[/]
+"""
+
+# Flag -> the setting it changes.
+FLAGS = {
+    "model": "model.source",
+    "lora": "loras",
+    "dtype": "model.dtype",
+    "variant": "model.variant",
+    "tokenizer": "model.tokenizer",
+    "prompt": "prompts",
+    "negative_prompt": "negative_prompt",
+    "seeds": "seeds",
+    "size": "size",
+    "clip_skip": "clip_skip",
+    "guidance": "guidance",
+    "gamma": "guidance.gamma",
+    "w1": "guidance.w1",
+    "w2": "guidance.w2",
+    "w": "guidance.w",
+    "omega": "guidance.omega",
+    "start": "guidance.start",
+    "stop": "guidance.stop",
+    "guidance_rescale": "sampler.guidance_rescale",
+    "steps": "sampler.steps",
+    "scheduler": "sampler.scheduler",
+    "timestep_spacing": "sampler.timestep_spacing",
+    "noise": "sampler.noise",
+    "batch_size": "batch_size",
+    "compare": "compare",
+    "out": "out",
+}
+
+
+def _option(*names: str, panel: str, help: str, default: str = "", metavar: str | None = None) -> Any:
+    """default: what the help says it is. The default itself is GenerateConfig's."""
+    note = f" [dim]\\[default {default}][/dim]" if default else ""
+    return typer.Option(*names, help=help + note, rich_help_panel=panel, show_default=False, metavar=metavar)
+
+
+def generate(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Diffusers folder, single .safetensors file, converted folder, or hub id such as "
+            "stabilityai/stable-diffusion-xl-base-1.0. A preset may name it instead.",
+            show_default=False,
+        ),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        _option(
+            "--lora",
+            panel=MODEL,
+            metavar="FILE[:SCALE]",
+            help="LoRA file, folder or hub id, and its strength (1). Repeat it to add several.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        _option(
+            "--dtype", panel=MODEL, default="bfloat16", help="bfloat16, or float32: exact, slow, twice the memory."
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None, _option("--variant", panel=MODEL, help="'fp16' takes a folder's *.fp16.safetensors files.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        _option(
+            "--tokenizer",
+            panel=MODEL,
+            help="Folder or hub id with tokenizer/ and tokenizer_2/. A single file has none; offline it needs this.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, _option("--prompt", "-p", panel=PICTURES, help="What to draw. Repeat it for several prompts.")
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, _option("--prompt-file", panel=PICTURES, help="Text file with a prompt a line, added to --prompt.")
+    ] = None,
+    negative_prompt: Annotated[
+        str | None,
+        _option(
+            "--negative-prompt",
+            "-n",
+            panel=PICTURES,
+            help="What not to draw. By default an empty text is encoded; 'none': zeros instead, as diffusers does.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        _option(
+            "--seeds",
+            panel=PICTURES,
+            default="0",
+            metavar="SEEDS",
+            help="A picture each: 0-15, or 1,5,9-12. Same seed, same noise.",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        _option(
+            "--size",
+            panel=PICTURES,
+            default="the model's",
+            metavar="WIDTHxHEIGHT",
+            help="Width, then height in pixels, as in A1111: 832x1216 is upright.",
+        ),
+    ] = None,
+    clip_skip: Annotated[
+        int | None,
+        _option("--clip-skip", panel=PICTURES, help="Text encoder layers to leave out, counted as diffusers does."),
+    ] = None,
+    guidance: Annotated[
+        str | None,
+        _option(
+            "--guidance",
+            panel=GUIDANCE,
+            default="autolora with a LoRA, cfg without",
+            metavar="RULE",
+            help="autolora, cfg, none, autoguidance (guided by the base model, without CFG) or personalization "
+            "(guided by a weaker LoRA, without prompt). Each value below is for the rules named before it.",
+        ),
+    ] = None,
+    gamma: Annotated[
+        float | None,
+        _option(
+            "--gamma",
+            panel=GUIDANCE,
+            default="1.5",
+            help="(autolora) γ, from the base model through the LoRA: 0 base, 1 LoRA, above 1 beyond it.",
+        ),
+    ] = None,
+    w1: Annotated[
+        float | None, _option("--w1", panel=GUIDANCE, default="5.0", help="(autolora) CFG scale of the base model.")
+    ] = None,
+    w2: Annotated[
+        float | None, _option("--w2", panel=GUIDANCE, default="5.0", help="(autolora) CFG scale of the LoRA model.")
+    ] = None,
+    w: Annotated[
+        float | None,
+        _option(
+            "--w",
+            panel=GUIDANCE,
+            default="cfg 5.0, autoguidance 1.5, personalization 5.0",
+            help="(cfg, autoguidance, personalization) The rule's scale; 1 is no guidance.",
+        ),
+    ] = None,
+    omega: Annotated[
+        float | None,
+        _option(
+            "--omega",
+            panel=GUIDANCE,
+            default="0.5",
+            help="(personalization) ω, strength of the weaker LoRA relative to the LoRA.",
+        ),
+    ] = None,
+    start: Annotated[
+        float | None,
+        _option("--start", panel=GUIDANCE, default="0.0", help="Where guidance sets in: a fraction of the steps."),
+    ] = None,
+    stop: Annotated[
+        float | None,
+        _option(
+            "--stop",
+            panel=GUIDANCE,
+            default="1.0",
+            help="Where it ends. Outside, autolora goes on as CFG (half the cost), the others without guidance.",
+        ),
+    ] = None,
+    guidance_rescale: Annotated[
+        float | None,
+        _option(
+            "--guidance-rescale", panel=GUIDANCE, default="0.0", help="0 to 1: takes back contrast that guidance adds."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        _option("--steps", panel=SAMPLER, default="30", help="Solver steps; each is 2 to 4 network evaluations."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        _option(
+            "--scheduler",
+            panel=SAMPLER,
+            default="the model's",
+            help="ddim, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras.",
+        ),
+    ] = None,
+    timestep_spacing: Annotated[
+        str | None,
+        _option("--timestep-spacing", panel=SAMPLER, default="the model's", help="leading, linspace or trailing."),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        _option(
+            "--noise", panel=SAMPLER, default="jax", help="torch: the noise, and so the pictures, of diffusers' seeds."
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        _option(
+            "--batch-size", panel=SAMPLER, default="4", help="Pictures per device at once. Less needs less memory."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        _option(
+            "--out",
+            "-o",
+            panel=OUTPUT,
+            default="out",
+            help="Folder. Pictures are numbered on from those that are in it.",
+        ),
+    ] = None,
+    compare: Annotated[
+        bool | None,
+        _option(
+            "--compare/--no-compare",
+            panel=OUTPUT,
+            help="Draw also the base model and the LoRA with CFG, from the same noise, and grid.png of all.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, _option("--overwrite", panel=OUTPUT, help="Number from 0000 and replace pictures of the same name.")
+    ] = False,
+    config: Annotated[
+        Path | None,
+        _option(
+            "--config",
+            panel=SETTINGS,
+            metavar="FILE",
+            help="Preset (.py) or the config.json of an earlier run; flags change it. A .py is a program and is "
+            "executed: use only presets that you trust.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        _option(
+            "--set",
+            panel=SETTINGS,
+            metavar="NAME=VALUE",
+            help="Change any setting by its name in config.json: --set sampler.steps=28. Flags win over it.",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Draw pictures with a LoRA-tuned SDXL, one for every prompt and seed.
+
+    Each PNG carries its settings where A1111, ComfyUI and civitai look for them; config.json beside them holds the
+    run's. Pictures are saved as they are finished.
+    """
+    with reported(debug, exit_code=2):
+        from autolora_jax import overrides
+        from autolora_jax.config import ConfigError
+        from autolora_jax.presets import GenerateConfig
+
+        settings = overrides.load_preset(config) if config else GenerateConfig()
+        changes: dict[str, Any] = dict(_assignment(text) for text in set_ or ())
+        changes |= {FLAGS[name]: value for name, value in context.params.items() if name in FLAGS and value is not None}
+        if prompt_file:
+            changes["prompts"] = [*(prompt or ()), *_lines(prompt_file)]
+        settings = overrides.override(settings, changes)
+        if settings.model.source is None:
+            raise ConfigError("which model? autolora generate MODEL …")
+        if not settings.prompts:
+            raise ConfigError("draw what? Give a --prompt or a --prompt-file")
+        if settings.compare and not settings.loras:
+            raise ConfigError("--compare sets a LoRA beside the base model: add --lora FILE")
+    with reported(debug):
+        from autolora_jax.cli.drawing import draw
+
+        folder = draw(settings, overwrite)
+        print(f"{len(folder.saved)} pictures in {folder.path}")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text!r} should be NAME=VALUE, as in --set sampler.steps=28")
+    return name.strip(), value.strip()
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as e:
+        raise ValueError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ValueError(f"{path} holds no prompt: one a line is expected")
+    return prompts

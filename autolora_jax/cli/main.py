@@ -1,0 +1,43 @@
+"""`autolora` itself: its commands, --version."""
+
+from typing import Annotated
+
+import typer
+
+from autolora_jax import __version__
+from autolora_jax.cli.convert import convert
+from autolora_jax.cli.generate import EXAMPLES, generate
+from autolora_jax.cli.info import info
+
+app = typer.Typer(
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="AutoLoRA guidance for LoRA-tuned SDXL: the diversity of the base model, the subject of the LoRA.",
+    epilog="Start with [cyan]autolora generate --help[/].",
+)
+app.command(epilog=EXAMPLES)(generate)
+app.command()(convert)
+app.command()(info)
+
+
+def _version(asked: bool) -> bool:
+    if asked:
+        print(f"autolora-jax {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script's entry."""
+    app(prog_name="autolora")

@@ -1,0 +1,54 @@
+"""The progress bars: one row per stage, on stderr."""
+
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from autolora_jax import pipeline
+from autolora_jax.cli.console import console
+
+
+class Display:
+    """Rows of progress. Stages appear when they begin; a stage whose end nobody knows is a spinner."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[what]}", style="dim", markup=False),
+            console=console,
+        )
+        self._rows: dict[str, TaskID] = {}
+        self.column = ""  # which of several comparisons is being drawn
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._rows:
+            self._progress.stop()
+
+    def update(self, row: str, done: int, total: int | None, what: str = "") -> None:
+        """Shows that `done` of `total` are done in a row; it never steps back. total=None: unknown."""
+        if not self._rows:
+            self._progress.start()
+        if row not in self._rows:
+            self._rows[row] = self._progress.add_task(row, total=total, what=what)
+        task = self._progress.tasks[self._rows[row]]
+        self._progress.update(task.id, completed=max(done, task.completed), total=total, what=what)
+
+    def __call__(self, progress: pipeline.Progress) -> None:
+        """The pipeline's on_progress."""
+        compiling, drawing = f"Compile {self.column}".strip(), f"Draw {self.column}".strip()
+        if progress.stage == "load":
+            self.update("Load", progress.done, progress.total, progress.what)
+        elif progress.stage == "encode" and drawing not in self._rows:
+            self.update(compiling, 0, None, "minutes at full size, once per kind of guidance and batch")
+        elif progress.stage == "sample":
+            self.update(compiling, 1, 1)
+            self.update(drawing, progress.done, progress.total, "steps")

@@ -1,0 +1,133 @@
+"""CLIP's text encoders: ViT-L (SDXL's first) and OpenCLIP's bigG (its second) by config.
+
+Follows transformers 5.23 models/clip/modeling_clip.py, with the published files' names (`text_model.` everywhere).
+The mask is causal only: padding is attended to, as in every SDXL pipeline.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from autolora_jax.config import CLIPTextConfig
+from autolora_jax.models.attention import dot_product_attention
+from autolora_jax.models.layers import ACTIVATIONS, Block, Dense, LayerNorm
+
+LEGACY_EOS = 2  # the wrong id that old configs carry
+
+
+class Embeddings(Block):
+    """Token plus position."""
+
+    config: CLIPTextConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.token_embedding = nn.Embed(c.vocab_size, c.hidden_size, **self.dtypes)
+        self.position_embedding = nn.Embed(c.max_position_embeddings, c.hidden_size, **self.dtypes)
+
+    def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        return self.token_embedding(ids) + self.position_embedding(jnp.arange(ids.shape[1])[None])
+
+
+class SelfAttention(Block):
+    """Causal multi-head attention."""
+
+    config: CLIPTextConfig
+
+    def setup(self) -> None:
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
+            Dense(self.config.hidden_size, **self.dtypes) for _ in range(4)
+        )
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        heads = (*x.shape[:2], self.config.num_attention_heads, -1)
+        q, k, v = (project(x).reshape(heads) for project in (self.q_proj, self.k_proj, self.v_proj))  # [b t h d]
+        return self.out_proj(dot_product_attention(q, k, v, self.attention, causal=True).reshape(x.shape))
+
+
+class MLP(Block):
+    """Dense, the config's activation, Dense."""
+
+    config: CLIPTextConfig
+
+    def setup(self) -> None:
+        self.fc1 = Dense(self.config.intermediate_size, **self.dtypes)
+        self.fc2 = Dense(self.config.hidden_size, **self.dtypes)
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        return self.fc2(ACTIVATIONS[self.config.hidden_act](self.fc1(x)))
+
+
+class EncoderLayer(Block):
+    """Attention and MLP, each behind a LayerNorm and beside a shortcut."""
+
+    config: CLIPTextConfig
+
+    def setup(self) -> None:
+        self.layer_norm1 = LayerNorm(self.config.layer_norm_eps, **self.dtypes)
+        self.self_attn = SelfAttention(config=self.config, **self.settings)
+        self.layer_norm2 = LayerNorm(self.config.layer_norm_eps, **self.dtypes)
+        self.mlp = MLP(config=self.config, **self.settings)
+
+    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Encoder(Block):
+    """The layers, one after another."""
+
+    config: CLIPTextConfig
+
+    def setup(self) -> None:
+        self.layers = [EncoderLayer(config=self.config, **self.settings) for _ in range(self.config.num_hidden_layers)]
+
+    def __call__(self, x: Float[Array, "b t d"]) -> tuple[Array, ...]:
+        states = [x]
+        for layer in self.layers:
+            states.append(layer(states[-1]))
+        return tuple(states)
+
+
+class TextTransformer(Block):
+    """Embeddings, encoder, final norm."""
+
+    config: CLIPTextConfig
+
+    def setup(self) -> None:
+        self.embeddings = Embeddings(config=self.config, **self.settings)
+        self.encoder = Encoder(config=self.config, **self.settings)
+        self.final_layer_norm = LayerNorm(self.config.layer_norm_eps, **self.dtypes)
+
+    def __call__(self, ids: Int[Array, "b t"]) -> tuple[tuple[Array, ...], Float[Array, "b d"]]:
+        """(hidden states, final norm of the last one at the end-of-text token)."""
+        states = self.encoder(self.embeddings(ids))
+        end = jnp.argmax(_end_score(ids, self.config.eos_token_id), axis=-1)  # [b], the first maximum
+        last = jnp.take_along_axis(states[-1], end[:, None, None], axis=1)[:, 0]
+        return states, self.final_layer_norm(last)
+
+
+class CLIPTextModel(Block):
+    """Token ids -> what the denoiser reads."""
+
+    config: CLIPTextConfig
+
+    def setup(self) -> None:
+        self.text_model = TextTransformer(config=self.config, **self.settings)
+        if self.config.with_projection:
+            self.text_projection = Dense(self.config.projection_dim, use_bias=False, **self.dtypes)
+
+    def __call__(self, input_ids: Int[Array, "b t"]) -> tuple[tuple[Array, ...], Float[Array, "b p"]]:
+        """(hidden states, pooled).
+
+        Hidden states: the embeddings, then every layer's output, [b t d] each, without the final norm; SDXL reads [-2].
+        pooled: the normed state at the end-of-text token, projected if the config says so.
+        input_ids: [b 77], below vocab_size.
+        """
+        states, pooled = self.text_model(input_ids)
+        return states, self.text_projection(pooled) if self.config.with_projection else pooled
+
+
+def _end_score(ids: Int[Array, "b t"], eos_token_id: int) -> Int[Array, "b t"] | Bool[Array, "b t"]:
+    """Highest where the text ends. Real end tokens are the vocabulary's last, so old configs' wrong id does no harm."""
+    return ids if eos_token_id == LEGACY_EOS else ids == eos_token_id

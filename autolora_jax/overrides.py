@@ -1,0 +1,198 @@
+"""Settings as text: flags, `--set name=value`, preset files and config.json are all changes to a GenerateConfig.
+
+Every setting has one spelling for all of these: seeds "0-15", size "1024x1024", a LoRA "pixel.safetensors:0.8".
+"""
+
+import dataclasses
+import difflib
+import runpy
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from autolora_jax import guidance
+from autolora_jax.config import ConfigError, read_json
+from autolora_jax.guidance import RULES, Rule, Value
+from autolora_jax.presets import GenerateConfig, Lora, Loras, Seeds, Size, Texts
+
+MOST_SEEDS = 1_000_000
+
+
+class Spelling(NamedTuple):
+    """A type of setting: reader of its text (or of a JSON value), the JSON value itself, what the text looks like."""
+
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any]
+    looks: str
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _read_whole(value: Any) -> int:
+    return int(value) if isinstance(value, int | str) else int(str(value))
+
+
+def _read_truth(value: Any) -> bool:
+    return {"true": True, "false": False}[str(value).lower()]
+
+
+def _read_values(value: Any) -> Value:
+    return tuple(map(float, value)) if isinstance(value, list) else float(value)
+
+
+def _read_seeds(text: Any) -> Seeds:
+    seeds: list[int] = []
+    for part in str(text).split(","):
+        first, dash, last = part.partition("-")
+        start = int(first)
+        end = int(last) if dash else start
+        if end < start or len(seeds) + end - start >= MOST_SEEDS:
+            raise ValueError(f"{part} is no range, or one of over {MOST_SEEDS}")
+        seeds += range(start, end + 1)
+    return tuple(seeds)
+
+
+def _write_seeds(seeds: Seeds) -> str:
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _read_size(text: str) -> Size:
+    width, height = text.lower().split("x")
+    return int(width), int(height)
+
+
+def _several(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+SPELLINGS: dict[Any, Spelling] = {
+    int: Spelling(_read_whole, _same, "a whole number"),
+    float: Spelling(float, _same, "a number"),
+    Value: Spelling(_read_values, _same, "a number"),
+    str: Spelling(str, _same, "a text"),
+    bool: Spelling(_read_truth, _same, "true or false"),
+    Seeds: Spelling(_read_seeds, _write_seeds, f"seeds such as 0-15 or 1,5,9-12 (at most {MOST_SEEDS:,})"),
+    Size: Spelling(_read_size, lambda size: f"{size[0]}x{size[1]}", "WIDTHxHEIGHT in pixels, such as 1024x1024"),
+    Loras: Spelling(
+        lambda texts: tuple(map(Lora.parse, _several(texts))), lambda loras: list(map(str, loras)), "FILE[:SCALE]"
+    ),
+    Texts: Spelling(lambda texts: tuple(_several(texts)), list, "a text"),
+    Rule: Spelling(lambda name: RULES[name](), guidance.to_dict, f"one of {', '.join(RULES)}"),
+}
+
+
+def override(config: GenerateConfig, changes: Mapping[str, Any]) -> GenerateConfig:
+    """The config with some settings changed: name ("seeds", "sampler.steps", "guidance.gamma") -> text or JSON value.
+
+    Raises ConfigError for an unknown name, with the nearest known one, and for a value that can't be read or meant.
+    """
+    sections: dict[str, dict[str, Any]] = {"": {}}
+    for name, value in changes.items():
+        section, _, field = name.rpartition(".")
+        sections.setdefault(section, {})[field] = value
+    config = _replace(config, config, "", sections.pop(""))
+    if "guidance" in sections:  # `--gamma 2` changes the rule that the run has anyway
+        config = dataclasses.replace(config, guidance=config.rule())
+    for section, values in sections.items():
+        changed = _replace(config, getattr(config, section, None), f"{section}.", values)
+        config = dataclasses.replace(config, **{section: changed})
+    return config
+
+
+def _replace(config: GenerateConfig, part: Any, prefix: str, values: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(type(part)) if dataclasses.is_dataclass(part) else {}
+    for name in values:
+        if name not in hints:
+            raise _unknown(config, part, prefix + name, [prefix + known for known in hints])
+    try:
+        return dataclasses.replace(part, **{k: _read(v, hints[k], prefix + k) for k, v in values.items()})
+    except ConfigError:
+        raise
+    except ValueError as e:  # a guidance rule's own
+        raise ConfigError(str(e)) from None
+
+
+def _unknown(config: GenerateConfig, part: Any, name: str, nearby: list[str]) -> ConfigError:
+    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    deeper = [f"{n}.{f.name}" for n, v in parts.items() if dataclasses.is_dataclass(v) for f in dataclasses.fields(v)]
+    last = {known.rpartition(".")[2]: known for known in (*parts, *deeper)}
+    near = difflib.get_close_matches(name.rpartition(".")[2], last, 1)
+    hint = f" (did you mean {last[near[0]]}?)" if near else ""
+    owner = f" of {type(part).__name__}" if nearby else ""
+    return ConfigError(f"{name} is not a setting{owner}{hint}: there are {', '.join(nearby or parts)}")
+
+
+def _read(value: Any, hint: Any, name: str) -> Any:
+    optional = isinstance(hint, types.UnionType) and types.NoneType in hint.__args__
+    if optional:
+        hint = next(h for h in hint.__args__ if h is not types.NoneType)
+        if value is None or (value == "none" and hint is not Rule):
+            return None
+    if hint not in SPELLINGS:
+        names = ", ".join(f"{name}.{f.name}" for f in dataclasses.fields(hint))
+        raise ConfigError(f"{name} is several settings: {names}")
+    spelling = SPELLINGS[hint]
+    try:
+        return spelling.read(value)
+    except ConfigError:
+        raise
+    except (ValueError, KeyError, TypeError, OverflowError):
+        raise ConfigError(f"{name} = {value!r} should be {spelling.looks}") from None
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The changes that a JSON object of settings means: (dotted name, value)."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix[:-1] if name == "rule" else prefix + name, value
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """The JSON object of a config; override(GenerateConfig(), dict(flatten(it))) is the config again."""
+    return {name: _write(getattr(config, name), hint) for name, hint in typing.get_type_hints(type(config)).items()}
+
+
+def _write(value: Any, hint: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(hint, types.UnionType) and types.NoneType in hint.__args__:
+        hint = next(h for h in hint.__args__ if h is not types.NoneType)
+    return SPELLINGS[hint].write(value) if hint in SPELLINGS else to_json(value)
+
+
+def load_preset(path: Path) -> GenerateConfig:
+    """The config of a preset (.py, which is executed) or of the config.json of an earlier run (.json, which is not).
+
+    Raises ConfigError that names the file, and the line where its code failed.
+    """
+    if path.suffix == ".json":
+        saved = read_json(path)
+        try:
+            return override(GenerateConfig(), dict(flatten(saved.get("settings", {}))))
+        except ConfigError as e:
+            raise ConfigError(f"{path}: {e}") from None
+    if not path.is_file():
+        raise ConfigError(f"{path} is not a file; give a preset such as configs/sdxl_autolora.py")
+    try:
+        config = runpy.run_path(str(path))["get_config"]()
+    except Exception as e:  # whatever the user's own code raises
+        lines = [f", line {f.lineno}" for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
+        missing = isinstance(e, KeyError) and e.args == ("get_config",) and not lines
+        what = "it defines no get_config()" if missing else f"{type(e).__name__}: {e}"
+        raise ConfigError(f"{path}{lines[-1] if lines else ''}: {what}") from e
+    if not isinstance(config, GenerateConfig):
+        raise ConfigError(f"{path}: get_config() should return a GenerateConfig, not a {type(config).__name__}")
+    return config

@@ -1,0 +1,146 @@
+"""Pictures as PNG files that say how they were made.
+
+A PNG carries two text chunks. `parameters` is what A1111's web UI, and after it ComfyUI and civitai, read: the prompt,
+a line "Negative prompt: …", a line "Steps: 30, Sampler: Euler, …". `autolora` is JSON and holds every setting.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+
+from autolora_jax import __version__, guidance
+from autolora_jax.guidance import CFG, AutoLoRA, PersonalizationGuidance, Rule
+
+# Our solver -> A1111's name of it; "_karras" becomes its "Schedule type".
+SAMPLERS = {"ddim": "DDIM", "euler": "Euler", "euler_ancestral": "Euler a", "dpmpp_2m": "DPM++ 2M"}
+KARRAS = "_karras"
+
+
+def save_png(path: Path, image: Image.Image, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+    """Writes a picture with its settings.
+
+    settings: an entry of Output.settings, and what else should be kept. "lora_hashes" (one lora_hash per LoRA) lets
+        civitai recognise them.
+    Raises as write_png.
+    """
+    texts = {"parameters": parameters(settings), "autolora": json.dumps(settings, default=_plain)}
+    write_png(path, image, texts, overwrite)
+
+
+def write_png(path: Path, image: Image.Image, texts: Mapping[str, str], overwrite: bool = False) -> None:
+    """Writes a picture with text chunks, in any script. The file appears whole or not at all.
+
+    Raises FileExistsError if there is such a file and `overwrite` is false, OSError if it can't be written.
+    """
+    info = PngInfo()
+    for key, text in texts.items():
+        text = text.encode("utf-8", "replace").decode()  # lone surrogates: bytes of a terminal that are no UTF-8
+        if text.isascii():
+            info.add_text(key, text)
+        else:
+            info.add_itxt(key, text)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            image.save(file, "PNG", pnginfo=info)
+        if overwrite:
+            temporary.replace(path)
+        else:
+            _move_to_new(temporary, path)
+    except OSError as e:
+        if e.errno is None:
+            raise
+        raise OSError(e.errno, e.strerror, str(path)) from None  # the name that the caller knows
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _move_to_new(source: Path, target: Path) -> None:
+    """Renames, without replacing a file that another program may write at this moment."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        source.replace(target)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings that save_png put into a picture. Raises ValueError if there are none."""
+    with Image.open(path) as image:
+        text = image.text.get("autolora") if isinstance(image, PngImageFile) else None
+    if text is None:
+        raise ValueError(f"{path} says nothing about how it was made: it is not a picture as autolora saved it")
+    return json.loads(text)
+
+
+def parameters(settings: Mapping[str, Any]) -> str:
+    """Settings as A1111 writes them; its names where it has one, then AutoLoRA's own."""
+    rule: Rule = settings["guidance"]
+    solver = settings["scheduler"]
+    sampler = solver.removesuffix(KARRAS)
+    loras = dict(zip(settings["loras"], settings["lora_scales"], strict=False))
+    hashes = dict(zip(settings["loras"], settings.get("lora_hashes", ()), strict=False))
+    clip_skip = settings["clip_skip"]
+    _, *values = guidance.to_dict(rule).items()
+    fields = {
+        "Steps": settings["steps"],
+        "Sampler": SAMPLERS.get(sampler, sampler),
+        "Schedule type": "Karras" if solver.endswith(KARRAS) else None,
+        "CFG scale": _cfg_scale(rule),
+        "Seed": settings["seed"],
+        "Size": "{}x{}".format(*settings["size"]),
+        "Model": settings["model"],
+        # A1111 counts from the last layer, where SDXL reads the last but one; diffusers counts from there.
+        "Clip skip": None if clip_skip is None else clip_skip + 2,
+        "Lora hashes": ", ".join(f"{name}: {digest}" for name, digest in hashes.items()) or None,
+        "Guidance": type(rule).__name__,
+        # Names of one letter are not read by A1111.
+        **{name if len(name) > 1 else f"guidance {name}": value for name, value in values},
+        "Guidance rescale": settings["guidance_rescale"] or None,
+        "LoRA scales": " ".join(f"{scale:g}" for scale in loras.values()) or None,
+        "Noise": settings["noise"],
+        "Version": f"autolora-jax {__version__}",
+    }
+    prompt = " ".join([settings["prompt"], *(f"<lora:{name}:{scale:g}>" for name, scale in loras.items())])
+    negative = settings["negative_prompt"]
+    lines = [
+        prompt,
+        *([f"Negative prompt: {negative}"] if negative else []),
+        ", ".join(f"{name}: {_quoted(value)}" for name, value in fields.items() if value is not None),
+    ]
+    return "\n".join(lines)
+
+
+def _cfg_scale(rule: Rule) -> Any:
+    """What the tuned model's prompt is amplified with; 1 is not at all."""
+    if isinstance(rule, AutoLoRA):
+        return rule.w2
+    return rule.w if isinstance(rule, CFG | PersonalizationGuidance) else 1.0
+
+
+def _quoted(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(',:\n"') else text
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Rule):
+        return guidance.to_dict(value)
+    raise TypeError(f"settings can't hold a {type(value).__name__}")
+
+
+def lora_hash(path: Path) -> str:
+    """civitai's AutoV3 hash of a .safetensors file, 12 hex digits: SHA-256 of its data without its header."""
+    with path.open("rb") as file:
+        file.seek(int.from_bytes(file.read(8), "little") + 8)
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

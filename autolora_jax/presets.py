@@ -1,0 +1,127 @@
+"""What a run of `autolora generate` does, as a frozen dataclass. A preset is a file whose get_config() returns one."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Collection
+from pathlib import Path
+
+from autolora_jax.config import ConfigError
+from autolora_jax.guidance import CFG, AutoLoRA, Rule
+from autolora_jax.schedules import SOLVERS, SPACINGS
+
+DTYPES = ("bfloat16", "float32")
+NOISES = ("jax", "torch")
+
+
+def _choice(name: str, value: str | None, choices: Collection[str | None]) -> None:
+    if value not in choices:
+        names = [choice for choice in choices if choice is not None]
+        near = difflib.get_close_matches(str(value), names, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"{name} = {value!r} is not known: {hint}there are {', '.join(names)}")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} = {value} should be at least {least}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """A LoRA (file, folder or hub id) and its strength."""
+
+    source: str
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.source or not math.isfinite(self.scale):
+            raise ConfigError(f"LoRA {self.source!r} at scale {self.scale}: need a file and a finite scale")
+
+    @classmethod
+    def parse(cls, text: str) -> "Lora":
+        """FILE[:SCALE]: only a number after the last colon is a scale, and not if a file bears the whole name."""
+        source, colon, scale = text.rpartition(":")
+        if not colon or Path(text).exists():
+            return cls(text)
+        try:
+            number = float(scale)
+        except ValueError:
+            return cls(text)  # the colon of C:\loras\pixel.safetensors
+        return cls(source, number)
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.scale!r}"
+
+
+Loras = tuple[Lora, ...]
+Texts = tuple[str, ...]
+Seeds = tuple[int, ...]
+Size = tuple[int, int]  # width, height
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which checkpoint, and how it is loaded: arguments of AutoLoRAPipeline.from_pretrained."""
+
+    source: str | None = None
+    dtype: str = "bfloat16"
+    variant: str | None = None
+    tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        _choice("dtype", self.dtype, DTYPES)
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+    """How noise becomes a picture; None is the checkpoint's own."""
+
+    steps: int = 30
+    scheduler: str | None = None
+    timestep_spacing: str | None = None
+    guidance_rescale: float = 0.0
+    noise: str = "jax"
+
+    def __post_init__(self) -> None:
+        _at_least("steps", self.steps, 1)
+        _choice("noise", self.noise, NOISES)
+        _choice("scheduler", self.scheduler, (None, *SOLVERS))
+        _choice("timestep_spacing", self.timestep_spacing, (None, *SPACINGS))
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ConfigError(f"guidance_rescale = {self.guidance_rescale} should be between 0 (off) and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig:
+    """A picture for every prompt and seed, and where they go. Raises ConfigError for values that can't be meant."""
+
+    model: ModelConfig = ModelConfig()
+    loras: Loras = ()
+    prompts: Texts = ()
+    negative_prompt: str | None = ""  # None: what the checkpoint's own pipeline means by none
+    seeds: Seeds = (0,)
+    guidance: Rule | None = None  # None: AutoLoRA with a LoRA, CFG without
+    sampler: SamplerConfig = SamplerConfig()
+    size: Size | None = None  # None: what the model was trained at
+    clip_skip: int | None = None
+    batch_size: int = 4  # pictures per device at once
+    compare: bool = False  # also the base model and the LoRA under CFG, and a grid of all
+    out: str = "out"
+
+    def __post_init__(self) -> None:
+        for name in ("loras", "prompts", "seeds"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"{name} = {value!r} should be several: ({value!r},) is one of them")
+            object.__setattr__(self, name, tuple(value))
+        if not self.seeds or min(self.seeds) < 0 or max(self.seeds) >= 2**63:
+            raise ConfigError(f"seeds = {self.seeds} should be one or more whole numbers from 0 to 2^63 - 1")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ConfigError(f"size = {self.size} should be a width and a height in pixels")
+        _at_least("batch_size", self.batch_size, 1)
+        _at_least("clip_skip", self.clip_skip or 0, 0)
+
+    def rule(self) -> Rule:
+        """The guidance of this run."""
+        return self.guidance or (AutoLoRA() if self.loras else CFG())

@@ -1,0 +1,99 @@
+"""Files from the Hugging Face hub: listed once, fetched one by one when they are needed, and only then.
+
+Without a connection the copy in the hub's cache serves, as far as it goes.
+"""
+
+import re
+from os import PathLike
+from pathlib import Path
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    HTTPError,  # of the HTTP client that this version of the hub uses
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.folders import Folder, LocalFolder
+
+CacheDir = str | PathLike[str] | None
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a text that is no local path may name a repository, or a file in one: "owner/name[/file.safetensors]"."""
+    match = re.fullmatch(r"\w[\w.-]*/(\w[\w.-]*)(/[\w./-]+\.safetensors)?", source)
+    return match is not None and not match[1].endswith(".safetensors")  # "folder/file.safetensors" is a path
+
+
+def split_hub_id(source: str) -> tuple[str, str | None]:
+    """(repository, file in it or None)."""
+    owner, name, *file = source.split("/", 2)
+    return f"{owner}/{name}", file[0] if file else None
+
+
+class HubFolder:
+    """A repository at one commit: all files come from the same one, even if the repository changes meanwhile."""
+
+    def __init__(self, repo: str, commit: str, names: frozenset[str], cache_dir: CacheDir) -> None:
+        self.repo, self.commit, self.cache_dir = repo, commit, cache_dir
+        self.where = f"hub repository {repo}"
+        self._names = names
+
+    def names(self) -> frozenset[str]:
+        return self._names
+
+    def path(self, name: str) -> Path:
+        try:
+            return Path(hf_hub_download(self.repo, name, revision=self.commit, cache_dir=self.cache_dir))
+        except (HTTPError, OSError, EntryNotFoundError) as e:
+            raise WeightsError(f"{name} of {self.where} could not be fetched: {_first_line(e)}") from None
+
+
+def open_hub(repo: str, revision: str | None = None, cache_dir: CacheDir = None) -> Folder:
+    """A repository of the hub, or its cached copy when the hub can't be reached. Raises WeightsError."""
+    where = f"hub repository {repo}" + (f" at {revision}" if revision else "")
+    try:
+        info = HfApi().model_info(repo, revision=revision)
+    except GatedRepoError:
+        raise WeightsError(
+            f"{where} wants its terms accepted: do so at https://huggingface.co/{repo}, then run `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise WeightsError(
+            f"{repo} is neither a path on this machine nor a repository of the hub that you may read; check the "
+            "spelling, or run `hf auth login` if it is private"
+        ) from None
+    except RevisionNotFoundError:
+        raise WeightsError(f"{where} does not exist; leave out the revision or choose another") from None
+    except HFValidationError as e:
+        raise WeightsError(f"{repo!r} is neither a path on this machine nor a hub id: {_first_line(e)}") from None
+    except (HTTPError, OSError) as e:
+        return _cached(repo, revision, cache_dir, e)
+    names = frozenset(s.rfilename for s in info.siblings or ())
+    return HubFolder(repo, info.sha or revision or "main", names, cache_dir)
+
+
+def _cached(repo: str, revision: str | None, cache_dir: CacheDir, error: Exception) -> Folder:
+    """The repository's snapshot in the cache, after `error` kept us from the hub."""
+    offline = isinstance(error, OfflineModeIsEnabled)
+    why = "HF_HUB_OFFLINE is set" if offline else f"the hub can't be reached ({_first_line(error)})"
+    root: str | None
+    try:
+        root = snapshot_download(repo, revision=revision, cache_dir=cache_dir, local_files_only=True)
+    except LocalEntryNotFoundError as e:
+        root = getattr(e, "snapshot_path", None)  # some files are there, some are not
+    if root:
+        return LocalFolder(Path(root), f" (the cached copy of hub repository {repo}; {why})")
+    raise WeightsError(
+        f"{repo} is not on this machine and {why}; connect, or give the path of a folder or .safetensors file"
+    )
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).strip() or type(e).__name__).splitlines()[0]

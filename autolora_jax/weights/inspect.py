@@ -1,0 +1,170 @@
+"""What a file or folder is and what would load of it, told without reading weights and without failing."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from autolora_jax.config import ConfigError, JsonConfig, SchedulerConfig
+from autolora_jax.weights import diffusers_folder, orbax_folder
+from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.files import kind_of, open_tensors
+from autolora_jax.weights.folders import LocalFolder
+from autolora_jax.weights.lora_describe import LoraDescription, describe_lora
+from autolora_jax.weights.lora_metadata import listing
+from autolora_jax.weights.networks import COMPONENTS, Networks, check_together, shapes_of
+from autolora_jax.weights.orbax_folder import OrbaxWeights
+from autolora_jax.weights.single_file import read_single_file, what_else
+from autolora_jax.weights.streaming import TensorWeights
+
+T = TypeVar("T")
+
+FOLDER, CONVERTED, SINGLE = "SDXL, diffusers folder", "SDXL, converted folder (Orbax)", "SDXL, single file"
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """One network's stored parameters."""
+
+    parameters: int
+    dtypes: Mapping[str, int]  # dtype -> tensors
+    dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # tensor -> why it is left out
+    problems: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        dtypes = ", ".join(self.dtypes)
+        left_out = (f"; left out: {name} ({why})" for name, why in self.dropped.items())
+        return f"{self.parameters:,} parameters, {dtypes}" + "".join(left_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What something on disk is. print() it."""
+
+    path: str
+    kind: str
+    components: Mapping[str, Component] = dataclasses.field(default_factory=dict)
+    scheduler: SchedulerConfig | None = None
+    dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # tensors of no component
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)  # a safetensors header's, as it stands
+    lora: LoraDescription | None = None
+    problems: tuple[str, ...] = ()  # why it can't be loaded
+
+    @property
+    def loads(self) -> bool:
+        """Whether nothing is known against loading it. (Bad values show only when the weights are read.)"""
+        return not (self.problems or any(c.problems for c in self.components.values()))
+
+    def __str__(self) -> str:
+        if self.lora:
+            return str(self.lora)
+        rows = [
+            ("is", self.kind),
+            *((name, str(component)) for name, component in self.components.items()),
+            *(("scheduler", f"{s.solver}, {s.prediction_type}") for s in [self.scheduler] if s),
+            *(("left out", f"{name} ({why})") for name, why in self.dropped.items()),
+            *((f"{name}: can't be loaded", p) for name, c in self.components.items() for p in c.problems),
+            *(("can't be loaded", problem) for problem in self.problems),
+        ]
+        return listing(self.path, rows)
+
+
+@dataclasses.dataclass
+class Attempts:
+    """Runs functions and collects what they complain about."""
+
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+    def run(self, function: Callable[..., T], *args: Any) -> T | None:
+        try:
+            return function(*args)
+        except (WeightsError, ConfigError) as e:
+            self.problems.append(str(e))
+            return None
+
+
+def describe(path: str | PathLike[str]) -> Description:
+    """What a file or folder is, and what would load of it. Bad ones are described, never raised."""
+    path = Path(path)
+    kind = "unreadable"
+    try:
+        if path.is_dir():
+            kind = _folder_kind(path)
+            return _folder(path, kind)
+        kind, why = kind_of(path)
+        if why:
+            return Description(str(path), kind, problems=(why,))
+        kind = "safetensors file"
+        with open_tensors(path) as files:
+            other, metadata = what_else(files.tensors), files.metadata
+        if other is None:
+            kind = SINGLE
+            return _single(path, metadata)
+        lora = describe_lora(path) if "LoRA" in other[0] else None
+        problems = lora.problems if lora else (other[1],)
+        return Description(str(path), other[0], metadata=metadata, lora=lora, problems=problems)
+    except (WeightsError, ConfigError) as e:
+        return Description(str(path), kind, problems=(str(e),))
+
+
+def _folder_kind(path: Path) -> str:
+    names = LocalFolder(path).names()
+    if orbax_folder.MANIFEST in names:
+        return CONVERTED
+    return FOLDER if diffusers_folder.INDEX in names else "folder"
+
+
+def _folder(path: Path, kind: str) -> Description:
+    folder = LocalFolder(path)
+    diffusers_folder.read_index(folder)
+    networks = diffusers_folder.read_networks(folder)
+    attempts = Attempts()
+    attempts.run(check_together, networks, folder.where)
+    scheduler = attempts.run(diffusers_folder.read_scheduler, folder)
+    for name in ("tokenizer", "tokenizer_2"):
+        attempts.run(diffusers_folder.tokenizer_folder, folder, name)
+    if kind == CONVERTED:
+        found = {name: attempts.run(_stored, w) for name, w in orbax_folder.open_weights(folder).items()}
+    else:
+        found = {name: attempts.run(_in_folder, folder, name, networks) for name in COMPONENTS}
+    return Description(
+        str(path),
+        kind,
+        components={name: component for name, component in found.items() if component},
+        scheduler=scheduler,
+        problems=tuple(attempts.problems),
+    )
+
+
+def _single(path: Path, metadata: Mapping[str, str]) -> Description:
+    file = read_single_file(path)
+    components = {name: _tensors(weights, getattr(file.networks, name)) for name, weights in file.weights.items()}
+    return Description(str(path), SINGLE, components, file.scheduler, file.dropped, metadata)
+
+
+def _in_folder(folder: LocalFolder, name: str, networks: Networks) -> Component:
+    config = getattr(networks, name)
+    return _tensors(diffusers_folder.component_weights(folder, name, config, None), config)
+
+
+def _tensors(weights: TensorWeights, config: JsonConfig) -> Component:
+    targets = shapes_of(config)
+    found, infos = weights.examine(targets), weights.infos()
+    attempts = Attempts(list(found.problems))
+    if not found.problems:
+        attempts.run(weights.check, targets)  # dtypes, too
+    kept = [info for name, info in infos.items() if name not in found.dropped]
+    return Component(
+        sum(math.prod(info.shape) for info in kept),
+        Counter(info.dtype for info in kept),
+        found.dropped,
+        tuple(attempts.problems),
+    )
+
+
+def _stored(weights: OrbaxWeights) -> Component:
+    stored = weights.stored().values()
+    return Component(sum(math.prod(shape) for shape, _ in stored), Counter(dtype for _, dtype in stored))

@@ -1,0 +1,109 @@
+"""Writing LoRA files in the two dialects that other programs read: kohya (sgm block names) and PEFT/diffusers."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+from safetensors.numpy import save_file
+
+from autolora_jax.config import UNetConfig
+from autolora_jax.weights.lora_change import LowRank
+from autolora_jax.weights.lora_dialects import KOHYA, KOHYA_SGM, PEFT
+from autolora_jax.weights.lora_files import LoraFile
+from autolora_jax.weights.lora_names import SPELLINGS, Layer, spell
+from autolora_jax.weights.lora_peft import HEADER_KEY, peft_header
+
+# dialect -> (naming styles, ending of down, ending of up)
+DIALECTS: Mapping[str, tuple[tuple[str, ...], str, str]] = {
+    "kohya": ((KOHYA_SGM, KOHYA), "lora_down.weight", "lora_up.weight"),
+    "peft": ((PEFT,), "lora_A.weight", "lora_B.weight"),
+}
+
+
+def save_lora(
+    path: str | os.PathLike[str],
+    trees: Mapping[str, Any],
+    dialect: str = "kohya",
+    metadata: Mapping[str, str] | None = None,
+    unet_config: UNetConfig | None = None,
+) -> None:
+    """Writes one LoRA's delta trees (component -> tree, as lora.attach gives them) to a .safetensors file.
+
+    alpha is part of the trees' `up`, so the file says alpha = rank. The file appears whole or not at all.
+    metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
+    unet_config: of the base model, for kohya's names of UNet blocks; None: SDXL.
+    Raises ValueError for an unknown dialect and for stacked LoRAs, which one file can't tell apart.
+    """
+    write_lora(path, dict(_changes(trees)), dialect, metadata, unet_config)
+
+
+def convert_lora(path: str | os.PathLike[str], file: LoraFile, dialect: str, unet_config: UNetConfig) -> None:
+    """Writes a LoRA that was read in another dialect: the same tensors, bit for bit, and the same header entries.
+
+    Every layer keeps its alpha: as a tensor in kohya's dialect, in the header of PEFT's.
+    """
+    header = {key: value for key, value in file.metadata.items() if key != HEADER_KEY}
+    write_lora(path, file.layers, dialect, header, unet_config)
+
+
+def write_lora(
+    path: str | os.PathLike[str],
+    layers: Mapping[Layer, LowRank],
+    dialect: str,
+    metadata: Mapping[str, str] | None,
+    unet_config: UNetConfig | None,
+) -> None:
+    """Writes layers' changes to a file; see save_lora."""
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
+    if not layers:
+        raise ValueError("there is no layer to write")
+    styles, down_ending, up_ending = DIALECTS[dialect]
+    tensors: dict[str, np.ndarray] = {}
+    alphas: dict[str, dict[str, tuple[int, float]]] = {}
+    for layer, change in layers.items():
+        name, module = _name(layer, styles, unet_config or UNetConfig())
+        is_conv = len(layer.kernel) == 4
+        alpha = change.rank if change.alpha is None else change.alpha
+        tensors[f"{name}.{down_ending}"] = np.ascontiguousarray(change.down if is_conv else change.down[:, :, 0, 0])
+        tensors[f"{name}.{up_ending}"] = np.ascontiguousarray(change.up[:, :, None, None] if is_conv else change.up)
+        if dialect == "kohya":
+            tensors[f"{name}.alpha"] = np.array(alpha, np.float32)
+        alphas.setdefault(layer.component, {})[module] = (change.rank, float(alpha))
+    header = {"format": "pt", **(metadata or {})} | ({HEADER_KEY: peft_header(alphas)} if dialect == "peft" else {})
+    _write(Path(path), tensors, header)
+
+
+def _name(layer: Layer, styles: tuple[str, ...], unet_config: UNetConfig) -> tuple[str, str]:
+    """(full name, name within the component): the first spelling of that style."""
+    for spelling in SPELLINGS[layer.component]:
+        if spelling.style in styles and (spelled := spell(spelling, layer.path, unet_config)):
+            return spelled
+    raise ValueError(f"{layer.component} {layer.path} has no name in {' or '.join(styles)}")
+
+
+def _changes(trees: Mapping[str, Any]) -> Iterator[tuple[Layer, LowRank]]:
+    for component, tree in trees.items():
+        leaves: dict[str, dict[str, np.ndarray]] = {}
+        for path, leaf in traverse_util.flatten_dict(dict(tree), sep="/").items():
+            layer, _, part = path.rpartition("/")
+            leaves.setdefault(layer, {})[part] = np.asarray(leaf)
+        for path, parts in leaves.items():
+            down, up = parts["down"], parts["up"]
+            if parts["owner"].any():
+                raise ValueError(f"{component} {path} holds several stacked LoRAs; save each of them on its own")
+            as_conv = down if down.ndim == 4 else down[None, None]
+            layer = Layer(component, path, (*down.shape[:-1], up.shape[1]))
+            yield layer, LowRank(as_conv.transpose(3, 2, 0, 1), up.T, None)
+
+
+def _write(path: Path, tensors: dict[str, np.ndarray], header: dict[str, str]) -> None:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, unfinished, metadata=header)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

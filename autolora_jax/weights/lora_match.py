@@ -1,0 +1,142 @@
+"""Which layer of the model every tensor of a LoRA file changes, from names and shapes alone: every tensor exactly once.
+
+Nothing is skipped. All that does not fit is collected, so that one message can say it.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping
+
+from autolora_jax.weights.errors import WeightsError, shorten
+from autolora_jax.weights.lora_dialects import Kind, foreign, guess_family, kind_of, naming_style, split_key
+from autolora_jax.weights.lora_names import Layer, Name
+from autolora_jax.weights.lora_peft import PeftSettings
+from autolora_jax.weights.rules import Shape
+
+Parts = dict[str, str]  # part ("down", "up", "alpha") -> the tensor's name in the file
+
+DAMAGED = "the file is damaged or was edited: download it again"
+NOT_APPLIED = "without knowing what they mean the LoRA can't be applied"
+DOUBLED = "re-save the file with one of them"
+
+
+class Problems:
+    """All that is wrong with a file, grouped by what is wrong and what to do about it."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
+
+    def add(self, what: str, remedy: str, *items: str) -> None:
+        self._found[what, remedy] += items
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def lines(self) -> list[str]:
+        """One line per kind of problem: how many, what, which, what to do."""
+        return [
+            f"{len(items)} {what}: {shorten(items, 3)} – {remedy}" if items else f"{what} – {remedy}"
+            for (what, remedy), items in self._found.items()
+        ]
+
+
+@dataclasses.dataclass
+class Match:
+    """What a file's names and shapes say."""
+
+    style: str  # how it names layers
+    family: str  # the base model it looks made for
+    kinds: set[str]  # names of the lora_dialects.KINDS in it
+    modules: dict[str, Parts]  # every module of the file, by its name there
+    layers: dict[Layer, str]  # the layers it changes -> module
+    problems: Problems
+
+    @property
+    def dialect(self) -> str:
+        """For people: "LoHa (LyCORIS), kohya (sgm block names)"."""
+        kinds = sorted(self.kinds - {"LoRA"}) or ["LoRA"]
+        return f"{' + '.join(kinds)}, {self.style}"
+
+
+def examine_modules(shapes: Mapping[str, Shape]) -> Match:
+    """What a file holds, without knowing a model: its kinds, and whether each module's parts are complete."""
+    match = Match(naming_style(shapes), guess_family(shapes), set(), {}, {}, Problems())
+    if not shapes:
+        match.problems.add("no tensors", DAMAGED)
+    for key in shapes:
+        if split := split_key(key):
+            module, part = split
+            parts = match.modules.setdefault(module, {})
+            if part in parts and part in ("down", "up", "alpha"):
+                match.problems.add("parts given twice", DOUBLED, f"{parts[part]} and {key}")
+            parts[part] = key
+        else:
+            what, remedy = foreign(key) or ("nothing known here", "load the file with the program that made it")
+            match.problems.add(f"tensors that are part of {what}", remedy, key)
+    for module, parts in match.modules.items():
+        _examine_module(module, parts, match)
+    return match
+
+
+def _examine_module(module: str, parts: Parts, match: Match) -> None:
+    kind = kind_of(parts)
+    if kind is None:
+        match.problems.add("alpha without lora_down and lora_up", DAMAGED, parts["alpha"])
+        return
+    match.kinds.add(kind.name)
+    if kind.remedy:
+        sign = next(parts[p] for p in parts if p in kind.needs)
+        match.problems.add(f"modules that are {kind.name}", kind.remedy, sign)
+    elif missing := sorted(kind.needs - parts.keys()):
+        match.problems.add(f"modules without their {' and '.join(missing)} half", DAMAGED, module)
+
+
+def match_layers(
+    shapes: Mapping[str, Shape], names: Mapping[str, Name], settings: Mapping[str, PeftSettings] | None = None
+) -> Match:
+    """Which layer each module of a file changes, and all that does not fit the model.
+
+    shapes: tensor name in the file -> shape. names: lora_names.names(…) of the model.
+    settings: what PEFT says beside the tensors, per component.
+    """
+    match = examine_modules(shapes)
+    guess = "" if match.family == "unknown" else f"the file looks made for {match.family}: "
+    other_model = guess + "use it with the model it was trained on"
+    layers: dict[Layer, str] = {}
+    for module, parts in match.modules.items():
+        kind = kind_of(parts)
+        if kind is None or kind.remedy or not kind.needs <= parts.keys():
+            continue
+        if module not in names:
+            match.problems.add("modules that this model does not have", other_model, module)
+            continue
+        layer = names[module].layer
+        if layer in layers:
+            match.problems.add("layers named twice", DOUBLED, f"{layers[layer]} and {module}")
+        elif problem := _misfit(kind, {part: shapes[key] for part, key in parts.items()}, layer):
+            match.problems.add("shapes that do not fit", other_model, f"{module} ({problem})")
+        elif problem := _rank_conflict(names[module], shapes[parts["down"]][0], settings or {}):
+            match.problems.add("ranks that differ from the file's own PEFT settings", DAMAGED, f"{module} ({problem})")
+        layers[layer] = module
+    match.layers = layers
+    return match
+
+
+def _misfit(kind: Kind, shapes: Mapping[str, Shape], layer: Layer) -> str | None:
+    if shapes.get("alpha", ()) not in ((), (1,)):
+        return f"alpha {list(shapes['alpha'])} instead of one number"
+    return kind.misfit(shapes, layer.kernel)
+
+
+def _rank_conflict(name: Name, rank: int, settings: Mapping[str, PeftSettings]) -> str | None:
+    if name.layer.component not in settings:
+        return None
+    said = settings[name.layer.component].rank(name.module)
+    return f"rank {rank}, settings say {said}" if said != rank else None
+
+
+def raise_problems(where: str, match: Match) -> None:
+    """Raises the one WeightsError that names the file and all that is wrong with it; does nothing when all is well."""
+    if match.problems:
+        head = f"{where} can't be applied exactly, so nothing of it was loaded ({match.dialect}):"
+        raise WeightsError("\n  ".join([head, *match.problems.lines()]))

@@ -1,0 +1,186 @@
+"""The converted form: a diffusers folder with Orbax trees in place of safetensors.
+
+    OUT/autolora.json           manifest: format, dtypes, source, size of every other file; written last
+    OUT/<component>/orbax/      the component's parameter tree
+    OUT/model_index.json, OUT/scheduler/, OUT/tokenizer/, OUT/tokenizer_2/, OUT/<component>/config.json: as in diffusers
+
+Restoring reads every leaf straight onto its devices: each process and device only its own part, cast on the way.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from flax import traverse_util
+from jaxtyping import DTypeLike
+
+from autolora_jax.config import ConfigError, read_json
+from autolora_jax.weights.errors import WeightsError, shorten
+from autolora_jax.weights.folders import Folder, LocalFolder
+from autolora_jax.weights.networks import COMPONENTS
+from autolora_jax.weights.rules import Shape, flat_shapes
+from autolora_jax.weights.streaming import Placement
+
+MANIFEST = "autolora.json"
+FORMAT = "autolora-jax checkpoint"
+VERSION = 1
+_IN_FLIGHT_GB = 1  # host memory that a restore may use at a time; the largest SDXL tensor has 0.25
+
+
+class OrbaxWeights(NamedTuple):
+    """One component of a converted folder."""
+
+    path: Path
+
+    def stored(self) -> dict[str, tuple[Shape, str]]:
+        """{"a/b/kernel": (shape, dtype name)}, without reading weights."""
+        with _reading(self.path), _checkpointer() as checkpointer:
+            tree = checkpointer.metadata(self.path).item_metadata.tree
+        flat = traverse_util.flatten_dict(tree, sep="/")
+        return {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat.items()}
+
+    def sources(self) -> dict[str, int]:
+        """Name and size in bytes of the files it is read from: of none, its folder's manifest knows the original's."""
+        return {}
+
+    def check(self, targets: Mapping[str, Any]) -> None:
+        """Raises WeightsError when the stored tree is not the one expected."""
+        stored, wanted = {path: shape for path, (shape, _) in self.stored().items()}, flat_shapes(targets)
+        kinds = {
+            "missing": [f"{p} {list(s)}" for p, s in wanted.items() if p not in stored],
+            "not expected": [f"{p} {list(s)}" for p, s in stored.items() if p not in wanted],
+            "of another shape": [
+                f"{p} {list(s)}, where {list(wanted[p])} is expected"
+                for p, s in stored.items()
+                if s != wanted.get(p, s)
+            ],
+        }
+        if problems := [f"{len(found)} arrays {kind}: {shorten(found)}" for kind, found in kinds.items() if found]:
+            raise WeightsError(f"{self.path} does not fit this network:\n  " + "\n  ".join(problems))
+
+    def load(self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement) -> dict[str, Any]:
+        """The parameter tree, every leaf restored onto its devices in this dtype."""
+        self.check(targets)
+        default = jnp.zeros(()).sharding  # honours jax.default_device
+
+        def wanted(path: str, shape: Shape) -> jax.ShapeDtypeStruct:
+            sharding = placement(path, shape) if callable(placement) else placement
+            return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding or default)
+
+        flat = {path: wanted(path, shape) for path, shape in flat_shapes(targets).items()}
+        with _reading(self.path), _checkpointer() as checkpointer:
+            tree: dict[str, Any] = checkpointer.restore(self.path, traverse_util.unflatten_dict(flat, sep="/"))
+        return tree
+
+
+def open_weights(folder: Folder) -> dict[str, OrbaxWeights]:
+    """The components of a converted folder. Raises WeightsError when it is not whole."""
+    if not isinstance(folder, LocalFolder):
+        raise WeightsError(f"{folder.where} is a converted folder; download all of it (hf download) and give its path")
+    manifest = read_manifest(folder.root)
+    sizes = {name: _size(folder.root / name) for name in manifest["files"]}
+    if wrong := [
+        f"{n} ({size} bytes, not {manifest['files'][n]})" for n, size in sizes.items() if size != manifest["files"][n]
+    ]:
+        raise WeightsError(f"{folder.where}: {shorten(wrong)}; the folder is damaged, convert or copy it again")
+    if absent := [component for component in COMPONENTS if component not in manifest["dtypes"]]:
+        raise WeightsError(f"{folder.where} has no {', '.join(absent)}; convert the checkpoint again")
+    return {component: OrbaxWeights((folder.root / component / "orbax").absolute()) for component in manifest["dtypes"]}
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """The manifest. Raises WeightsError for one that this version does not know."""
+    try:
+        manifest = read_json(root / MANIFEST)
+    except ConfigError as e:
+        raise WeightsError(f"{e}") from None
+    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
+        raise WeightsError(
+            f"{root / MANIFEST} has format {manifest.get('format')!r} version {manifest.get('version')!r}; "
+            f"{FORMAT!r} version {VERSION} is expected. Convert the checkpoint again"
+        )
+    if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("dtypes"), dict):
+        raise WeightsError(f"{root / MANIFEST} lists no files or dtypes; convert the checkpoint again")
+    return manifest
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+
+    Raises WeightsError when `out` exists or can't be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WeightsError(f"{out} already exists; remove it or choose another name")
+    part = out.with_name(f"{out.name}.part-{os.getpid()}")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(out)
+    except OSError as e:
+        raise WeightsError(f"{out} can't be written: {e.strerror or e}; nothing is left of it") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_component(path: Path, params: Mapping[str, Any]) -> None:
+    """Writes a parameter tree to path/orbax. Raises OSError when that fails, whatever Orbax raises."""
+    try:
+        with _quiet(), _checkpointer() as checkpointer:
+            checkpointer.save((path / "orbax").absolute(), dict(params))
+    except Exception as e:  # tensorstore's errors have no class of their own; a full disk comes as ValueError
+        raise OSError(str(e).splitlines()[0]) from e
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file, and its folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_manifest(
+    root: Path, source: str, source_files: Mapping[str, Mapping[str, int]], dtypes: Mapping[str, str]
+) -> None:
+    """The manifest of all files under root. source_files: component -> name -> bytes. dtypes: component -> name."""
+    files = {p.relative_to(root).as_posix(): p.stat().st_size for p in sorted(root.rglob("*")) if p.is_file()}
+    content = {"format": FORMAT, "version": VERSION, "source": source, "source_files": source_files, "dtypes": dtypes}
+    write_json(root / MANIFEST, {**content, "files": files})
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(restore_concurrent_gb=_IN_FLIGHT_GB))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        with _quiet():
+            yield
+    except WeightsError:
+        raise
+    except Exception as e:  # tensorstore's errors have no class of their own
+        raise WeightsError(f"{path} can't be read: {str(e).splitlines()[0]}; convert the checkpoint again") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax reports every phase as a warning or info of absl's logger; the library is silent."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,128 @@
+"""Single-file checkpoints in the LDM/sgm layout, as civitai ships them: four networks, no configs, no tokenizers."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from autolora_jax.config import JsonConfig, SchedulerConfig
+from autolora_jax.weights import ldm
+from autolora_jax.weights.errors import WeightsError, shorten
+from autolora_jax.weights.files import TensorFiles, TensorInfo, open_tensors
+from autolora_jax.weights.networks import SDXL, Networks, shapes_of
+from autolora_jax.weights.rules import flat_shapes
+from autolora_jax.weights.streaming import TensorWeights
+from autolora_jax.weights.tables import stages_for, torch_name
+
+_UNET = r"(model\.diffusion_model\.)?"
+
+# (what it is, what to do, a tensor name that gives it away). The first that fits.
+_OTHERS: tuple[tuple[str, str, str], ...] = (
+    (
+        "a LoRA",
+        "give it to load_lora (--lora)",
+        r"lora_(unet|te\d?|transformer)_.*|.*[._](lora_(A|B|up|down)|hada_w1_a|lokr_w1(_a)?)\..*|.*\.lora\.(up|down)\..*",
+    ),
+    ("a Stable Diffusion 1 checkpoint", "give an SDXL one", r"cond_stage_model\.transformer\..*"),
+    ("a Stable Diffusion 2 checkpoint", "give an SDXL one", r"cond_stage_model\.model\..*"),
+    ("the SDXL refiner", "it can't draw on its own; give SDXL base", r"conditioner\.embedders\.0\.model\..*"),
+    ("a Stable Diffusion 3 checkpoint", "give an SDXL one", _UNET + r"joint_blocks\..*"),
+    ("a Flux checkpoint", "give an SDXL one", _UNET + r"double_blocks\..*"),
+    ("a video model", "give an SDXL one", r".*\.time_stack\..*"),
+    (
+        "a ControlNet",
+        "ControlNets are not supported",
+        r"(control_model|controlnet_cond_embedding|input_hint_block)\..*",
+    ),
+    ("an IP-Adapter", "IP-Adapters are not supported", r"(image_proj|ip_adapter)\..*"),
+    ("a textual inversion", "embeddings are not supported", r"clip_[lg]|emb_params|string_to_param\..*"),
+    (
+        "an SDXL variant with EDM preconditioning (Playground 2.5, CosXL)",
+        "it is not supported",
+        r"edm_(mean|std|vpred\..*)",
+    ),
+    ("an LCM-distilled UNet", "it is not supported", _UNET + r"time_embed\.cond_proj\.weight"),
+    ("a component of a diffusers folder", "give the whole folder", r"(down_blocks|decoder|text_model|encoder)\..*"),
+    ("a bare UNet", "give a checkpoint with text encoders and VAE", r"input_blocks\..*"),
+)
+_CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
+_BY_INPUT_CHANNELS = {9: "an inpainting checkpoint", 8: "an InstructPix2Pix checkpoint"}
+
+
+def what_else(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | None:
+    """(what these tensors are instead of a whole SDXL checkpoint, what to do), or None when nothing gives that away."""
+    for what, advice, pattern in _OTHERS:
+        if any(re.fullmatch(pattern, name) for name in tensors):
+            return what, advice
+    shape = tensors[_CONV_IN].shape if _CONV_IN in tensors else ()
+    channels = shape[1] if len(shape) == 4 else 4
+    if channels in _BY_INPUT_CHANNELS:
+        return _BY_INPUT_CHANNELS[
+            channels
+        ], f"its UNet takes {channels} channels, 4 are needed; give the base checkpoint"
+    if not any(name.startswith(tuple(ldm.PREFIXES.values())) for name in tensors):
+        return "no model known here", "give an SDXL one"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleFile:
+    """A checked single file: its configs, and how each component's tensors are found."""
+
+    networks: Networks
+    scheduler: SchedulerConfig
+    weights: Mapping[str, TensorWeights]
+    dropped: Mapping[str, str]  # tensors of no component -> why they are left out
+
+
+def read_single_file(path: Path, networks: Networks = SDXL) -> SingleFile:
+    """What a file holds; it can't say what its networks are. Raises WeightsError when it is not a whole SDXL."""
+    with open_tensors(path) as files:
+        tensors, metadata = files.tensors, files.metadata
+    if other := what_else(tensors):
+        raise WeightsError(f"{path} looks like {other[0]}, not an SDXL checkpoint: {other[1]}")
+    problems = [
+        f"no {component}: no tensor starts with {prefix}"
+        for component, prefix in ldm.PREFIXES.items()
+        if not any(name.startswith(prefix) for name in tensors)
+    ]
+    dropped, unknown = _extras(tensors)
+    if unknown:
+        problems.append(f"{len(unknown)} tensors of no component: {shorten(unknown)}")
+    if problems:
+        raise WeightsError(f"{path} is not a whole SDXL checkpoint:\n  " + "\n  ".join(problems))
+    weights = {component: _component(path, component, config) for component, config in networks._asdict().items()}
+    return SingleFile(networks, _scheduler(tensors, metadata), weights, dropped)
+
+
+def _extras(tensors: Mapping[str, TensorInfo]) -> tuple[dict[str, str], list[str]]:
+    """(tensor of no component -> why it is left out, those that nobody knows)."""
+    dropped, unknown = {}, []
+    for name in tensors:
+        reasons = [rule.drop for rule in ldm.EXTRAS if re.fullmatch(rule.pattern, name)]
+        if reasons and reasons[0]:
+            dropped[name] = reasons[0]
+        elif not name.startswith(tuple(ldm.PREFIXES.values())):
+            unknown.append(name)
+    return dropped, unknown
+
+
+def _component(path: Path, component: str, config: JsonConfig) -> TensorWeights:
+    names = [torch_name(leaf, len(shape)) for leaf, shape in flat_shapes(shapes_of(config)).items()]
+    stages = (*ldm.stages_for(component, config, names), *stages_for(config))
+    return TensorWeights(_opener(path), ldm.PREFIXES[component], stages)
+
+
+def _opener(path: Path) -> Callable[[], TensorFiles]:
+    return lambda: open_tensors(path)
+
+
+def _scheduler(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> SchedulerConfig:
+    """SDXL's, unless the file says that it was trained on v-prediction: by a mark, or in its modelspec header.
+
+    Source: ComfyUI's supported_models.py (v_pred, ztsnr), Stability-AI/ModelSpec.
+    """
+    v = "v_pred" in tensors or metadata.get("modelspec.prediction_type", "").lower().startswith("v")
+    return SchedulerConfig(
+        prediction_type="v_prediction" if v else "epsilon", rescale_betas_zero_snr="ztsnr" in tensors
+    )

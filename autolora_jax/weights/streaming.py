@@ -1,0 +1,98 @@
+"""From open tensor files to a parameter tree on the devices, one tensor at a time.
+
+A tensor is read, checked, rearranged and cast on the host, put on its devices and forgotten before the next one is
+read, so loading needs about one tensor of host memory beyond the tree itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import DTypeLike
+
+from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.files import TensorFiles, TensorInfo
+from autolora_jax.weights.rules import Assignment, Examination, Shape, Stage, examine, plan
+
+# Where leaves go: one sharding for all, or one by tree path and shape, or None: the default device.
+Sharding = jax.sharding.Sharding
+Placement = Sharding | Callable[[str, Shape], Sharding] | None
+
+
+class TensorWeights(NamedTuple):
+    """One component's tensors in safetensors files, and the stages that lead their names into its tree."""
+
+    files: Callable[[], TensorFiles]  # opens them
+    prefix: str  # of its tensors, in a file that holds several components
+    stages: Sequence[Stage]
+
+    def infos(self) -> dict[str, TensorInfo]:
+        """The component's tensors by name, without prefix."""
+        with self.files() as files:
+            return self._infos(files)
+
+    def examine(self, targets: Mapping[str, Any]) -> Examination:
+        """What loading would do, without reading weights. targets: the tree of shapes."""
+        with self.files() as files:
+            return examine(self._shapes(files), self.stages, targets)
+
+    def check(self, targets: Mapping[str, Any]) -> None:
+        """Raises the WeightsError that `load` would raise, but for the values, without reading weights."""
+        with self.files() as files:
+            self._plan(files, targets)
+
+    def load(self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement) -> dict[str, Any]:
+        """The parameter tree as nested dicts of jax arrays."""
+        with self.files() as files:
+            steps = self._plan(files, targets)
+            flat = dict(_leaves(files, self.prefix, steps, np.dtype(jnp.dtype(dtype)), placement))
+        return traverse_util.unflatten_dict(flat, sep="/")
+
+    def sources(self) -> dict[str, int]:
+        """Name and size in bytes of the files it is read from."""
+        with self.files() as files:
+            return {path.name: path.stat().st_size for path in {info.file for info in files.tensors.values()}}
+
+    def _infos(self, files: TensorFiles) -> dict[str, TensorInfo]:
+        return {n.removeprefix(self.prefix): i for n, i in files.tensors.items() if n.startswith(self.prefix)}
+
+    def _shapes(self, files: TensorFiles) -> dict[str, Shape]:
+        return {name: info.shape for name, info in self._infos(files).items()}
+
+    def _plan(self, files: TensorFiles, targets: Mapping[str, Any]) -> list[Assignment]:
+        steps = plan(self._shapes(files), self.stages, targets, files.where)
+        files.require_floats(self.prefix + step.source for step in steps)
+        return steps
+
+
+def _leaves(
+    files: TensorFiles, prefix: str, steps: Sequence[Assignment], dtype: np.dtype, placement: Placement
+) -> Iterator[tuple[str, jax.Array]]:
+    for source, pieces in groupby(steps, lambda step: step.source):
+        tensor = files.read(prefix + source)
+        for step in pieces:
+            leaf = _cast(step.make(tensor), dtype, f"{files.where}: {prefix}{source}")
+            # Waiting keeps transfers from queueing up: the host would hold every tensor in flight.
+            yield step.target, jax.block_until_ready(place(leaf, step.target, placement))
+
+
+def place(leaf: np.ndarray, path: str, placement: Placement) -> jax.Array:
+    """A host array on its devices. Every process must hold the whole array."""
+    sharding = placement(path, leaf.shape) if callable(placement) else placement
+    if sharding is None or sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+
+def _cast(x: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
+    """A contiguous array of another dtype. Raises WeightsError when finite values overflow."""
+    with np.errstate(over="ignore"):  # checked below
+        y = x.astype(dtype, order="C", copy=False)
+    if dtype.itemsize < x.dtype.itemsize and not np.isfinite(y).all():
+        most = np.abs(x).max()
+        raise WeightsError(f"{what} holds {most:g}, too large for {dtype.name}; load it as bfloat16 or float32")
+    return y

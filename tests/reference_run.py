@@ -1,0 +1,112 @@
+"""Whole guided runs in PyTorch, written out from the paper's equations around diffusers' networks and schedulers."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+)
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
+
+from autolora_jax import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance
+from tests.lora_reference import COMPONENTS, RandomLora, adaptable
+
+SCHEDULERS = {
+    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_karras": (EulerDiscreteScheduler, {"use_karras_sigmas": True}),
+    "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
+    "dpmpp_2m_karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+}
+
+Predict = Callable[[str, int], torch.Tensor]  # (kind of weights, prompt: 0 negative, 1 positive) -> prediction
+
+
+def tuned(pipe: StableDiffusionXLPipeline, lora: RandomLora, scale: float) -> StableDiffusionXLPipeline:
+    """A copy of the pipeline with W + scale·ΔW."""
+    copies = StableDiffusionXLPipeline(
+        **{**pipe.components, **{name: copy.deepcopy(getattr(pipe, name)) for name in COMPONENTS}}
+    )
+    for component in COMPONENTS:
+        layers = adaptable(copies, component, ("",))
+        with torch.no_grad():
+            for (owner, name), change in lora.changes.items():
+                if owner == component:
+                    weight = layers[name].weight
+                    weight.copy_((weight.double() + scale * change.delta).to(weight.dtype))
+    return copies
+
+
+def combine(rule, e: Predict) -> torch.Tensor:
+    """ê by the equations of arXiv 2410.03941, not by the branch table."""
+
+    def cfg(kind: str, w: float) -> torch.Tensor:
+        return e(kind, 0) + w * (e(kind, 1) - e(kind, 0))
+
+    match rule:
+        case NoGuidance():
+            return e("lora", 1)
+        case CFG(w=w):
+            return cfg("lora", w)
+        case AutoLoRA(gamma=gamma, w1=w1, w2=w2):
+            return cfg("base", w1) + gamma * (cfg("lora", w2) - cfg("base", w1))
+        case AutoGuidance(w=w):
+            return e("base", 1) + w * (e("lora", 1) - e("base", 1))
+        case PersonalizationGuidance(w=w):
+            return e("weak", 0) + w * (e("lora", 1) - e("weak", 0))
+    raise AssertionError(rule)
+
+
+@torch.no_grad()
+def run(
+    pipe: StableDiffusionXLPipeline,
+    lora: RandomLora,
+    rule,
+    *,
+    scheduler: str,
+    steps: int,
+    seed: int,
+    prompt: str,
+    negative_prompt: str | None,
+    height: int,
+    width: int,
+    scale: float = 1.0,
+    rescale: float = 0.0,
+) -> np.ndarray:
+    """Final latents [h w c] of one image; noise from torch's CPU generator."""
+    kinds = {"base": 0.0, "lora": scale, "weak": getattr(rule, "omega", 0.0) * scale}
+    pipes = {kind: tuned(pipe, lora, s) for kind, s in kinds.items()}
+    told = {}
+    for kind, p in pipes.items():
+        positive, negative, pooled, negative_pooled = p.encode_prompt(
+            prompt, negative_prompt=negative_prompt, do_classifier_free_guidance=True
+        )
+        told[kind] = ((negative, negative_pooled), (positive, pooled))
+    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+    cls, overrides = SCHEDULERS[scheduler]
+    solver = cls.from_config(pipe.scheduler.config, **overrides)
+    solver.set_timesteps(steps)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    x = torch.randn((1, 4, height // 8, width // 8), generator=generator) * solver.init_noise_sigma
+    for i, t in enumerate(solver.timesteps):
+        scaled = solver.scale_model_input(x, t)
+
+        def e(kind: str, which: int, scaled=scaled, t=t) -> torch.Tensor:
+            hidden, pooled = told[kind][which]
+            added = {"text_embeds": pooled, "time_ids": time_ids}
+            return pipes[kind].unet(scaled, t, hidden, added_cond_kwargs=added).sample
+
+        now = rule if int(rule.start * steps) <= i < int(rule.stop * steps) else rule.outside()
+        guided = combine(now, e)
+        if rescale:
+            guided = rescale_noise_cfg(guided, e("lora", 1), guidance_rescale=rescale)
+        noisy = {"generator": generator} if "ancestral" in scheduler else {}
+        x = solver.step(guided, t, x, **noisy).prev_sample
+    return x[0].permute(1, 2, 0).numpy()

@@ -1,0 +1,167 @@
+"""Every attention implementation is the same function; which one runs where; long sequences stay small."""
+
+import os
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from autolora_jax.models import attention
+from autolora_jax.models.attention import default_implementation, dot_product_attention
+from autolora_jax.sharding import data_mesh, map_images
+from tests.parity import error, normal
+
+F32 = 5e-6  # seen: 2.5e-6
+BF16 = 2e-2  # seen: 9e-3; a step of bfloat16 is 4e-3
+
+# queries, keys: whole blocks, padded queries, padded keys and both, keys of several blocks
+LENGTHS = [(512, 512), (300, 256), (256, 300), (988, 1100)]
+
+
+def qkv(t: int, s: int, heads: int = 2, d: int = 64, dtype=jnp.float32, batch: int = 2):
+    # Queries three times as large: a softmax that is far from uniform shows a wrong scale or a missed mask.
+    return tuple(
+        jnp.asarray(gain * normal(seed, batch, n, heads, d), dtype)
+        for seed, n, gain in ((0, t, 3), (1, s, 1), (2, s, 1))
+    )
+
+
+def torch_attention(q, k, v, causal: bool = False) -> np.ndarray:
+    q, k, v = (torch.from_numpy(np.array(x)).transpose(1, 2) for x in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).numpy()
+
+
+def primitives(function, *args) -> set[str]:
+    """Names of all primitives in the traced function, loops and calls included."""
+    return {eqn.primitive.name for eqn in _equations(jax.make_jaxpr(function)(*args).jaxpr)}
+
+
+def _equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for sub in jax.core.jaxprs_in_params(eqn.params):
+            yield from _equations(sub)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("chunk_bytes", [2**30, 50_000])
+def test_xla_matches_torch(monkeypatch, causal, chunk_bytes):
+    monkeypatch.setattr(attention, "CHUNK_BYTES", chunk_bytes)
+    q, k, v = qkv(77, 77, d=40)  # 77 queries are no multiple of the chunks
+    assert error(dot_product_attention(q, k, v, causal=causal), torch_attention(q, k, v, causal)) < F32
+
+
+def test_only_big_logits_are_chunked():
+    """The VAE's attention at 1024² (1 GiB of logits) loops; a small call is two products and nothing else."""
+    big, small = (jax.ShapeDtypeStruct((1, n, 1, 512), jnp.float32) for n in (16384, 4096))
+    assert "scan" in primitives(dot_product_attention, big, big, big)
+    assert not {"scan", "pad"} & primitives(dot_product_attention, small, small, small)
+    biggest = max(
+        int(np.prod(out.aval.shape))
+        for eqn in _equations(jax.make_jaxpr(dot_product_attention)(big, big, big).jaxpr)
+        for out in eqn.outvars
+    )
+    assert 4 * biggest <= attention.CHUNK_BYTES
+
+
+@pytest.mark.parametrize("t, s", LENGTHS)
+def test_splash_matches_xla(t, s):
+    q, k, v = qkv(t, s)
+    assert error(dot_product_attention(q, k, v, "splash"), dot_product_attention(q, k, v)) < F32
+
+
+def test_splash_blocks():
+    """Little padding, then large blocks; all of a core's keys at once when they fit."""
+    lengths = {n: attention._padded_length(n, 1024) for n in (256, 300, 1024, 988, 3952, 4096, 4429)}
+    assert lengths == {
+        256: (256, 256),
+        300: (512, 512),
+        1024: (1024, 1024),
+        988: (1024, 1024),
+        3952: (4096, 1024),
+        4096: (4096, 1024),
+        4429: (4608, 512),
+    }
+    assert attention._memory_block(4096, 1024, 2) == 4096
+    assert attention._memory_block(4096, 1024, 4) == 2048
+    assert attention._memory_block(16384, 1024, 2) == 4096
+    assert attention._memory_block(4608, 512, 2) == 1536
+
+
+@pytest.mark.parametrize("implementation", ["xla", "splash"])
+def test_bfloat16(implementation):
+    exact = dot_product_attention(*qkv(256, 256))
+    y = dot_product_attention(*qkv(256, 256, dtype=jnp.bfloat16), implementation)
+    assert y.dtype == jnp.bfloat16
+    assert error(y.astype(jnp.float32), exact) < BF16
+
+
+def test_splash_under_vmap_and_shard_map():
+    x = jnp.asarray(normal(3, 8, 2, 256, 2, 64))  # [images branches t h d]
+    attend = lambda x: dot_product_attention(x, x, x, "splash")  # noqa: E731
+    mapped = map_images(lambda _, images: jax.vmap(attend, in_axes=1, out_axes=1)(images), data_mesh())
+    expected = dot_product_attention(*3 * [x.reshape(16, 256, 2, 64)]).reshape(x.shape)
+    assert error(jax.jit(mapped)((), x), expected) < F32
+
+
+@pytest.mark.parametrize("implementation", ["splash", "cudnn"])
+@pytest.mark.parametrize("case", ["prompt", "few tokens", "wide head", "causal"])
+def test_calls_that_do_not_suit_a_fused_kernel_run_as_xla(implementation, case):
+    t, s, d = {"prompt": (512, 77, 64), "few tokens": (64, 64, 64), "wide head": (256, 256, 512)}.get(
+        case, (77, 77, 64)
+    )
+    shapes = [jax.ShapeDtypeStruct((1, n, 1, d), jnp.bfloat16) for n in (t, s, s)]
+    causal = case == "causal"
+    plain, chosen = (
+        primitives(partial(dot_product_attention, implementation=i, causal=causal), *shapes)
+        for i in ("xla", implementation)
+    )
+    assert plain == chosen
+
+
+def test_cudnn_takes_only_half_precision(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **options: calls.append(options) or q)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        dot_product_attention(*qkv(256, 256, dtype=dtype), "cudnn")
+    assert calls == [{"is_causal": False, "implementation": "cudnn"}]
+
+
+def test_default_implementation():
+    defaults = {p: default_implementation(p, jnp.bfloat16) for p in ("cpu", "gpu", "cuda", "tpu", "else")}
+    assert defaults == {"cpu": "xla", "gpu": "cudnn", "cuda": "cudnn", "tpu": "splash", "else": "xla"}
+    assert {default_implementation(p, "float32") for p in defaults} == {"xla"}
+
+
+def test_unknown_implementation_is_named():
+    with pytest.raises(ValueError, match=r"'flash' is unknown; use one of 'xla', 'cudnn', 'splash'"):
+        dot_product_attention(*qkv(4, 4), "flash")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("t, s", LENGTHS)
+def test_cudnn_matches_xla(t, s):
+    exact = dot_product_attention(*qkv(t, s))
+    y = dot_product_attention(*qkv(t, s, dtype=jnp.bfloat16), "cudnn")
+    assert error(y.astype(jnp.float32), exact) < BF16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", ["v5e:2x2", "v6e:2x2"])
+@pytest.mark.parametrize("tokens, heads", [(4096, 10), (1024, 20), (3952, 10), (16384, 10)])
+def test_splash_compiles_for_tpus(monkeypatch, chip, tokens, heads):
+    """By the real compiler, without the chip: SDXL's two levels at 1024², an odd size, 2048²; under vmap."""
+    monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    from jax.experimental import topologies
+
+    device = topologies.get_topology_desc(chip, platform="tpu").devices[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    x = jax.ShapeDtypeStruct((2, 1, tokens, heads, 64), jnp.bfloat16, sharding=sharding)
+    attend = jax.vmap(partial(dot_product_attention, implementation="splash"))
+    compiled = jax.jit(attend).lower(x, x, x).compile()
+    assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 1
+    # q, k, v and the result with heads padded to 128 lanes; never the logits
+    assert compiled.memory_analysis().temp_size_in_bytes < 10 * x.size * x.dtype.itemsize

@@ -1,0 +1,124 @@
+"""Finding, describing and writing LoRA files."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autolora_jax.weights import lora_export
+from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.lora_describe import describe_lora
+from autolora_jax.weights.lora_files import read_lora
+from autolora_jax.weights.lora_metadata import LONGEST, printable, trigger_words
+from autolora_jax.weights.lora_source import find_lora
+from tests.conftest import ROOT
+from tests.lora_reference import Tensors, good, saved, tiny_networks, tiny_targets
+
+CONVERT = str(ROOT / "convert" / "lora.py")
+
+
+def test_folder_with_one_file(tmp_path: Path) -> None:
+    file = saved(tmp_path / "some.safetensors", good())
+    assert find_lora(tmp_path) == file
+    usual = saved(tmp_path / "pytorch_lora_weights.safetensors", good())
+    assert find_lora(tmp_path) == usual
+    saved(tmp_path / "third.safetensors", good())
+    usual.unlink()
+    with pytest.raises(WeightsError, match=r"several .safetensors files \(some.safetensors, third.safetensors\)"):
+        find_lora(tmp_path)
+
+
+def test_neither_path_nor_repository(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no \.safetensors file"):
+        find_lora(tmp_path)
+    assert find_lora("loras/missing.safetensors") == Path("loras/missing.safetensors")
+    with pytest.raises(WeightsError, match="someone/something"):
+        find_lora("someone/something")  # HF_HUB_OFFLINE is set in tests
+
+
+def test_describe_good_file(tmp_path: Path) -> None:
+    tags = {"10_cat": {"pixel art": 7, "cat": 3}, "5_dog": {"pixel art": 2}, "broken": 3}
+    metadata = {
+        "ss_tag_frequency": json.dumps(tags),
+        "ss_network_dim": "2",
+        "ss_sd_model_name": "base\x1b[31m.safetensors",
+    }
+    about = describe_lora(saved(tmp_path / "a.safetensors", good(), metadata))
+    assert about.problems == ()
+    assert about.modules == {"unet": 2, "text_encoder": 1}
+    assert about.ranks == {2: 2, 3: 1}
+    assert about.alphas == {1.0: 1, None: 2}
+    assert about.trigger_words == ("pixel art", "cat")
+    text = str(about)
+    assert "kohya (sgm block names)" in text and "SDXL" in text and "\x1b" not in text
+
+
+def test_header_is_shown_safely() -> None:
+    assert trigger_words({"modelspec.trigger_phrase": " my\nword "}) == ("my word",)
+    assert trigger_words({"ss_tag_frequency": "nonsense"}) == ()
+    assert trigger_words({"ss_tag_frequency": "[" * 100_000}) == ()
+    assert len(printable("a" * 10_000)) == LONGEST
+
+
+@pytest.mark.parametrize("dialect", lora_export.DIALECTS)
+def test_converted_file_is_the_same_lora(tmp_path: Path, dialect: str) -> None:
+    metadata = {"modelspec.trigger_phrase": "pixel"}
+    first = read_lora(saved(tmp_path / "a.safetensors", good(), metadata), tiny_targets())
+    lora_export.convert_lora(tmp_path / "b.safetensors", first, dialect, tiny_networks().unet)
+    second = read_lora(tmp_path / "b.safetensors", tiny_targets())
+    assert second.layers.keys() == first.layers.keys()
+    assert second.metadata["modelspec.trigger_phrase"] == "pixel"
+    for layer, change in first.layers.items():
+        np.testing.assert_array_equal(second.layers[layer].down, change.down)
+        np.testing.assert_array_equal(second.layers[layer].up, change.up)
+        assert second.layers[layer].scale == change.scale
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_lora(saved(tmp_path / "a.safetensors", good()), tiny_targets())
+
+    def fails(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(lora_export, "save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        lora_export.convert_lora(tmp_path / "b.safetensors", first, "peft", tiny_networks().unet)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_convert_program(tmp_path: Path, tiny_folder: Path) -> None:
+    source, out = saved(tmp_path / "a.safetensors", good()), tmp_path / "b.safetensors"
+    command = [sys.executable, CONVERT, str(source), str(out), "--dialect", "peft", "--model", str(tiny_folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 in unet, 1 in text_encoder" in done.stderr
+    assert read_lora(out, tiny_targets()).dialect == "LoRA, PEFT/diffusers"
+
+
+@pytest.mark.parametrize(
+    "out, status, words",
+    [("b.safetensors", 1, "shapes that do not fit"), ("a.safetensors", 2, "exists"), ("x/b.safetensors", 2, "folder")],
+)
+def test_convert_program_refuses(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+    status: int,
+    words: str,
+) -> None:
+    source = saved(tmp_path / "a.safetensors", good())  # too narrow for SDXL
+    monkeypatch.setattr(sys, "argv", ["lora.py", str(source), str(tmp_path / out), "--dialect", "kohya"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(CONVERT, run_name="__main__")
+    assert stopped.value.code == status
+    assert words in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]

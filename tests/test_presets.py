@@ -1,0 +1,162 @@
+"""Presets, --set and config.json: one mechanism, one spelling."""
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, ConfigError, NoGuidance, PersonalizationGuidance, overrides
+from autolora_jax.overrides import override
+from autolora_jax.presets import GenerateConfig, Lora, ModelConfig, SamplerConfig
+from tests.conftest import ROOT
+
+PRESETS = sorted((ROOT / "configs").glob("*.py"))
+
+FULL = GenerateConfig(
+    model=ModelConfig("sdxl.safetensors", dtype="float32", variant="fp16", tokenizer="sdxl"),
+    loras=(Lora("a.safetensors", 0.1 + 0.2), Lora(r"C:\loras\b.safetensors"), Lora("own:er/c", -1.0)),
+    prompts=("a, b: c", "süß 猫"),
+    negative_prompt=None,
+    seeds=(1, 5, 9, 10, 11, 2**63 - 1),
+    guidance=PersonalizationGuidance(3.0, 0.4, start=0.1, stop=0.9),
+    sampler=SamplerConfig(28, "ddim", "trailing", 0.7, "torch"),
+    size=(832, 1216),
+    clip_skip=1,
+    batch_size=2,
+    compare=True,
+    out="elsewhere",
+)
+
+
+@pytest.mark.parametrize("config", [GenerateConfig(), FULL, GenerateConfig(guidance=AutoLoRA((1.0, 2.0)))])
+def test_a_config_survives_its_json(config: GenerateConfig, tmp_path: Path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"settings": overrides.to_json(config)}))
+    assert overrides.load_preset(path) == config
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_presets_load_and_say_their_command(path: Path):
+    assert isinstance(overrides.load_preset(path), GenerateConfig)
+    text = path.read_text()
+    assert f"autolora generate MODEL --config configs/{path.name} " in text
+    assert len(text.splitlines()) < 40
+
+
+def test_defaults_are_the_pipelines():
+    call = inspect.signature(AutoLoRAPipeline.__call__).parameters
+    load = inspect.signature(AutoLoRAPipeline.from_pretrained).parameters
+    config = GenerateConfig()
+    pairs = {
+        "negative_prompt": config.negative_prompt,
+        "num_inference_steps": config.sampler.steps,
+        "scheduler": config.sampler.scheduler,
+        "timestep_spacing": config.sampler.timestep_spacing,
+        "guidance_rescale": config.sampler.guidance_rescale,
+        "noise": config.sampler.noise,
+        "clip_skip": config.clip_skip,
+        "batch_size": config.batch_size,
+    }
+    assert pairs == {name: call[name].default for name in pairs}
+    assert config.model.dtype == load["dtype"].default
+    assert Lora("x").scale == inspect.signature(AutoLoRAPipeline.load_lora).parameters["scale"].default
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "scale"),
+    [
+        ("pixel.safetensors", "pixel.safetensors", 1.0),
+        ("pixel.safetensors:0.8", "pixel.safetensors", 0.8),
+        ("pixel.safetensors:-1", "pixel.safetensors", -1.0),
+        (r"C:\loras\pixel.safetensors", r"C:\loras\pixel.safetensors", 1.0),
+        (r"C:\loras\pixel.safetensors:.5", r"C:\loras\pixel.safetensors", 0.5),
+        ("nerijs/pixel-art-xl", "nerijs/pixel-art-xl", 1.0),
+        ("nerijs/pixel-art-xl:1.2", "nerijs/pixel-art-xl", 1.2),
+        ("a:b.safetensors", "a:b.safetensors", 1.0),
+    ],
+)
+def test_only_a_number_after_the_last_colon_is_a_scale(text: str, source: str, scale: float):
+    assert Lora.parse(text) == Lora(source, scale)
+
+
+def test_a_file_may_be_called_like_a_scale(tmp_path: Path):
+    file = tmp_path / "epoch:2"
+    file.touch()
+    assert Lora.parse(str(file)) == Lora(str(file), 1.0)
+    assert Lora.parse(f"{file}:0.5") == Lora(str(file), 0.5)
+
+
+def test_values_change_the_rule_that_the_run_has():
+    one_lora = {"loras": ["a.safetensors"]}
+    assert override(GenerateConfig(), {"guidance.gamma": "2", **one_lora}).guidance == AutoLoRA(2.0)
+    assert override(GenerateConfig(), {"guidance.w": 7.0}).guidance == CFG(7.0)
+    preset = GenerateConfig(guidance=AutoLoRA(2.0, 3.0, 4.0))
+    assert override(preset, {"guidance.w2": 6.0}).guidance == AutoLoRA(2.0, 3.0, 6.0)
+    assert override(preset, {"guidance.w": 6.0, "guidance": "cfg"}).guidance == CFG(6.0)
+    assert override(preset, {"guidance": "none"}).guidance == NoGuidance()
+    assert override(GenerateConfig(), {}).guidance is None
+    assert GenerateConfig().rule() == CFG() and GenerateConfig(loras=(Lora("a"),)).rule() == AutoLoRA()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampler.stepz": 1}, r"sampler\.stepz is not a setting.*did you mean sampler\.steps\?"),
+        ({"steps": 1}, r"did you mean sampler\.steps\?"),
+        ({"gama": 1}, r"gama is not a setting"),
+        ({"guidance.gama": 1, "loras": ["a"]}, r"did you mean guidance\.gamma\?"),
+        ({"guidance.gamma": 1}, r"guidance\.gamma is not a setting of CFG"),
+        ({"seeds.x": 1}, r"seeds\.x is not a setting"),
+        ({"sampler": 1}, r"sampler is several settings: sampler\.steps"),
+        ({"sampler.steps": "many"}, r"sampler\.steps = 'many' should be a whole number"),
+        ({"sampler.steps": "2.5"}, r"should be a whole number"),
+        ({"sampler.steps": 0}, r"steps = 0 should be at least 1"),
+        ({"sampler.scheduler": "eular"}, r"scheduler = 'eular' is not known: did you mean 'euler'\?"),
+        ({"sampler.guidance_rescale": "nan"}, r"guidance_rescale = nan should be between 0 \(off\) and 1"),
+        ({"model.dtype": "float16"}, r"there are bfloat16, float32"),
+        ({"guidance": "auto"}, r"one of autolora, cfg, none, autoguidance, personalization"),
+        ({"guidance.start": "0.9", "guidance.stop": "0.1"}, r"start=0\.9, stop=0\.1: need"),
+        ({"guidance.w": "nan"}, r"need a finite number"),
+        ({"seeds": "5-3"}, r"seeds such as 0-15"),
+        ({"seeds": "-1"}, r"seeds such as 0-15"),
+        ({"seeds": ""}, r"seeds such as 0-15"),
+        ({"seeds": "0-99999999999"}, r"at most 1,000,000"),
+        ({"seeds": str(2**63)}, r"from 0 to 2\^63 - 1"),
+        ({"size": "1024"}, r"WIDTHxHEIGHT"),
+        ({"size": "0x64"}, r"a width and a height"),
+        ({"compare": "maybe"}, r"true or false"),
+        ({"loras": ["a.safetensors:nan"]}, r"finite scale"),
+        ({"batch_size": "0"}, r"batch_size = 0 should be at least 1"),
+        ({"clip_skip": "-1"}, r"clip_skip = -1 should be at least 0"),
+    ],
+)
+def test_impossible_settings_say_what_is_possible(changes: dict, message: str):
+    with pytest.raises(ConfigError, match=message):
+        override(GenerateConfig(), changes)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = 1", r"preset\.py.*defines no get_config\(\)"),
+        ("def get_config():\n    return 1 / 0", r"preset\.py, line 2: ZeroDivisionError"),
+        ("def get_config(:", r"preset\.py.*SyntaxError"),
+        ("def get_config():\n    return {}", r"should return a GenerateConfig, not a dict"),
+        (
+            "from autolora_jax.presets import *\ndef get_config():\n    return GenerateConfig(prompts='one')",
+            r"(?s)line 3: .*prompts",
+        ),
+    ],
+)
+def test_broken_presets_are_named_with_their_line(code: str, message: str, tmp_path: Path):
+    path = tmp_path / "preset.py"
+    path.write_text(code)
+    with pytest.raises(ConfigError, match=message):
+        overrides.load_preset(path)
+
+
+def test_a_missing_preset_is_named(tmp_path: Path):
+    for name in ("none.py", "none.json"):
+        with pytest.raises(ConfigError, match=name):
+            overrides.load_preset(tmp_path / name)

@@ -1,0 +1,287 @@
+"""Schedules against diffusers' schedulers, and their laws."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+)
+
+from autolora_jax.config import SchedulerConfig
+from autolora_jax.schedules import PREDICTIONS, SOLVERS, SPACINGS, Grid, Schedule, alphas_cumprod, make_schedule
+
+FINAL = 5e-6  # of the largest |x|; seen: 1.6e-6
+SHAPE = (1, 4, 6, 5)
+SDXL = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    num_train_timesteps=1000,
+    prediction_type="epsilon",
+    timestep_spacing="leading",
+    steps_offset=1,
+    clip_sample=False,
+    set_alpha_to_one=False,
+)
+CLASSES = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+}
+
+
+def ours_and_theirs(scheduler: str, **changes) -> tuple[SchedulerConfig, object]:
+    """One configuration for both."""
+    raw = {**SDXL, **changes}
+    name = scheduler.removesuffix("_karras")
+    config = SchedulerConfig(**{k: v for k, v in raw.items() if k != "clip_sample"}, solver=name)
+    theirs = CLASSES[name].from_config(raw, **({"use_karras_sigmas": True} if name != scheduler else {}))
+    return config, theirs
+
+
+def network(x, t):
+    """An analytic stand-in, nonlinear in x and t; numpy or torch."""
+    library = torch if isinstance(x, torch.Tensor) else np
+    return 0.3 * x + 0.5 * library.tanh(2 * x + float(t) / 300) - 0.2 * library.sin(3 * x)
+
+
+def run(table: Schedule, noise: np.ndarray, step_noise: np.ndarray, dtype=np.float32) -> np.ndarray:
+    """The loop that `Schedule` documents."""
+    x = (table.initial_scale * noise).astype(dtype)
+    before = np.zeros_like(x)
+    for i in range(len(table.timestep)):
+        prediction = network(table.input_scale[i] * x, table.timestep[i])
+        denoised = table.denoised_from_x[i] * x + table.denoised_from_prediction[i] * prediction
+        x = table.keep[i] * x + table.toward[i] * denoised + table.previous[i] * before + table.fresh[i] * step_noise[i]
+        before = denoised
+    assert x.dtype == dtype
+    return x
+
+
+def run_diffusers(scheduler, steps: int, noise: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    scheduler.set_timesteps(steps)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)  # or it looks for its place by timestep, and skips a step where two round alike
+    x = torch.from_numpy(noise) * scheduler.init_noise_sigma
+    extra = {"generator": generator} if isinstance(scheduler, EulerAncestralDiscreteScheduler) else {}
+    for t in scheduler.timesteps:
+        prediction = network(scheduler.scale_model_input(x, t), t)
+        x = scheduler.step(prediction, t, x, return_dict=False, **extra)[0]
+    return x.numpy()
+
+
+def both(scheduler: str, steps: int, **changes) -> tuple[np.ndarray, np.ndarray]:
+    """Final x of our table and of diffusers, from the same noise."""
+    config, theirs = ours_and_theirs(scheduler, **changes)
+    draw = torch.Generator().manual_seed(steps)
+    noise = torch.randn(SHAPE, generator=draw)
+    state = draw.get_state()
+    fresh = torch.stack([torch.randn(SHAPE, generator=draw) for _ in range(steps)])
+    ours = run(make_schedule(config, steps, scheduler), noise.numpy(), fresh.numpy())
+    return ours, run_diffusers(theirs, steps, noise.numpy(), draw.set_state(state))
+
+
+def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+RUNS = set(itertools.product(SOLVERS, PREDICTIONS)) - {("euler_ancestral", "sample")}  # which diffusers does not take
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize(("scheduler", "prediction"), sorted(RUNS))
+def test_run_matches_diffusers(scheduler: str, prediction: str, spacing: str):
+    for steps in (6, 14, 15, 20, 30):  # DPM-Solver++ ends differently from 15 on
+        ours, theirs = both(scheduler, steps, timestep_spacing=spacing, prediction_type=prediction)
+        assert distance(ours, theirs) < FINAL, steps
+
+
+@pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear"])
+@pytest.mark.parametrize(("scheduler", "spacing"), itertools.product(SOLVERS, SPACINGS))
+def test_grid_matches_diffusers(scheduler: str, spacing: str, beta_schedule: str):
+    for steps, offset in itertools.product((6, 20, 30), (0, 1)):
+        changes = dict(timestep_spacing=spacing, beta_schedule=beta_schedule, steps_offset=offset)
+        config, theirs = ours_and_theirs(scheduler, **changes)
+        theirs.set_timesteps(steps)
+        table = make_schedule(config, steps, scheduler)
+        np.testing.assert_allclose(table.timestep, theirs.timesteps, rtol=1e-6)
+        np.testing.assert_allclose(table.initial_scale, theirs.init_noise_sigma, rtol=1e-6)
+        grid = SOLVERS[scheduler].grid(config, steps)
+        if scheduler == "ddim":
+            alpha_bar = theirs.alphas_cumprod[theirs.timesteps]
+            np.testing.assert_allclose(grid.signal**2, alpha_bar, rtol=1e-6)
+            np.testing.assert_allclose(grid.noise**2, 1 - alpha_bar, rtol=1e-6)
+        else:
+            np.testing.assert_allclose(grid.noise / grid.signal, theirs.sigmas[:-1], rtol=1e-6)
+            np.testing.assert_allclose(grid.next_noise / grid.next_signal, theirs.sigmas[1:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear"])
+def test_training_schedule_is_bitwise_that_of_diffusers(beta_schedule: str):
+    config, theirs = ours_and_theirs("ddim", beta_schedule=beta_schedule)
+    assert np.array_equal(alphas_cumprod(config), theirs.alphas_cumprod.double())
+
+
+def test_published_numbers():
+    """SDXL base 1.0 as diffusers samples it; the defaults of SchedulerConfig."""
+    twenty, thirty, fifty = (make_schedule(SchedulerConfig(), n) for n in (20, 30, 50))
+    assert twenty.timestep.tolist() == [*range(951, 0, -50)]
+    assert thirty.timestep[0] == 958 and fifty.timestep[0] == 981
+    for table, sigma in ((twenty, 11.028336), (thirty, 11.476851), (fifty, 13.120416)):
+        np.testing.assert_allclose(np.sqrt(1 / table.input_scale[0] ** 2 - 1), sigma, rtol=1e-6)
+    np.testing.assert_allclose(twenty.denoised_from_prediction[-1], -0.041314, rtol=2e-5)
+    np.testing.assert_allclose([twenty.initial_scale, fifty.initial_scale], [11.073581, 13.158469], rtol=1e-6)
+    np.testing.assert_allclose(alphas_cumprod(SchedulerConfig())[[0, 999]], [0.99914998, 0.00466010], atol=5e-9)
+
+
+def test_published_file_is_the_default(facts: Path):
+    [file] = (facts / "configs" / "sdxl-base-1.0").rglob("scheduler_config.json")
+    assert SchedulerConfig.from_file(file) == SchedulerConfig()
+    theirs = EulerDiscreteScheduler.from_config(json.loads(file.read_text()))
+    theirs.set_timesteps(28)
+    np.testing.assert_allclose(make_schedule(SchedulerConfig(), 28).timestep, theirs.timesteps)
+
+
+def test_ddim_is_algorithm_2():
+    """arXiv 2410.03941, Algorithm 2, with the √ᾱ_t that its print shortens to α_t, and ᾱ_0 for the last step."""
+    steps, alpha_bar = 30, alphas_cumprod(SchedulerConfig())
+    noise = np.random.default_rng(0).standard_normal(SHAPE)
+    x = noise
+    for t in range(29 * 33 + 1, 0, -33):
+        now, then = alpha_bar[t], alpha_bar[max(t - 33, 0)]
+        e = network(x, t)
+        x0 = (x - np.sqrt(1 - now) * e) / np.sqrt(now)
+        x = np.sqrt(then) * x0 + np.sqrt(1 - then) * e
+    table = make_schedule(SchedulerConfig(), steps, "ddim")
+    ours = run(table, noise, np.zeros((steps, 1)), np.float64)
+    assert distance(ours, x) < 5e-7  # float32 coefficients; seen: 1.2e-7
+    assert table.initial_scale == 1
+
+
+@pytest.mark.parametrize("scheduler", [s for s in SOLVERS if s != "ddim"])
+def test_solvers_are_exact_where_the_picture_is_known(scheduler: str):
+    """A network that always knows x0 makes every path straight (in σ): all solvers end in x0, whatever the steps."""
+    x0, noise = np.random.default_rng(0).standard_normal((2, *SHAPE))
+    for steps in (1, 3, 20):
+        table = make_schedule(SchedulerConfig(), steps, scheduler)
+        x = table.initial_scale * noise
+        for i in range(steps):
+            x = table.keep[i] * x + (table.toward[i] + table.previous[i]) * x0 + table.fresh[i] * noise
+        np.testing.assert_allclose(x, x0, atol=2e-6)
+
+
+def test_first_order_step_is_exact_on_a_straight_flow():
+    """The vocabulary holds for flow matching: signal 1−σ, noise σ, velocity ε − x0."""
+    sigma = np.array([1.0, 0.8, 0.5, 0.1, 0.0])
+    x0, noise = np.random.default_rng(0).standard_normal((2, *SHAPE))
+    ones = np.ones(4)
+    grid = Grid(1000 * sigma[:-1], 1 - sigma[:-1], sigma[:-1], 1 - sigma[1:], sigma[1:], ones, 1.0)
+    steps = SOLVERS["euler"].step(grid)
+    x = noise
+    for i in range(4):
+        x0_seen = x - sigma[i] * (noise - x0)
+        x = steps.keep[i] * x + steps.toward[i] * x0_seen
+        np.testing.assert_allclose(x, (1 - sigma[i + 1]) * x0 + sigma[i + 1] * noise, atol=1e-12)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("scheduler", [s for s in SOLVERS if not s.startswith("euler")] + ["euler_ancestral"])
+def test_zero_snr_run_matches_diffusers(scheduler: str, spacing: str):
+    for steps in (6, 20, 30):
+        changes = dict(timestep_spacing=spacing, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+        ours, theirs = both(scheduler, steps, **changes)
+        assert distance(ours, theirs) < 2e-5  # seen: 5.3e-6; torch's float32 √ᾱ depends on its vector library
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("scheduler", ["euler", "euler_karras"])
+def test_zero_snr_euler_matches_float64(scheduler: str, spacing: str):
+    """diffusers' x + (σ' − σ)·d loses three digits at σ = 4096, so its sigmas are run in float64 here."""
+    changes = dict(timestep_spacing=spacing, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    for steps in (6, 20, 30):
+        ours, theirs = both(scheduler, steps, **changes)
+        assert distance(ours, theirs) < 2e-4  # seen: 3.6e-5
+        reference = ours_and_theirs(scheduler, **changes)[1]
+        reference.set_timesteps(steps)
+        sigma = reference.sigmas.double().numpy()
+        noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(steps)).numpy()
+        x = noise.astype(np.float64) * float(reference.init_noise_sigma)
+        for t, s, s_next in zip(reference.timesteps.tolist(), sigma, sigma[1:], strict=False):
+            v = network(x / np.sqrt(s**2 + 1), t)
+            x0 = x / (s**2 + 1) - v * s / np.sqrt(s**2 + 1)
+            x = x + (s_next - s) * (x - x0) / s
+        assert distance(ours, x) < FINAL, steps
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "euler_karras", "dpmpp_2m", "dpmpp_2m_karras"])
+def test_final_sigma_min_matches_diffusers(scheduler: str):
+    for steps in (6, 14, 15, 20):
+        ours, theirs = both(scheduler, steps, final_sigmas_type="sigma_min")
+        assert distance(ours, theirs) < FINAL, steps
+
+
+def test_default_scheduler_is_the_checkpoints_own():
+    for config, name in (
+        (SchedulerConfig(solver="ddim"), "ddim"),
+        (SchedulerConfig(solver="dpmpp_2m", use_karras_sigmas=True), "dpmpp_2m_karras"),
+        (SchedulerConfig(solver="euler_ancestral", use_karras_sigmas=True), "euler_ancestral"),  # as diffusers
+    ):
+        assert_same(make_schedule(config, 8), make_schedule(config, 8, name))
+    config = SchedulerConfig(timestep_spacing="trailing")
+    assert_same(make_schedule(config, 8), make_schedule(SchedulerConfig(), 8, timestep_spacing="trailing"))
+
+
+def assert_same(a: Schedule, b: Schedule):
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("scheduler", SOLVERS)
+def test_one_program_serves_all_schedulers(scheduler: str):
+    table = make_schedule(SchedulerConfig(), 7, scheduler)
+    assert [a.shape for a in table] == [(7,)] * 8 + [()] * 2
+    assert all(a.dtype == np.float32 and np.isfinite(a).all() for a in table)
+    assert table.fresh.any() == (scheduler == "euler_ancestral")
+
+
+def test_trailing_has_no_extra_step():
+    """Where diffusers' arange ends a rounding error above 0 and adds a step at t = −1."""
+    config, theirs = ours_and_theirs("euler", timestep_spacing="trailing")
+    theirs.set_timesteps(61)
+    assert len(theirs.timesteps) == 62
+    np.testing.assert_array_equal(make_schedule(config, 61).timestep, theirs.timesteps[:61])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(num_inference_steps=0), "between 1 and the 1000 training timesteps, not 0"),
+        (dict(num_inference_steps=-3), "not -3"),
+        (dict(num_inference_steps=1001), "not 1001"),
+        (dict(num_inference_steps=1000), "'leading' spacing and steps_offset 1 .*use fewer steps"),
+        (dict(num_inference_steps=1000, scheduler="dpmpp_2m"), "use fewer steps"),
+        (dict(scheduler="dpmp_2m"), "did you mean 'dpmpp_2m'"),
+        (dict(scheduler="euler_ancestral_karras"), "did you mean 'euler_ancestral'"),
+        (dict(scheduler="xyz"), "Use one of ddim, euler"),
+        (dict(timestep_spacing="trailling"), "did you mean 'trailing'"),
+        (dict(config=dict(prediction_type="v")), "prediction_type 'v' is not known"),
+        (dict(config=dict(beta_schedule="cosine")), "beta_schedule 'cosine' is not known"),
+        (dict(config=dict(final_sigmas_type="none")), "Use one of zero, sigma_min"),
+        (
+            dict(config=dict(rescale_betas_zero_snr=True), scheduler="ddim", timestep_spacing="trailing"),
+            "use 'leading' spacing",
+        ),
+    ],
+)
+def test_errors_say_what_to_do(arguments: dict, message: str):
+    config = dataclasses.replace(SchedulerConfig(), **arguments.pop("config", {}))
+    with pytest.raises(ValueError, match=message):
+        make_schedule(config, **{"num_inference_steps": 20, **arguments})
