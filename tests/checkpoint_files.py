@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -25,27 +26,7 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-# The tiny model's blocks, as SDXL's: three levels of two layers, the first without attention. Written out by hand.
-_UNET_BLOCKS = {
-    "down_blocks.0.resnets.0": "input_blocks.1.0",
-    "down_blocks.0.resnets.1": "input_blocks.2.0",
-    "down_blocks.0.downsamplers.0.conv": "input_blocks.3.0.op",
-    "down_blocks.1.resnets.0": "input_blocks.4.0",
-    "down_blocks.1.attentions.0": "input_blocks.4.1",
-    "down_blocks.1.resnets.1": "input_blocks.5.0",
-    "down_blocks.1.attentions.1": "input_blocks.5.1",
-    "down_blocks.1.downsamplers.0.conv": "input_blocks.6.0.op",
-    "down_blocks.2.resnets.0": "input_blocks.7.0",
-    "down_blocks.2.attentions.0": "input_blocks.7.1",
-    "down_blocks.2.resnets.1": "input_blocks.8.0",
-    "down_blocks.2.attentions.1": "input_blocks.8.1",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-    "up_blocks.0.upsamplers.0": "output_blocks.2.2",
-    "up_blocks.1.upsamplers.0": "output_blocks.5.2",
-    **{f"up_blocks.{i}.resnets.{j}": f"output_blocks.{3 * i + j}.0" for i in range(3) for j in range(3)},
-    **{f"up_blocks.{i}.attentions.{j}": f"output_blocks.{3 * i + j}.1" for i in range(2) for j in range(3)},
+_UNET_ENDS = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "add_embedding.linear_1": "label_emb.0.0",
@@ -53,6 +34,9 @@ _UNET_BLOCKS = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
 }
 _VAE = (
     (r"mid_block\.resnets\.0", "mid.block_1"),
@@ -90,7 +74,8 @@ def state_dict(folder: Path, component: str) -> StateDict:
 
 def single_file_tensors(folder: Path) -> StateDict:
     """All four components in the LDM/sgm layout."""
-    unet = {f"model.diffusion_model.{_unet_name(k)}": v for k, v in state_dict(folder, "unet").items()}
+    blocks = _unet_blocks(read_json(folder / "unet" / "config.json"))
+    unet = {f"model.diffusion_model.{_unet_name(k, blocks)}": v for k, v in state_dict(folder, "unet").items()}
     vae = {f"first_stage_model.{k}": v for k, v in _ldm_vae(state_dict(folder, "vae")).items()}
     one = {f"conditioner.embedders.0.transformer.{k}": v for k, v in state_dict(folder, "text_encoder").items()}
     two = {f"conditioner.embedders.1.model.{k}": v for k, v in _open_clip(state_dict(folder, "text_encoder_2")).items()}
@@ -130,13 +115,36 @@ def key_list(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(int(n) for n in shape[1:-1].split(",") if n) for name, shape, _ in rows}
 
 
-def _unet_name(name: str) -> str:
-    for module, ldm in _UNET_BLOCKS.items():
+def _unet_blocks(config: Mapping[str, Any]) -> dict[str, str]:
+    """Block -> its LDM name: walks the levels and counts, as LDM's own constructor does."""
+    blocks, n, layers = dict(_UNET_ENDS), 1, config["layers_per_block"]
+    for level, kind in enumerate(config["down_block_types"]):
+        for layer in range(layers):
+            blocks[f"down_blocks.{level}.resnets.{layer}"] = f"input_blocks.{n}.0"
+            if kind.startswith("Cross"):
+                blocks[f"down_blocks.{level}.attentions.{layer}"] = f"input_blocks.{n}.1"
+            n += 1
+        if level < len(config["down_block_types"]) - 1:
+            blocks[f"down_blocks.{level}.downsamplers.0.conv"] = f"input_blocks.{n}.0.op"
+            n += 1
+    n = 0
+    for level, kind in enumerate(config["up_block_types"]):
+        for layer in range(layers + 1):
+            names = [f"up_blocks.{level}.resnets.{layer}"]
+            if kind.startswith("Cross"):
+                names.append(f"up_blocks.{level}.attentions.{layer}")
+            if layer == layers and level < len(config["up_block_types"]) - 1:
+                names.append(f"up_blocks.{level}.upsamplers.0")
+            blocks |= {name: f"output_blocks.{n}.{i}" for i, name in enumerate(names)}
+            n += 1
+    return blocks
+
+
+def _unet_name(name: str, blocks: Mapping[str, str]) -> str:
+    for module, ldm in blocks.items():
         if name.startswith(module + "."):
-            rest = name.removeprefix(module + ".")
-            first, dot, leaf = rest.partition(".")
-            in_resnet = ".resnets." in module
-            return f"{ldm}.{_RESNET[first] if in_resnet else first}{dot}{leaf}"
+            first, dot, leaf = name.removeprefix(module + ".").partition(".")
+            return f"{ldm}.{_RESNET[first] if '.resnets.' in module else first}{dot}{leaf}"
     raise KeyError(name)
 
 

@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is wrong
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin while they wait: ruinous beside other processes
 
 import jax
 
@@ -14,6 +15,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("autolora_jax", "beartype.beartype")
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,24 @@ def tiny_pipeline(tiny_folder: Path):
     pipe = StableDiffusionXLPipeline.from_pretrained(tiny_folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def count_compilations() -> Callable[[], contextlib.AbstractContextManager[list[str]]]:
+    """`with count_compilations() as names:` collects one entry per program that XLA compiles inside."""
+
+    @contextlib.contextmanager
+    def counting() -> Iterator[list[str]]:
+        compiled: list[str] = []
+
+        def listen(event: str, duration: float, **_: object) -> None:
+            if event.endswith("backend_compile_duration"):
+                compiled.append(f"{duration:.2f} s")
+
+        jax.monitoring.register_event_duration_secs_listener(listen)
+        try:
+            yield compiled
+        finally:
+            jax.monitoring.unregister_event_duration_listener(listen)
+
+    return counting

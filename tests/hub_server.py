@@ -13,12 +13,16 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub:
-    """Serves folders as repositories {"owner/name": folder}, all at COMMIT. downloads: files sent, in order."""
+    """Serves folders as repositories {"owner/name": folder}. downloads: files sent, in order.
+
+    commits: known ones, oldest first; "main" is the last. They all have the same files.
+    """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
         self.repositories = repositories
         self.downloads: list[str] = []
         self.gated: set[str] = set()
+        self.commits = [COMMIT]
 
     @contextmanager
     def serve(self) -> Iterator[str]:
@@ -55,14 +59,15 @@ class Hub:
                 folder = hub.repositories.get(repo)
                 if folder is None:
                     return self._error(404, "RepoNotFound")
-                if revision not in (COMMIT, "main"):
+                if revision not in ("main", *hub.commits):
                     return self._error(404, "RevisionNotFound")
                 if not (folder / name).is_file():
                     return self._error(404, "EntryNotFound")
                 content = (folder / name).read_bytes()
                 if body:
                     hub.downloads.append(name)
-                return self._send(200, content, body, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'})
+                etag = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
+                return self._send(200, content, body, etag, hub.commits[-1] if revision == "main" else revision)
 
             def _info(self, rest: str) -> None:
                 repo, _, revision = rest.partition("/revision/")
@@ -70,19 +75,21 @@ class Hub:
                     return self._error(401, "RepoNotFound")
                 if repo in hub.gated:
                     return self._error(403, "GatedRepo")
-                if revision not in ("", "main", COMMIT):
+                if revision not in ("", "main", *hub.commits):
                     return self._error(404, "RevisionNotFound")
                 folder = hub.repositories[repo]
                 names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-                info = {"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+                info = {"id": repo, "sha": hub.commits[-1], "siblings": [{"rfilename": name} for name in names]}
                 return self._send(200, json.dumps(info).encode(), True, {"Content-Type": "application/json"})
 
             def _error(self, status: int, code: str) -> None:
                 self._send(status, b"{}", self.command == "GET", {"X-Error-Code": code})
 
-            def _send(self, status: int, content: bytes, body: bool, headers: dict[str, str]) -> None:
+            def _send(
+                self, status: int, content: bytes, body: bool, headers: dict[str, str], commit: str = COMMIT
+            ) -> None:
                 self.send_response(status)
-                for name, value in {**headers, "X-Repo-Commit": COMMIT, "Content-Length": str(len(content))}.items():
+                for name, value in {**headers, "X-Repo-Commit": commit, "Content-Length": str(len(content))}.items():
                     self.send_header(name, value)
                 self.send_header("Connection", "close")  # so that nothing answers once the server is down
                 self.end_headers()

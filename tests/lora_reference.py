@@ -194,8 +194,8 @@ def tiny_targets() -> Targets:
 
 
 # Three modules of the tiny pipeline, for files that are written by hand.
-UNET_MODULE = "lora_unet_input_blocks_4_1_proj_in"  # a Linear, 64 -> 64
-CONV_MODULE = "lora_unet_input_blocks_3_0_op"  # a 3x3 convolution, 32 -> 32
+UNET_MODULE = _kohya_sgm("unet", "down_blocks.1.attentions.0.proj_in")  # a Linear, 64 -> 64
+CONV_MODULE = _kohya_sgm("unet", "down_blocks.0.downsamplers.0.conv")  # a 3x3 convolution, 32 -> 32
 TEXT_MODULE = "lora_te1_text_model_encoder_layers_0_mlp_fc1"  # 32 -> 64
 
 

@@ -296,8 +296,12 @@ def test_a_broken_model_index_is_refused(tiny_folder, tmp_path, content):
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
-    refused(lambda: open_checkpoint(tmp_path), "has no model_index.json; give the folder that holds")
-    assert describe(tmp_path).kind == "folder"
+    refused(lambda: open_checkpoint(tmp_path), "has no model_index.json; give a folder that holds")
+    description = describe(tmp_path)
+    assert description.kind == "folder"
+    assert not description.loads
+    save_file({"a": np.zeros(2, np.float32)}, tmp_path / "model.safetensors")
+    refused(lambda: open_checkpoint(tmp_path), r"give one of its files \(model\.safetensors\), or a folder that holds")
 
 
 def test_a_damaged_component_is_named(tiny_folder, tmp_path):
@@ -331,12 +335,14 @@ def test_a_lora_is_described_as_one(tmp_path):
     assert description.kind == "a LoRA"
     assert description.lora is not None
     assert str(description) == str(description.lora)
+    assert describe(tmp_path) == description  # a folder that holds just that
 
 
 def test_a_small_single_file_is_described_with_what_does_not_fit(tiny_folder, tmp_path):
-    path = write_single_file(tmp_path / "small.safetensors", tiny_folder, {"model_ema.decay": np.float32(1)})
+    average = {f"model_ema.a{i}": np.float32(1) for i in range(9)}
+    path = write_single_file(tmp_path / "small.safetensors", tiny_folder, average)
     description = describe(path)
     assert description.kind == "SDXL, single file"
     assert not description.loads
     assert "of another shape" in str(description)
-    assert "left out        model_ema.decay (the training average" in str(description)
+    assert "left out        model_ema.a0, model_ema.a1, … and 7 more (the training average" in str(description)

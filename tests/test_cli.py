@@ -13,17 +13,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, PersonalizationGuidance, pictures
 from autolora_jax.cli import app, drawing, folder, generate
 from autolora_jax.guidance import RULES
+from autolora_jax.pipeline import Output
 from autolora_jax.presets import GenerateConfig, Lora
+from tests import reference
 from tests.lora_reference import random_lora
 
+LORA = "small:0.5.safetensors"
 SMALL = ["--steps", "2", "--size", "64x32", "--dtype", "float32"]
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """What a pipeline says of a picture."""
+    numbers = {"steps": 1, "size": (8, 8), "guidance": CFG(), "guidance_rescale": 0.0, "clip_skip": None}
+    texts = {"prompt": "a", "negative_prompt": "", "scheduler": "euler", "model": "fake", "noise": "jax"}
+    return {**numbers, **texts, "loras": [], "lora_scales": [], **changes}
 
 
 def autolora(*arguments: Any) -> Result:
@@ -31,23 +40,36 @@ def autolora(*arguments: Any) -> Result:
 
 
 @pytest.fixture(scope="module")
-def lora_file(tiny_pipeline: StableDiffusionXLPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("lora") / "tiny:0.5.safetensors"
-    return random_lora(tiny_pipeline, seed=1).save(path, "kohya_sgm")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SDXL of two levels, because compiling is what takes the time here, with a LoRA."""
+    folder = tmp_path_factory.mktemp("small")
+    small = dict(
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 1),
+        attention_head_dim=(2, 4),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "UNET", {**reference.UNET, **small})
+        pipe = reference.tiny_sdxl(folder)
+    pipe.save_pretrained(folder)
+    random_lora(pipe, seed=1).save(folder / "small:0.5.safetensors", "peft")
+    return folder
 
 
 # ---- generate --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def compared(tiny_folder: Path, lora_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def compared(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """A folder that `generate --compare` filled: 5 seeds × 2 prompts, more than the 8 devices draw at once."""
     out = tmp_path_factory.mktemp("compared")
-    prompts = ["--prompt", "a cat", "--prompt", "süß, the 猫"]
-    result = autolora(
-        *("generate", tiny_folder, "--lora", f"{lora_file}:0.7", *prompts, "--seeds", "0-3,2147483648", *SMALL),
-        *("--gamma", "1.7", "--w1", "2", "--batch-size", "1", "--compare", "--out", out),
-    )
+    prompts = ["--prompt", "a cat", "--prompt", "süß, the 猫", "--seeds", "0-3,2147483648"]
+    guidance = ["--gamma", "1.7", "--w1", "2", "--compare"]
+    lora = ["--lora", f"{small_folder / LORA}:0.7"]
+    result = autolora("generate", small_folder, *lora, *prompts, *guidance, *SMALL, "--batch-size", 1, "--out", out)
     return out, result
 
 
@@ -78,14 +100,14 @@ def test_pictures_say_what_they_are(compared: tuple[Path, Result]):
         assert settings["seed"] == 1 and settings["prompt"] == "a cat" and settings["size"] == [64, 32]
     with Image.open(out / "0009-seed2147483648-süß-the-猫-autolora.png") as image:
         first, last = image.info["parameters"].split("\n")
-        assert first == "süß, the 猫 <lora:tiny:0.5:0.7>"
+        assert first == "süß, the 猫 <lora:small:0.5:0.7>"
         assert "Steps: 2, Sampler: Euler, CFG scale: 5, Seed: 2147483648, Size: 64x32" in last
 
 
-def test_pictures_are_the_pipelines(compared: tuple[Path, Result], tiny_folder: Path, lora_file: Path):
+def test_pictures_are_the_pipelines(compared: tuple[Path, Result], small_folder: Path):
     out, _ = compared
-    pipe = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32")
-    pipe.load_lora(lora_file, 0.7)
+    pipe = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32")
+    pipe.load_lora(small_folder / LORA, 0.7)
     rule = AutoLoRA(1.7, 2.0, 5.0)
     # As many rows a device as the run had: nothing new to compile.
     call = dict(num_inference_steps=2, width=64, height=32, guidance=rule, batch_size=1, on_progress=lambda _: None)
@@ -111,43 +133,24 @@ def test_the_same_run_again_goes_beside_the_first(compared: tuple[Path, Result],
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-class FakePipeline:
-    """Draws grey pictures in batches of two, and fails when told to."""
+class FakePipeline(AutoLoRAPipeline):
+    """Draws dark pictures in batches of two."""
 
-    scheduler_name = "euler"
-    fails_at: int | None = None
     calls: typing.ClassVar[list[dict[str, Any]]] = []
+
+    def __init__(self) -> None:
+        pass
 
     @classmethod
     def from_pretrained(cls, source: str, **_: Any) -> "FakePipeline":
         return cls()
 
-    def load_lora(self, source: str, scale: float) -> None:
-        pass
-
     def __call__(self, prompts: list[str], negative_prompt: str | None, **call: Any) -> None:
-        from autolora_jax.pipeline import Output
-
         self.calls.append({"prompts": prompts, "negative_prompt": negative_prompt, **call})
-        pairs = [(prompt, seed) for prompt in prompts for seed in call["seeds"]]
-        for first in range(0, len(pairs), 2):
-            rows = [
-                {
-                    **dict(prompt=prompt, negative_prompt=negative_prompt, seed=seed, guidance=call["guidance"]),
-                    **dict(
-                        guidance_rescale=0.0,
-                        lora_scales=[],
-                        noise="jax",
-                        clip_skip=None,
-                        steps=call["num_inference_steps"],
-                    ),
-                    **dict(scheduler="euler", size=(8, 8), model="fake", loras=[]),
-                }
-                for prompt, seed in pairs[first : first + 2]
-            ]
-            call["on_images"](
-                Output([Image.new("RGB", (8, 8), (seed, 0, 0)) for _, seed in pairs[first : first + 2]], rows)
-            )
+        pairs = [{"prompt": prompt, "seed": seed} for prompt in prompts for seed in call["seeds"]]
+        rows = [settings(steps=call["num_inference_steps"], **pair) for pair in pairs]
+        for batch in (rows[i : i + 2] for i in range(0, len(rows), 2)):
+            call["on_images"](Output([Image.new("RGB", (8, 8)) for _ in batch], batch))
 
 
 @pytest.fixture
@@ -229,12 +232,9 @@ def test_a_strangers_config_is_left_alone(fake: type[FakePipeline], tmp_path: Pa
 
 def test_two_runs_in_one_folder_do_not_replace_each_other(tmp_path: Path):
     one, two = (folder.PictureFolder(tmp_path, overwrite=False) for _ in range(2))
-    image = Image.new("RGB", (8, 8))
-    settings = {"guidance": CFG(), "scheduler": "euler", "loras": [], "lora_scales": [], "clip_skip": None, "steps": 1}
-    settings |= {"size": (8, 8), "model": "", "guidance_rescale": 0.0, "noise": "", "prompt": "", "negative_prompt": ""}
     for i in range(3):
-        one.save(i, "a", image, {**settings, "seed": 1})
-        two.save(i, "a", image, {**settings, "seed": 2})
+        one.save(i, "a", Image.new("RGB", (8, 8)), settings(seed=1))
+        two.save(i, "a", Image.new("RGB", (8, 8)), settings(seed=2))
     assert len(set(one.saved + two.saved)) == 6
     assert all(pictures.read_settings(file)["seed"] == 1 for file in one.saved)
 
@@ -243,7 +243,7 @@ def test_two_runs_in_one_folder_do_not_replace_each_other(tmp_path: Path):
     ("error", "message", "code"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "out/0002.png"), "No space left on device: out/0002.png", 1),
-        (KeyboardInterrupt(), "Stopped.", 130),
+        (KeyboardInterrupt(), "Stopped. 2 of 4", 130),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes"), "Use a smaller --batch-size", 1),
     ],
 )
@@ -267,7 +267,7 @@ def test_a_run_that_breaks_off_says_what_is_saved(
     result = autolora("generate", "model", "--prompt", "a", "--seeds", "0-3", "--out", tmp_path)
     assert result.exit_code == code
     last = result.stderr.splitlines()[-1]
-    assert message in last and f"2 of 4 pictures are saved in {tmp_path}." in last
+    assert message in last and f"2 of 4 pictures are saved in {tmp_path}" in last
     assert result.stdout == ""
 
 
@@ -303,10 +303,10 @@ def test_prompt_files_must_be_text(tmp_path: Path):
         assert result.exit_code == 2 and message in result.stderr
 
 
-def test_failures_are_one_line_and_a_traceback_only_for_debug(tiny_folder: Path, tmp_path: Path):
+def test_failures_are_one_line_and_a_traceback_only_for_debug(small_folder: Path, tmp_path: Path):
     file = tmp_path / "file"
     file.write_bytes(b"not a safetensors file")
-    run = ["generate", tiny_folder, "--prompt", "a", "--out", tmp_path / "out"]
+    run = ["generate", small_folder, "--prompt", "a", "--out", tmp_path / "out"]
     for changes, message in (
         (["--out", file / "below"], "Not a directory"),
         (["--lora", file], "it is not a safetensors file"),
@@ -372,11 +372,11 @@ def test_every_flag_is_a_setting_and_every_setting_has_a_flag():
     assert generate.FLAGS.keys() <= inspect.signature(generate.generate).parameters.keys()
 
 
-def test_info(tiny_folder: Path, lora_file: Path, compared: tuple[Path, Result], tmp_path: Path):
-    assert "SDXL, diffusers folder" in autolora("info", tiny_folder).stdout
-    described = json.loads(autolora("info", tiny_folder, "--json").stdout)
+def test_info(small_folder: Path, compared: tuple[Path, Result], tmp_path: Path):
+    assert "SDXL, diffusers folder" in autolora("info", small_folder).stdout
+    described = json.loads(autolora("info", small_folder, "--json").stdout)
     assert described["loads"] and described["components"]["unet"]["dtypes"].keys() == {"F32"}
-    lora = json.loads(autolora("info", lora_file, "--json").stdout)
+    lora = json.loads(autolora("info", small_folder / LORA, "--json").stdout)
     assert lora["loads"] and lora["lora"]["modules"]["unet"] > 0
     picture = compared[0] / "0000-seed0-a-cat-base.png"
     assert json.loads(autolora("info", picture).stdout) == pictures.read_settings(picture)
@@ -385,12 +385,12 @@ def test_info(tiny_folder: Path, lora_file: Path, compared: tuple[Path, Result],
     assert bad.exit_code == 1 and "not a safetensors file" in bad.stdout
 
 
-def test_convert(tiny_folder: Path, tmp_path: Path):
-    result = autolora("convert", tiny_folder, tmp_path / "converted", "--dtype", "float32")
+def test_convert(small_folder: Path, tmp_path: Path):
+    result = autolora("convert", small_folder, tmp_path / "converted", "--dtype", "float32")
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{tmp_path / 'converted'}\n"
     assert "converted folder" in autolora("info", tmp_path / "converted").stdout
-    again = autolora("convert", tiny_folder, tmp_path / "converted")
+    again = autolora("convert", small_folder, tmp_path / "converted")
     assert again.exit_code == 1 and str(tmp_path / "converted") in again.stderr
 
 

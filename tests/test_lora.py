@@ -75,8 +75,11 @@ class Both:
 
 
 @pytest.fixture(scope="module")
-def both(tiny_pipeline: StableDiffusionXLPipeline, tiny_folder: Path) -> Both:
-    return Both(tiny_pipeline, tiny_folder)
+def both(tiny_pipeline: StableDiffusionXLPipeline, tiny_folder: Path) -> Iterator[Both]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a network only waits for its threads
+    yield Both(tiny_pipeline, tiny_folder)
+    torch.set_num_threads(threads)
 
 
 def errors(got: Outputs, want: Outputs) -> dict[str, float]:
@@ -259,21 +262,18 @@ def test_saved_trees_load_as_they_were(both: Both, tmp_path: Path, dialect: str)
         save_lora(tmp_path / "c.safetensors", lora.stack([trees, trees]), dialect, unet_config=both.networks.unet)
 
 
-@pytest.mark.parametrize("dialect, ranks", [("kohya", (4,)), ("peft", (2, 4, 3))])
-def test_diffusers_reads_what_we_save(both: Both, tmp_path: Path, dialect: str, ranks: tuple[int, ...]) -> None:
-    """Alpha is the rank in kohya's dialect, which diffusers reads right when all ranks are equal."""
-    random = random_file(both, 6, tmp_path / "a.safetensors", ranks=ranks)
-    save_lora(
-        tmp_path / "b.safetensors", both.load(tmp_path / "a.safetensors"), dialect, unet_config=both.networks.unet
-    )
+def test_diffusers_reads_what_we_save(both: Both, tmp_path: Path) -> None:
+    """alpha = rank there, which diffusers reads right when all ranks are equal."""
+    random = random_file(both, 6, tmp_path / "a.safetensors", ranks=(4,))
+    save_lora(tmp_path / "b.safetensors", both.load(tmp_path / "a.safetensors"), "kohya", None, both.networks.unet)
     with merged(both.pipe, (random, 0.8)):
         want = both.torch()
     with diffusers_lora(both, tmp_path / "b.safetensors", 0.8):
         assert_close(both.torch(), want)
 
 
-def test_diffusers_reads_alphas_that_we_convert(both: Both, tmp_path: Path) -> None:
-    """From kohya, where diffusers would mix up differing alphas, to PEFT's header, where it does not."""
+def test_diffusers_reads_what_we_convert(both: Both, tmp_path: Path) -> None:
+    """From kohya, whose differing alphas diffusers mixes up, to PEFT's header, whose it does not."""
     random = random_file(both, 6, tmp_path / "a.safetensors")
     file = read_lora(tmp_path / "a.safetensors", both.targets)
     convert_lora(tmp_path / "b.safetensors", file, "peft", both.networks.unet)
@@ -281,8 +281,6 @@ def test_diffusers_reads_alphas_that_we_convert(both: Both, tmp_path: Path) -> N
         want = both.torch()
     with diffusers_lora(both, tmp_path / "b.safetensors", 0.8):
         assert_close(both.torch(), want)
-    with diffusers_lora(both, tmp_path / "a.safetensors", 0.8):
-        assert max(errors(both.torch(), want).values()) > 0.05  # what the conversion is good for
 
 
 def test_report(both: Both, tmp_path: Path) -> None:

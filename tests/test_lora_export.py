@@ -55,7 +55,7 @@ def test_describe_good_file(tmp_path: Path) -> None:
     assert about.alphas == {1.0: 1, None: 2}
     assert about.trigger_words == ("pixel art", "cat")
     text = str(about)
-    assert "kohya (sgm block names)" in text and "SDXL" in text and "\x1b" not in text
+    assert "kohya (sgm block names)" in text and "pixel art, cat" in text and "\x1b" not in text
 
 
 def test_header_is_shown_safely() -> None:

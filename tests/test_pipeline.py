@@ -72,3 +72,156 @@ def test_guidance_matches_torch(pipe, tiny_pipeline, lora, rule: str):
 def test_schedulers_match_torch(pipe, tiny_pipeline, lora, scheduler: str, rule: str):
     ours = our_latents(pipe, RULES[rule], scheduler=scheduler)
     assert error(ours, torch_latents(tiny_pipeline, lora, RULES[rule], scheduler)) < LATENTS
+
+
+def test_thirty_steps_match_torch(pipe, tiny_pipeline, lora):
+    more = {"num_inference_steps": 30}
+    ours = our_latents(pipe, RULES["autolora"], **more)
+    assert error(ours, torch_latents(tiny_pipeline, lora, RULES["autolora"], **more)) < LATENTS
+
+
+def test_rescale_and_zero_negative_match_torch(pipe, tiny_pipeline, lora):
+    ours = our_latents(pipe, RULES["cfg"], guidance_rescale=0.7, negative_prompt=None)
+    assert error(ours, torch_latents(tiny_pipeline, lora, RULES["cfg"], rescale=0.7, negative_prompt=None)) < LATENTS
+
+
+def test_v_prediction_matches_torch(pipe, tiny_pipeline, lora, monkeypatch):
+    config = dataclasses.replace(pipe.scheduler, prediction_type="v_prediction", timestep_spacing="trailing")
+    monkeypatch.setattr(pipe, "scheduler", config)
+    theirs = dict(tiny_pipeline.scheduler.config) | {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    monkeypatch.setattr(tiny_pipeline, "scheduler", tiny_pipeline.scheduler.from_config(theirs))
+    ours = our_latents(pipe, RULES["autolora"])
+    assert error(ours, torch_latents(tiny_pipeline, lora, RULES["autolora"])) < LATENTS
+
+
+@pytest.mark.parametrize("dialect", ["kohya_sgm", "peft"])
+def test_cfg_with_lora_equals_diffusers_own_pipeline(pipe, tiny_folder, tiny_pipeline, tmp_path, dialect: str):
+    # one alpha and rank: diffusers applies the commonest alpha of a kohya file to every attention projection
+    file = random_lora(tiny_pipeline, seed=2, ranks=(4,), alphas=None, strength=0.5).save(
+        tmp_path / f"{dialect}.safetensors", dialect
+    )
+    theirs = StableDiffusionXLPipeline.from_pretrained(tiny_folder)
+    theirs.load_lora_weights(tmp_path, weight_name=file.name, adapter_name="it")
+    theirs.set_adapters(["it"], [0.8])
+    mine = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:2])
+    mine.load_lora(file, scale=0.8)
+    call = {**CALL, "num_inference_steps": 6}
+    noise = [torch.Generator("cpu").manual_seed(s) for s in SEEDS]
+    expected = theirs(
+        **{**call, "prompt": [CALL["prompt"]] * 2, "negative_prompt": [CALL["negative_prompt"]] * 2},
+        guidance_scale=4.0,
+        generator=noise,
+        output_type="latent",
+    ).images
+    ours = our_latents(mine, CFG(4.0))
+    assert error(ours, expected.permute(0, 2, 3, 1).numpy()) < LATENTS
+    # the LoRA visibly changes the picture, or agreement would prove nothing
+    assert error(our_latents(mine, CFG(4.0), lora_scale=0.0), ours) > 0.05
+    decoded = theirs.vae.decode(expected / theirs.vae.config.scaling_factor).sample
+    pixels = theirs.image_processor.postprocess(decoded.detach(), output_type="np")
+    levels = np.abs(np.round(pixels * 255) - our_latents(mine, CFG(4.0), output_type="np").astype(float))
+    assert levels.max() <= 1 and (levels > 0).mean() < 1e-3
+
+
+def test_second_call_compiles_nothing(pipe, count_compilations):
+    call = dict(height=96, width=128, num_inference_steps=6, output_type="np")
+    pipe("a cat", "mist", seeds=[1, 2, 3], guidance=AutoLoRA(1.5, 3.0, 4.0), **call)
+    with count_compilations() as compiled:
+        pipe("the dog", "fog", seeds=[7, 8, 9], guidance=AutoLoRA(1.9, 2.0, 6.0), lora_scale=0.6, **call)
+        pipe(["the", "dog", "cat"], "", seeds=4, guidance=AutoLoRA([1.1, 1.2, 1.3], 2.0, [6.0, 3.0, 2.0]), **call)
+        pipe("the dog", seeds=[1, 2, 3], guidance=AutoLoRA(1.2), scheduler="ddim", **call)
+    assert compiled == []
+
+
+def test_images_do_not_depend_on_their_company(pipe, tiny_folder, lora_file):
+    rule = AutoLoRA(1.5, 3.0, 4.0)
+    together = our_latents(pipe, rule, noise="jax", seeds=[5, 6, 7])
+    alone = our_latents(pipe, rule, noise="jax", seeds=[6])
+    eight = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32")
+    eight.load_lora(lora_file)
+    many = our_latents(eight, rule, noise="jax", seeds=list(range(10)), batch_size=1)
+    assert error(alone[0], together[1]) < 1e-5  # seen 2e-6: other batch sizes sum in another order
+    for i in range(3):
+        assert error(many[5 + i], together[i]) < 1e-5
+
+
+def test_one_batch_mixes_guidance_and_lora_scales(pipe):
+    rules = [CFG(4.0), AutoLoRA(1.5, 3.0, 4.0), NoGuidance(), AutoLoRA(1.8, 2.0, 5.0)]
+    scales = [0.3, 1.0, 0.0, 0.7]
+    mixed = our_latents(pipe, rules, seeds=[5, 6, 7, 8], lora_scale=scales)
+    for i, (rule, scale) in enumerate(zip(rules, scales, strict=True)):
+        one = our_latents(pipe, rule, seeds=[5 + i], lora_scale=scale)  # the merged path; the batch took the other
+        assert error(mixed[i], one[0]) < LATENTS  # seen 3e-6
+
+
+def test_given_noise_is_the_initial_noise(pipe):
+    from autolora_jax.noise import initial_noise
+
+    x = initial_noise(SEEDS, (12, 16, 4), "torch")
+    a = our_latents(pipe, CFG(4.0), latents=x)
+    np.testing.assert_array_equal(a, our_latents(pipe, CFG(4.0)))
+
+
+def test_two_loras_stack_and_unload(pipe, tiny_folder, tiny_pipeline, lora, lora_file, tmp_path):
+    second = random_lora(tiny_pipeline, seed=9, ranks=(3,), components=("unet",))
+    mine = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:2])
+    mine.load_lora(lora_file, scale=0.7)
+    mine.load_lora(second.save(tmp_path / "second.safetensors", "kohya_diffusers"), scale=0.4)
+    joined = joint((lora, 0.7), (second, 0.4))
+    assert error(our_latents(mine, CFG(4.0)), torch_latents(tiny_pipeline, joined, CFG(4.0))) < LATENTS
+    mine.unload_lora()
+    nothing = RandomLora({})
+    assert error(our_latents(mine, CFG(4.0)), torch_latents(tiny_pipeline, nothing, CFG(4.0))) < LATENTS
+
+
+def joint(*loras: tuple[RandomLora, float]) -> RandomLora:
+    """One LoRA that changes every module as all of them do."""
+    downs: dict[tuple[str, str], list[torch.Tensor]] = {}
+    ups: dict[tuple[str, str], list[torch.Tensor]] = {}
+    for lora, scale in loras:
+        for key, change in lora.changes.items():
+            downs.setdefault(key, []).append(change.down * (scale * change.alpha / change.down.shape[0]))
+            ups.setdefault(key, []).append(change.up)
+    joined = {key: (torch.cat(downs[key]), torch.cat(ups[key], 1)) for key in downs}
+    return RandomLora({key: Change(down, up, float(down.shape[0])) for key, (down, up) in joined.items()})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(height=100), "height=100 is not a positive multiple of 32; 96 is"),
+        (dict(seeds=[]), "nothing to draw"),
+        (dict(guidance=AutoLoRA(gamma=[1.0, 2.0, 3.0])), "3 values for 1 images"),
+        (dict(lora_scale=[0.1, 0.2]), "one per picture"),
+        (dict(scheduler="eulr"), "euler"),
+        (dict(output_type="jpg"), "'pil', 'np' or 'latent'"),
+        (dict(negative_prompt=["a", "b"]), "2 texts for 1 prompts"),
+        (dict(latents=np.zeros((1, 3, 3, 4), np.float32)), "latents has shape"),
+        (dict(num_inference_steps=0), "num_inference_steps"),
+        (dict(clip_skip=9), "clip_skip=9"),
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(noise="numpy"), "noise"),
+    ],
+)
+def test_bad_arguments_are_refused(pipe, arguments: dict, words: str):
+    with pytest.raises(ValueError, match=words):
+        pipe("a cat", **arguments)
+
+
+def test_autolora_needs_a_lora(tiny_folder):
+    plain = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:1])
+    with pytest.raises(ValueError, match="no LoRA is loaded"):
+        plain("a cat", guidance=AutoLoRA())
+
+
+def test_long_prompts_are_said_to_be_cut(pipe):
+    with pytest.warns(UserWarning, match="not read"):
+        pipe.text.tokenize(Text("cat " * 80, "the dog"))
+
+
+def test_progress_is_reported_step_by_step(pipe):
+    seen: list[Progress] = []
+    our_latents(pipe, CFG(4.0), on_progress=seen.append)
+    steps = [p.done for p in seen if p.stage == "sample"]
+    assert max(steps) == 6 and {p.total for p in seen if p.stage == "sample"} == {6}
+    assert seen[0].stage == "encode"

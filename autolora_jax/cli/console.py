@@ -31,7 +31,7 @@ def reported(debug: bool, exit_code: int = 1) -> Iterator[None]:
     except (ValueError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as e:
         if debug or not (problem := _problem(e)):
             raise
-        say(" ".join([problem, *getattr(e, "__notes__", [])]), "red")
+        say(". ".join([problem.rstrip("."), *getattr(e, "__notes__", [])]), "red")
         raise typer.Exit(130 if isinstance(e, KeyboardInterrupt) else exit_code) from None
 
 

@@ -78,7 +78,7 @@ def draw(config: GenerateConfig, overwrite: bool) -> PictureFolder:
                 _save_grid(config, ways, files, folder)
     except BaseException as e:
         if folder.saved:
-            e.add_note(f"{len(folder.saved)} of {total} pictures are saved in {folder.path}.")
+            e.add_note(f"{len(folder.saved)} of {total} pictures are saved in {folder.path}")
         raise
     return folder
 

@@ -73,7 +73,6 @@ def _option(*names: str, panel: str, help: str, default: str = "", metavar: str 
 
 
 def generate(
-    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -286,6 +285,7 @@ def generate(
     Each PNG carries its settings where A1111, ComfyUI and civitai look for them; config.json beside them holds the
     run's. Pictures are saved as they are finished.
     """
+    flags = {FLAGS[name]: value for name, value in locals().items() if name in FLAGS and value is not None}
     with reported(debug, exit_code=2):
         from autolora_jax import overrides
         from autolora_jax.config import ConfigError
@@ -293,7 +293,7 @@ def generate(
 
         settings = overrides.load_preset(config) if config else GenerateConfig()
         changes: dict[str, Any] = dict(_assignment(text) for text in set_ or ())
-        changes |= {FLAGS[name]: value for name, value in context.params.items() if name in FLAGS and value is not None}
+        changes |= flags
         if prompt_file:
             changes["prompts"] = [*(prompt or ()), *_lines(prompt_file)]
         settings = overrides.override(settings, changes)

@@ -29,9 +29,10 @@ def read_index(folder: Folder) -> dict[str, Any]:
     """The parsed model_index.json of an SDXL pipeline. Raises WeightsError when it is another pipeline or not whole."""
     names = folder.names()
     if INDEX not in names:
+        files = sorted(name for name in names if name.endswith(".safetensors"))
+        hint = f"give one of its files ({shorten(files)}), or" if files else "give"
         raise WeightsError(
-            f"{folder.where} has no {INDEX}; give the folder that holds {INDEX}, unet/, vae/, text_encoder/, …, or a "
-            "single .safetensors checkpoint"
+            f"{folder.where} has no {INDEX}; {hint} a folder that holds {INDEX}, unet/, vae/, text_encoder/, …"
         )
     index = read_json(folder.path(INDEX))
     pipeline = index.get("_class_name")

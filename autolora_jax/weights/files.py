@@ -87,8 +87,7 @@ class TensorFiles:
             raise WeightsError(f"{path} can't be loaded: {why}")
         try:
             opened = safe_open(path, framework="numpy")
-            names = list(opened.keys())
-            slices = ((name, opened.get_slice(name)) for name in names)
+            slices = ((name, opened.get_slice(name)) for name in opened.offset_keys())  # as they lie on the disk
             found = {name: TensorInfo(tuple(s.get_shape()), s.get_dtype(), path) for name, s in slices}
         except (SafetensorError, OSError) as e:
             size = path.stat().st_size

@@ -38,21 +38,32 @@ def split_hub_id(source: str) -> tuple[str, str | None]:
 
 
 class HubFolder:
-    """A repository at one commit: all files come from the same one, even if the repository changes meanwhile."""
+    """A repository at one commit: all files come from the same one, even if the repository changes meanwhile.
 
-    def __init__(self, repo: str, commit: str, names: frozenset[str], cache_dir: CacheDir) -> None:
+    revision: the branch or tag that the commit was found under.
+    """
+
+    def __init__(
+        self, repo: str, commit: str, names: frozenset[str], cache_dir: CacheDir, revision: str | None = None
+    ) -> None:
         self.repo, self.commit, self.cache_dir = repo, commit, cache_dir
         self.where = f"hub repository {repo}"
         self._names = names
+        self._ask_for = revision or commit
 
     def names(self) -> frozenset[str]:
         return self._names
 
     def path(self, name: str) -> Path:
         try:
-            return Path(hf_hub_download(self.repo, name, revision=self.commit, cache_dir=self.cache_dir))
+            # Asked once by the branch's name, the cache remembers what that means: later without a hub, too.
+            path = Path(hf_hub_download(self.repo, name, revision=self._ask_for, cache_dir=self.cache_dir))
+            if self._ask_for != self.commit:
+                self._ask_for = self.commit
+                return self.path(name)
         except (HTTPError, OSError, EntryNotFoundError) as e:
             raise WeightsError(f"{name} of {self.where} could not be fetched: {_first_line(e)}") from None
+        return path
 
 
 def open_hub(repo: str, revision: str | None = None, cache_dir: CacheDir = None) -> Folder:
@@ -76,7 +87,8 @@ def open_hub(repo: str, revision: str | None = None, cache_dir: CacheDir = None)
     except (HTTPError, OSError) as e:
         return _cached(repo, revision, cache_dir, e)
     names = frozenset(s.rfilename for s in info.siblings or ())
-    return HubFolder(repo, info.sha or revision or "main", names, cache_dir)
+    name = revision or "main"
+    return HubFolder(repo, info.sha or name, names, cache_dir, name)
 
 
 def _cached(repo: str, revision: str | None, cache_dir: CacheDir, error: Exception) -> Folder:

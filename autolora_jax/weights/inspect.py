@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from autolora_jax.config import ConfigError, JsonConfig, SchedulerConfig
 from autolora_jax.weights import diffusers_folder, orbax_folder
-from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.files import kind_of, open_tensors
 from autolora_jax.weights.folders import LocalFolder
 from autolora_jax.weights.lora_describe import LoraDescription, describe_lora
 from autolora_jax.weights.lora_metadata import listing
+from autolora_jax.weights.lora_source import find_lora
 from autolora_jax.weights.networks import COMPONENTS, Networks, check_together, shapes_of
 from autolora_jax.weights.orbax_folder import OrbaxWeights
 from autolora_jax.weights.single_file import read_single_file, what_else
@@ -23,6 +24,7 @@ from autolora_jax.weights.streaming import TensorWeights
 T = TypeVar("T")
 
 FOLDER, CONVERTED, SINGLE = "SDXL, diffusers folder", "SDXL, converted folder (Orbax)", "SDXL, single file"
+OTHER_FOLDER = "folder"  # of a LoRA, perhaps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +37,8 @@ class Component:
     problems: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        dtypes = ", ".join(self.dtypes)
-        left_out = (f"; left out: {name} ({why})" for name, why in self.dropped.items())
-        return f"{self.parameters:,} parameters, {dtypes}" + "".join(left_out)
+        left_out = (f"; left out: {line}" for line in _by_reason(self.dropped))
+        return f"{self.parameters:,} parameters, {', '.join(self.dtypes)}" + "".join(left_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,11 +66,19 @@ class Description:
             ("is", self.kind),
             *((name, str(component)) for name, component in self.components.items()),
             *(("scheduler", f"{s.solver}, {s.prediction_type}") for s in [self.scheduler] if s),
-            *(("left out", f"{name} ({why})") for name, why in self.dropped.items()),
+            *(("left out", line) for line in _by_reason(self.dropped)),
             *((f"{name}: can't be loaded", p) for name, c in self.components.items() for p in c.problems),
             *(("can't be loaded", problem) for problem in self.problems),
         ]
         return listing(self.path, rows)
+
+
+def _by_reason(dropped: Mapping[str, str]) -> list[str]:
+    """One line per reason: an average of the weights alone is hundreds of tensors."""
+    names: dict[str, list[str]] = {}
+    for name, reason in dropped.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{shorten(found, 2)} ({reason})" for reason, found in names.items()]
 
 
 @dataclasses.dataclass
@@ -93,7 +102,7 @@ def describe(path: str | PathLike[str]) -> Description:
     try:
         if path.is_dir():
             kind = _folder_kind(path)
-            return _folder(path, kind)
+            return describe(find_lora(path)) if kind == OTHER_FOLDER else _folder(path, kind)
         kind, why = kind_of(path)
         if why:
             return Description(str(path), kind, problems=(why,))
@@ -114,7 +123,7 @@ def _folder_kind(path: Path) -> str:
     names = LocalFolder(path).names()
     if orbax_folder.MANIFEST in names:
         return CONVERTED
-    return FOLDER if diffusers_folder.INDEX in names else "folder"
+    return FOLDER if diffusers_folder.INDEX in names else OTHER_FOLDER
 
 
 def _folder(path: Path, kind: str) -> Description:
@@ -127,7 +136,8 @@ def _folder(path: Path, kind: str) -> Description:
     for name in ("tokenizer", "tokenizer_2"):
         attempts.run(diffusers_folder.tokenizer_folder, folder, name)
     if kind == CONVERTED:
-        found = {name: attempts.run(_stored, w) for name, w in orbax_folder.open_weights(folder).items()}
+        stored = orbax_folder.open_weights(folder)
+        found = {name: attempts.run(_stored, stored[name], getattr(networks, name)) for name in COMPONENTS}
     else:
         found = {name: attempts.run(_in_folder, folder, name, networks) for name in COMPONENTS}
     return Description(
@@ -165,6 +175,9 @@ def _tensors(weights: TensorWeights, config: JsonConfig) -> Component:
     )
 
 
-def _stored(weights: OrbaxWeights) -> Component:
-    stored = weights.stored().values()
-    return Component(sum(math.prod(shape) for shape, _ in stored), Counter(dtype for _, dtype in stored))
+def _stored(weights: OrbaxWeights, config: JsonConfig) -> Component:
+    arrays = weights.stored().values()
+    attempts = Attempts()
+    attempts.run(weights.check, shapes_of(config))
+    parameters, dtypes = sum(math.prod(shape) for shape, _ in arrays), Counter(dtype for _, dtype in arrays)
+    return Component(parameters, dtypes, problems=tuple(attempts.problems))

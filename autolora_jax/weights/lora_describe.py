@@ -47,7 +47,7 @@ class LoraDescription:
             ("rank", histogram(self.ranks)),
             ("alpha", alpha_histogram(self.alphas)),
             ("trigger words", ", ".join(self.trigger_words) or "none in the file"),
-            *((f"said {heading}", value) for heading, value in self.training.items()),
+            *self.training.items(),
             *(("can't be used", problem) for problem in self.problems),
         ]
         return listing(self.path, rows)

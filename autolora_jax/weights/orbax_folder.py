@@ -68,7 +68,6 @@ class OrbaxWeights(NamedTuple):
 
     def load(self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement) -> dict[str, Any]:
         """The parameter tree, every leaf restored onto its devices in this dtype."""
-        self.check(targets)
         default = jnp.zeros(()).sharding  # honours jax.default_device
 
         def wanted(path: str, shape: Shape) -> jax.ShapeDtypeStruct:
@@ -131,13 +130,23 @@ def new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def require_space(out: Path, needed: int) -> None:
+    """Raises WeightsError when the disk of `out` has fewer free bytes than needed."""
+    parent = next(p for p in out.absolute().parents if p.exists())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise WeightsError(
+            f"{out} needs up to {needed / 1e9:.1f} GB, {parent} has {free / 1e9:.1f} GB left; choose another disk"
+        )
+
+
 def write_component(path: Path, params: Mapping[str, Any]) -> None:
     """Writes a parameter tree to path/orbax. Raises OSError when that fails, whatever Orbax raises."""
     try:
         with _quiet(), _checkpointer() as checkpointer:
             checkpointer.save((path / "orbax").absolute(), dict(params))
     except Exception as e:  # tensorstore's errors have no class of their own; a full disk comes as ValueError
-        raise OSError(str(e).splitlines()[0]) from e
+        raise OSError(_brief(e)) from e
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -153,6 +162,12 @@ def write_manifest(
     files = {p.relative_to(root).as_posix(): p.stat().st_size for p in sorted(root.rglob("*")) if p.is_file()}
     content = {"format": FORMAT, "version": VERSION, "source": source, "source_files": source_files, "dtypes": dtypes}
     write_json(root / MANIFEST, {**content, "files": files})
+
+
+def _brief(e: Exception) -> str:
+    """The end of the first line: tensorstore's messages go from the general to the cause."""
+    line = (str(e) or type(e).__name__).splitlines()[0]
+    return line if len(line) < 200 else "…" + line[-200:]
 
 
 def _size(path: Path) -> int | None:
@@ -171,15 +186,15 @@ def _reading(path: Path) -> Iterator[None]:
     except WeightsError:
         raise
     except Exception as e:  # tensorstore's errors have no class of their own
-        raise WeightsError(f"{path} can't be read: {str(e).splitlines()[0]}; convert the checkpoint again") from None
+        raise WeightsError(f"{path} can't be read: {_brief(e)}; convert the checkpoint again") from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax reports every phase as a warning or info of absl's logger; the library is silent."""
+    """Orbax reports every phase to absl's logger, and failures that it raises as well; the library is silent."""
     logger = logging.getLogger("absl")
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
