@@ -152,6 +152,9 @@ class UNetConfig(JsonConfig):
                     f"{channels} channels are not divisible by {self.norm_num_groups} groups and {heads} heads"
                 )
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"_class_name": "UNet2DConditionModel", **super().to_dict(), "addition_embed_type": "text_time"}
+
     @property
     def depths(self) -> tuple[int, ...]:
         """Transformer blocks per attention layer, per level."""
@@ -192,6 +195,11 @@ class VAEConfig(JsonConfig):
             if unknown := sorted(set(raw.get(key, ())) - {only}):
                 raise ConfigError(f"{where}: {key} has {unknown}; supported is only {only}")
         return super().from_dict(raw, where)
+
+    def to_dict(self) -> dict[str, Any]:
+        levels = len(self.block_out_channels)
+        sides = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
+        return {"_class_name": "AutoencoderKL", **super().to_dict(), **sides}
 
     @property
     def factor(self) -> int:

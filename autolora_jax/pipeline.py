@@ -233,11 +233,13 @@ class AutoLoRAPipeline:
             raise ValueError(f"output_type={output_type!r}: use 'pil', 'np' or 'latent'")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: need at least 1 picture per device")
+        schedule = make_schedule(self.scheduler, num_inference_steps, scheduler, timestep_spacing)
         height, width = self._size(height, width)
         size = Sizes(original_size or (height, width), crops_coords_top_left, target_size or (height, width))
         negative_size = size
         if negative_original_size and negative_target_size:  # diffusers takes them only together
             negative_size = Sizes(negative_original_size, negative_crops_coords_top_left, negative_target_size)
+        factor = self.vae.config.factor
         request = Request.of(
             prompts=pair_texts(prompt, prompt_2),
             negatives=pair_negatives(negative_prompt, negative_prompt_2),
@@ -248,12 +250,11 @@ class AutoLoRAPipeline:
             lora_scale=[self._scales] if lora_scale is None else lora_scale,
             loras=len(self._loras),
             latents=latents,
-            latent_shape=(*(s // self.vae.config.factor for s in (height, width)), self.unet.config.in_channels),
+            latent_shape=(height // factor, width // factor, self.unet.config.in_channels),
             noise=noise,
             sizes=(negative_size, size),
             clip_skip=clip_skip,
         )
-        schedule = make_schedule(self.scheduler, num_inference_steps, scheduler, timestep_spacing)
         shared_settings = {
             "steps": num_inference_steps,
             "scheduler": scheduler or self.scheduler.solver,
@@ -286,7 +287,7 @@ class AutoLoRAPipeline:
         """Conditioning by kind of weights: {"base", "lora"} -> network keyword -> [n, 2, …] (negative, positive)."""
         texts = pair_texts(prompt, None)
         negatives = broadcast_negatives(pair_negatives(negative_prompt, None), len(texts))
-        scales = np.tile(np.float32(self._scales), (len(texts), 1))
+        scales = np.tile(np.asarray(self._scales, np.float32), (len(texts), 1))
         trained = self._size(None, None)
         sizes = Sizes(trained, (0, 0), trained)
         by_kind = {"base": np.zeros_like(scales), "lora": scales}

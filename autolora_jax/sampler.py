@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -28,6 +29,7 @@ from autolora_jax.schedules import Schedule
 from autolora_jax.sharding import map_images
 
 Tree = Mapping[str, Any]
+Values = Array | np.ndarray  # numpy before a call, traced inside
 
 
 class Shared(NamedTuple):
@@ -38,18 +40,18 @@ class Shared(NamedTuple):
     schedule: Schedule  # arrays [steps]
     # kind of weights ("weak", "lora") -> [steps, loras]. Per step, because then the merged kernel depends on the loop's
     # counter: a loop-invariant one would be hoisted out of the scan by XLA and materialise a second model.
-    lora_scales: Mapping[str, Array]
+    lora_scales: Mapping[str, Values]
 
 
 class Images(NamedTuple):
     """What belongs to each image: every leaf leads with [b]."""
 
-    noise: Array  # [b h w c], unit variance
-    step_noise: Array | None  # [b steps h w c] for stochastic solvers
+    noise: Values  # [b h w c], unit variance
+    step_noise: Values | None  # [b steps h w c] for stochastic solvers
     conditioning: Mapping[str, Tree]  # kind of weights -> network keyword -> [b 2 ...] (negative, positive)
-    coefficients: tuple[Array, ...]  # per segment, [b, segment steps, branches]
-    lora_scales: Mapping[str, Array]  # as in Shared, [b, steps, loras], for the kinds that have one scale per image
-    rescale: Array | None  # [b] guidance_rescale
+    coefficients: tuple[Values, ...]  # per segment, [b, segment steps, branches]
+    lora_scales: Mapping[str, Values]  # as in Shared, [b, steps, loras], for the kinds that have one scale per image
+    rescale: Values | None  # [b] guidance_rescale
 
 
 class _Step(NamedTuple):
@@ -138,7 +140,7 @@ def _step(
     guided = guidance.combine(predictions, now.coefficients)
     if images.rescale is not None:
         reference = predictions[segment.branches.index(LORA_POS)]
-        guided = guidance.rescale(guided, reference, images.rescale)
+        guided = guidance.rescale(guided, reference, jnp.asarray(images.rescale))
     denoised = table.denoised_from_x * x + table.denoised_from_prediction * guided
     x = table.keep * x + table.toward * denoised + table.previous * before
     if now.step_noise is not None:
@@ -163,7 +165,7 @@ def _predict(
         conditioning = jax.tree.map(lambda a, p=prompts: jnp.take(a, p, axis=1), images.conditioning[weights])
 
         def predict(conditioning: Tree, variables: Tree = variables) -> Array:
-            return network.apply(variables, x, timesteps, **conditioning)  # type: ignore[return-value]
+            return network.apply(variables, x, timesteps, **conditioning)
 
         predictions.append(jax.vmap(predict, in_axes=1)(conditioning).astype(jnp.float32))
     return jnp.concatenate(predictions)

@@ -124,7 +124,7 @@ class SDXLText:
         if key not in self._cache:
             if len(self._cache) >= CACHED_PROMPTS:
                 self._cache.pop(next(iter(self._cache)))
-            self._cache[key] = self._run(text, np.float32(scales) if adapted else None, clip_skip)
+            self._cache[key] = self._run(text, scales.astype(np.float32) if adapted else None, clip_skip)
         return self._cache[key]
 
     def _run(self, text: Text, scales: np.ndarray | None, clip_skip: int | None) -> _Encoded:

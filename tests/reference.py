@@ -49,6 +49,8 @@ SCHEDULER = dict(
     interpolation_type="linear",
     prediction_type="epsilon",
 )
+# In the published file too: Euler keeps them for DDIM.
+FOR_OTHER_SOLVERS = dict(clip_sample=False, set_alpha_to_one=False)
 TEXT = dict(max_position_embeddings=77, eos_token_id=2, bos_token_id=0, pad_token_id=1)
 
 
@@ -126,6 +128,6 @@ def tiny_sdxl(workdir: Path, seed: int = 0) -> StableDiffusionXLPipeline:
         text_encoder_2=randomize(CLIPTextModelWithProjection(two), seed + 3),
         tokenizer=tok1,
         tokenizer_2=tok2,
-        scheduler=EulerDiscreteScheduler(**SCHEDULER),
+        scheduler=EulerDiscreteScheduler.from_config({**SCHEDULER, **FOR_OTHER_SOLVERS}),
         add_watermarker=False,
     )

@@ -18,7 +18,7 @@ from autolora_jax import CFG, AutoGuidance, AutoLoRA, NoGuidance, Personalizatio
 from tests.lora_reference import COMPONENTS, RandomLora, adaptable
 
 SCHEDULERS = {
-    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
+    "ddim": (DDIMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
     "euler_karras": (EulerDiscreteScheduler, {"use_karras_sigmas": True}),
     "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),

@@ -20,8 +20,8 @@ from autolora_jax.weights.lora_export import convert_lora, save_lora
 from autolora_jax.weights.lora_files import read_lora, targets_of
 from tests.lora_reference import COMPONENTS, DIALECTS, RandomLora, merged, random_lora
 
-TOLERANCE = 2e-5  # of the maximum
-ZERO = 1e-6
+TOLERANCE = 2e-5  # of the maximum; seen: UNet 2.2e-6, text encoders 6.5e-7, against the definition and diffusers alike
+ZERO = 1e-6  # seen: 0
 
 Tree = dict[str, Any]
 Outputs = dict[str, np.ndarray]

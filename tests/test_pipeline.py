@@ -1,15 +1,19 @@
 """Whole runs against PyTorch: guidance × scheduler × dialect, and the laws a pipeline must keep."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import torch
 from diffusers import StableDiffusionXLPipeline
 
-from autolora_jax import CFG, AutoGuidance, AutoLoRA, AutoLoRAPipeline, NoGuidance, PersonalizationGuidance
+from autolora_jax import CFG, AutoGuidance, AutoLoRA, AutoLoRAPipeline, NoGuidance, PersonalizationGuidance, Progress
+from autolora_jax.noise import initial_noise
+from autolora_jax.text import Text
 from tests import reference_run
-from tests.lora_reference import RandomLora, random_lora
+from tests.lora_reference import Change, RandomLora, random_lora
 
 # Final latents, of the reference's maximum. torch itself is within 4e-6 of float64; tanh for erf GELU moves them 4e-4.
 LATENTS = 5e-5
@@ -155,8 +159,6 @@ def test_one_batch_mixes_guidance_and_lora_scales(pipe):
 
 
 def test_given_noise_is_the_initial_noise(pipe):
-    from autolora_jax.noise import initial_noise
-
     x = initial_noise(SEEDS, (12, 16, 4), "torch")
     a = our_latents(pipe, CFG(4.0), latents=x)
     np.testing.assert_array_equal(a, our_latents(pipe, CFG(4.0)))

@@ -1,4 +1,4 @@
-"""An SDXL in everything but size and training: the same classes, files and code path, about 3 MB of random weights.
+"""An SDXL in everything but size and training: the same classes, files and code path, about 5 MB of random weights.
 
 It lets a fresh, offline machine run the whole way from files to pictures in seconds. Its pictures are textures; what a
 prompt says does not matter to them. Written once, in the published diffusers layout, to a cache folder.
@@ -18,7 +18,7 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from autolora_jax import __version__
-from autolora_jax.config import CLIPTextConfig, UNetConfig, VAEConfig
+from autolora_jax.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAEConfig
 from autolora_jax.demo.tokenizer import EOS, write_tokenizer
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.shapes import param_shapes
@@ -31,13 +31,14 @@ VOCABULARY = 2 * 256 + 2
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "unet": dict(
-        block_out_channels=(32, 64, 128),
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
         transformer_layers_per_block=(1, 1, 2),
-        attention_head_dim=(2, 4, 8),
+        attention_head_dim=(1, 2, 4),
         cross_attention_dim=32 + 64,
         addition_time_embed_dim=16,
         projection_class_embeddings_input_dim=64 + 6 * 16,
-        norm_num_groups=16,
+        norm_num_groups=8,
         sample_size=16,
     ),
     "vae": dict(block_out_channels=(16, 32, 32, 64), layers_per_block=1, norm_num_groups=8, sample_size=128),
@@ -121,30 +122,26 @@ def _write_model(folder: Path) -> None:
         params = jax.tree.map(np.float16, _random_params(param_shapes(network), np.random.default_rng(i)))
         (folder / component).mkdir(parents=True)
         save_file(export(params), folder / component / CLASSES[component][2], {"format": "pt"})
-        text = {"architectures": [CLASSES[component][1]], "model_type": "clip_text_model"}
-        extra = text if component.startswith("text") else {"_class_name": CLASSES[component][1]}
-        _write_json(folder / component / "config.json", {**CONFIGS[component], **extra})
+        _write_json(folder / component / "config.json", network.config.to_dict())
     write_tokenizer(folder / "tokenizer", EOS)
     write_tokenizer(folder / "tokenizer_2", "!")
     (folder / "scheduler").mkdir()
-    scheduler = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
-    scheduler |= dict(_class_name=CLASSES["scheduler"][1], timestep_spacing="leading", prediction_type="epsilon")
-    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    index = {component: row[:2] for component, row in CLASSES.items()}
+    _write_json(folder / "scheduler" / "scheduler_config.json", SchedulerConfig().to_dict())
+    index: dict[str, Any] = {component: row[:2] for component, row in CLASSES.items()}
     index |= {"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
     _write_json(folder / "model_index.json", index)
 
 
 def _write_lora(path: Path) -> None:
     rng = np.random.default_rng(7)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for name, leaf in traverse_util.flatten_dict(param_shapes(_networks()["unet"]), sep="/").items():
         if "/transformer_blocks_" in name and leaf.ndim == 2:
             module = torch_name(name, 2).removesuffix(".weight")
             fan_in, fan_out = leaf.shape
             down = rng.standard_normal((RANK, fan_in), np.float32) / np.sqrt(fan_in)
             up = 0.5 * rng.standard_normal((fan_out, RANK), np.float32) / np.sqrt(RANK)
-            tensors |= {f"unet.{module}.lora_A.weight": down, f"unet.{module}.lora_B.weight": np.float32(up)}
+            tensors |= {f"unet.{module}.lora_A.weight": down, f"unet.{module}.lora_B.weight": up.astype(np.float32)}
     save_file(tensors, path, {"format": "pt"})
 
 
