@@ -21,9 +21,9 @@ import numpy as np
 from jaxtyping import Array, DTypeLike, Float
 
 from autolora_jax.models import delta
-from autolora_jax.weights.lora_change import LowRank
-from autolora_jax.weights.lora_files import LoraFile
-from autolora_jax.weights.lora_metadata import (
+from autolora_jax.weights.lora.change import LowRank
+from autolora_jax.weights.lora.files import LoraFile
+from autolora_jax.weights.lora.metadata import (
     alpha_histogram,
     by_component,
     histogram,
@@ -31,7 +31,7 @@ from autolora_jax.weights.lora_metadata import (
     training_summary,
     trigger_words,
 )
-from autolora_jax.weights.lora_names import Layer
+from autolora_jax.weights.lora.names import Layer
 
 Tree = Mapping[str, Any]
 

@@ -24,11 +24,11 @@ from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.request import Request, Texts, broadcast_negatives, pair_negatives, pair_texts
 from autolora_jax.sampler import Images, Shared, sample, step_listener
-from autolora_jax.schedules import Schedule, make_schedule
+from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
 from autolora_jax.sharding import DATA, data_mesh, pad_rows, replicated, split_images
 from autolora_jax.text import ENCODERS, SDXLText, Sizes
 from autolora_jax.weights.checkpoint import open_checkpoint
-from autolora_jax.weights.lora_files import read_lora
+from autolora_jax.weights.lora.files import read_lora
 
 Tree = Mapping[str, Any]
 Size = tuple[int, int]
@@ -257,7 +257,7 @@ class AutoLoRAPipeline:
         )
         shared_settings = {
             "steps": num_inference_steps,
-            "scheduler": scheduler or self.scheduler.solver,
+            "scheduler": scheduler or own_scheduler(self.scheduler),
             "size": (width, height),
             "model": self.name,
             "loras": [report.name for report in self.reports],

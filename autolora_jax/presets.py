@@ -8,10 +8,14 @@ from pathlib import Path
 
 from autolora_jax.config import ConfigError
 from autolora_jax.guidance import CFG, AutoLoRA, Rule
+from autolora_jax.noise import STREAMS
 from autolora_jax.schedules import SOLVERS, SPACINGS
 
 DTYPES = ("bfloat16", "float32")
-NOISES = ("jax", "torch")
+BUILTIN_NOTE = (
+    "No model given: drawing with the built-in stand-in. Its weights are random, so expect textures: base, LoRA and "
+    "AutoLoRA from the same noise, each further from the base."
+)
 
 
 def _choice(name: str, value: str | None, choices: Collection[str | None]) -> None:
@@ -85,7 +89,7 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         _at_least("steps", self.steps, 1)
-        _choice("noise", self.noise, NOISES)
+        _choice("noise", self.noise, STREAMS)
         _choice("scheduler", self.scheduler, (None, *SOLVERS))
         _choice("timestep_spacing", self.timestep_spacing, (None, *SPACINGS))
         if not 0 <= self.guidance_rescale <= 1:
@@ -125,3 +129,17 @@ class GenerateConfig:
     def rule(self) -> Rule:
         """The guidance of this run."""
         return self.guidance or (AutoLoRA() if self.loras else CFG())
+
+
+def with_builtin(config: GenerateConfig) -> GenerateConfig:
+    """A run without a model: the built-in stand-in and its LoRA, side by side from the same noise."""
+    from autolora_jax.demo import standin_lora, standin_model  # reading a preset need not wait for the networks
+
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, source=str(standin_model()), dtype="float32"),
+        loras=config.loras or (Lora(str(standin_lora())),),
+        prompts=config.prompts or ("a fox in the snow",),
+        seeds=config.seeds if config.seeds != GenerateConfig.seeds else (0, 1, 2),
+        compare=True,
+    )

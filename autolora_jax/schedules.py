@@ -101,10 +101,7 @@ def make_schedule(
             f"num_inference_steps should be between 1 and the {config.num_train_timesteps} training timesteps, "
             f"not {num_inference_steps}; 20 to 50 is usual"
         )
-    if scheduler is None:
-        karras = f"{config.solver}_karras"
-        scheduler = karras if config.use_karras_sigmas and karras in SOLVERS else config.solver
-    solver = _choose(SOLVERS, scheduler, "scheduler")
+    solver = _choose(SOLVERS, scheduler or own_scheduler(config), "scheduler")
     spacing = config.timestep_spacing if timestep_spacing is None else timestep_spacing
     _choose(SPACINGS, spacing, "timestep_spacing")
     config = dataclasses.replace(config, timestep_spacing=spacing)
@@ -114,6 +111,12 @@ def make_schedule(
     from_x, from_prediction = _choose(PREDICTIONS, config.prediction_type, "prediction_type")(grid.signal, grid.noise)
     arrays = (grid.timestep, grid.input_scale, from_x, from_prediction, *steps, grid.initial_scale)
     return Schedule(*(np.asarray(a, np.float32) for a in arrays))
+
+
+def own_scheduler(config: SchedulerConfig) -> str:
+    """The key of SOLVERS that a checkpoint's file asks for."""
+    karras = f"{config.solver}_karras"
+    return karras if config.use_karras_sigmas and karras in SOLVERS else config.solver
 
 
 def _choose(table: Mapping[str, T], name: str, what: str) -> T:

@@ -18,8 +18,8 @@ from autolora_jax import lora
 from autolora_jax.config import ConfigError
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora_export import DIALECTS, convert_lora
-from autolora_jax.weights.lora_files import read_lora, targets_of
+from autolora_jax.weights.lora.export import DIALECTS, convert_lora
+from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.networks import SDXL
 
 

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 from autolora_jax.config import CLIPTextConfig, UNetConfig, VAEConfig
 from autolora_jax.weights.ldm import ldm_module_name
-from autolora_jax.weights.lora_files import targets_of
-from autolora_jax.weights.lora_names import Targets
+from autolora_jax.weights.lora.files import targets_of
+from autolora_jax.weights.lora.names import Targets
 from autolora_jax.weights.networks import Networks
 from tests.reference import UNET
 

@@ -271,13 +271,20 @@ def test_a_run_that_breaks_off_says_what_is_saved(
     assert result.stdout == ""
 
 
+def test_without_a_model_the_builtin_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AUTOLORA_CACHE", str(tmp_path / "cache"))
+    result = autolora("generate", "--steps", 2, "--size", "32x32", "--seeds", "0-1", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "built-in stand-in" in result.stderr
+    assert "6 pictures in" in result.stdout and (tmp_path / "out" / "grid.png").is_file()
+
+
 # ---- what can go wrong -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "which model?"),
         (["model"], "Give a --prompt or a --prompt-file"),
         (["model", "--prompt", "a", "--compare"], "add --lora FILE"),
         (["model", "--prompt", "a", "--gamma", "2"], "guidance.gamma is not a setting of CFG"),

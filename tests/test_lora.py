@@ -16,8 +16,8 @@ from autolora_jax import lora
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.weights.checkpoint import open_checkpoint
-from autolora_jax.weights.lora_export import convert_lora, save_lora
-from autolora_jax.weights.lora_files import read_lora, targets_of
+from autolora_jax.weights.lora.export import convert_lora, save_lora
+from autolora_jax.weights.lora.files import read_lora, targets_of
 from tests.lora_reference import COMPONENTS, DIALECTS, RandomLora, merged, random_lora
 
 TOLERANCE = 2e-5  # of the maximum; seen: UNet 2.2e-6, text encoders 6.5e-7, against the definition and diffusers alike

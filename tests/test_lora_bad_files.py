@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora_describe import LoraDescription, describe_lora
-from autolora_jax.weights.lora_dialects import guess_family
-from autolora_jax.weights.lora_files import read_lora
-from autolora_jax.weights.lora_match import match_layers, raise_problems
-from autolora_jax.weights.lora_names import names
+from autolora_jax.weights.lora.describe import LoraDescription, describe_lora
+from autolora_jax.weights.lora.dialects import guess_family
+from autolora_jax.weights.lora.files import read_lora
+from autolora_jax.weights.lora.match import match_layers, raise_problems
+from autolora_jax.weights.lora.names import names
 from tests.lora_reference import TEXT_MODULE, UNET_MODULE, Tensors, good, halves, saved, tiny_targets
 
 

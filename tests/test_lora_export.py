@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autolora_jax.weights import lora_export
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora_describe import describe_lora
-from autolora_jax.weights.lora_files import read_lora
-from autolora_jax.weights.lora_metadata import LONGEST, printable, trigger_words
-from autolora_jax.weights.lora_source import find_lora
+from autolora_jax.weights.lora import export
+from autolora_jax.weights.lora.describe import describe_lora
+from autolora_jax.weights.lora.files import read_lora
+from autolora_jax.weights.lora.metadata import LONGEST, printable, trigger_words
+from autolora_jax.weights.lora.source import find_lora
 from tests.conftest import ROOT
 from tests.lora_reference import Tensors, good, saved, tiny_networks, tiny_targets
 
@@ -65,11 +65,11 @@ def test_header_is_shown_safely() -> None:
     assert len(printable("a" * 10_000)) == LONGEST
 
 
-@pytest.mark.parametrize("dialect", lora_export.DIALECTS)
+@pytest.mark.parametrize("dialect", export.DIALECTS)
 def test_converted_file_is_the_same_lora(tmp_path: Path, dialect: str) -> None:
     metadata = {"modelspec.trigger_phrase": "pixel"}
     first = read_lora(saved(tmp_path / "a.safetensors", good(), metadata), tiny_targets())
-    lora_export.convert_lora(tmp_path / "b.safetensors", first, dialect, tiny_networks().unet)
+    export.convert_lora(tmp_path / "b.safetensors", first, dialect, tiny_networks().unet)
     second = read_lora(tmp_path / "b.safetensors", tiny_targets())
     assert second.layers.keys() == first.layers.keys()
     assert second.metadata["modelspec.trigger_phrase"] == "pixel"
@@ -87,9 +87,9 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(lora_export, "save_file", fails)
+    monkeypatch.setattr(export, "save_file", fails)
     with pytest.raises(OSError, match="disk full"):
-        lora_export.convert_lora(tmp_path / "b.safetensors", first, "peft", tiny_networks().unet)
+        export.convert_lora(tmp_path / "b.safetensors", first, "peft", tiny_networks().unet)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 

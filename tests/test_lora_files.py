@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora_describe import describe_lora
-from autolora_jax.weights.lora_dialects import KINDS, PARTS, naming_style, split_key
-from autolora_jax.weights.lora_files import read_lora, targets_of
-from autolora_jax.weights.lora_match import match_layers, raise_problems
-from autolora_jax.weights.lora_names import Name, names
+from autolora_jax.weights.lora.describe import describe_lora
+from autolora_jax.weights.lora.dialects import KINDS, PARTS, naming_style, split_key
+from autolora_jax.weights.lora.files import read_lora, targets_of
+from autolora_jax.weights.lora.match import match_layers, raise_problems
+from autolora_jax.weights.lora.names import Name, names
 from autolora_jax.weights.networks import SDXL
 from autolora_jax.weights.tables import torch_module
 from tests.lora_reference import UNET_MODULE, good, halves, saved, tiny_targets

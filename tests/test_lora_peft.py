@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora_describe import describe_lora
-from autolora_jax.weights.lora_files import read_lora
-from autolora_jax.weights.lora_peft import PeftSettings
+from autolora_jax.weights.lora.describe import describe_lora
+from autolora_jax.weights.lora.files import read_lora
+from autolora_jax.weights.lora.peft import PeftSettings
 from tests.lora_reference import halves, saved, tiny_targets
 
 PEFT_MODULE = "down_blocks.1.attentions.0.proj_in"

@@ -4,27 +4,24 @@ import pytest
 from flax import traverse_util
 
 from autolora_jax.config import CLIPTextConfig, UNetConfig, VAEConfig
-from autolora_jax.models.clip import CLIPTextModel
-from autolora_jax.models.shapes import param_shapes
-from autolora_jax.models.unet import UNet2DConditionModel
-from autolora_jax.models.vae import AutoencoderKL
+from autolora_jax.weights.networks import shapes_of
 from autolora_jax.weights.tables import torch_name
 from tests.checkpoint_files import key_list
 
-# Config folder, key list, network, config class.
+# Config's folder, key list, config.
 PUBLISHED = [
-    ("sdxl-base-1.0/unet", "unet", UNet2DConditionModel, UNetConfig),
-    ("sdxl-base-1.0/vae", "vae", AutoencoderKL, VAEConfig),
-    ("sdxl-base-1.0/vae_1_0", "vae", AutoencoderKL, VAEConfig),
-    ("sdxl-vae-fp16-fix", "vae", AutoencoderKL, VAEConfig),
-    ("sdxl-base-1.0/text_encoder", "text_encoder", CLIPTextModel, CLIPTextConfig),
-    ("sdxl-base-1.0/text_encoder_2", "text_encoder_2", CLIPTextModel, CLIPTextConfig),
+    ("sdxl-base-1.0/unet", "unet", UNetConfig),
+    ("sdxl-base-1.0/vae", "vae", VAEConfig),
+    ("sdxl-base-1.0/vae_1_0", "vae", VAEConfig),
+    ("sdxl-vae-fp16-fix", "vae", VAEConfig),
+    ("sdxl-base-1.0/text_encoder", "text_encoder", CLIPTextConfig),
+    ("sdxl-base-1.0/text_encoder_2", "text_encoder_2", CLIPTextConfig),
 ]
 
 
-@pytest.mark.parametrize("folder, names, network, config", PUBLISHED)
-def test_the_network_has_the_published_tensors(facts, folder, names, network, config):
-    shapes = param_shapes(network(config=config.from_file(facts / "configs" / folder / "config.json")))
+@pytest.mark.parametrize("folder, names, config", PUBLISHED)
+def test_the_network_has_the_published_tensors(facts, folder, names, config):
+    shapes = shapes_of(config.from_file(facts / "configs" / folder / "config.json"))
     leaves = traverse_util.flatten_dict(shapes, sep="/").items()
     ours = {torch_name(path, leaf.ndim): torch_shape(path, leaf.shape) for path, leaf in leaves}
     assert ours == key_list(facts / "keys" / "sdxl-base-1.0" / f"{names}.txt")

@@ -15,8 +15,8 @@ from autolora_jax.pictures import lora_hash, write_png
 from autolora_jax.pipeline import AutoLoRAPipeline, Output
 from autolora_jax.presets import GenerateConfig
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora_describe import describe_lora
-from autolora_jax.weights.lora_source import find_lora
+from autolora_jax.weights.lora.describe import describe_lora
+from autolora_jax.weights.lora.source import find_lora
 
 
 class Column(NamedTuple):
@@ -95,7 +95,7 @@ def _check_loras(config: GenerateConfig) -> list[str]:
     for lora in config.loras:
         path = find_lora(lora.source)
         if problems := describe_lora(path).problems:
-            raise WeightsError("; ".join(problems))
+            raise WeightsError(f"{path}: " + "; ".join(problems))
         hashes.append(lora_hash(path))
     return hashes
 

@@ -1,5 +1,6 @@
 """`autolora generate`: every flag is a change to one field of GenerateConfig, which holds the defaults."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,7 +78,8 @@ def generate(
         str | None,
         typer.Argument(
             help="Diffusers folder, single .safetensors file, converted folder, or hub id such as "
-            "stabilityai/stable-diffusion-xl-base-1.0. A preset may name it instead.",
+            "stabilityai/stable-diffusion-xl-base-1.0. A preset may name it instead. "
+            "Without any, a small built-in stand-in with random weights draws, to try the program.",
             show_default=False,
         ),
     ] = None,
@@ -289,7 +291,7 @@ def generate(
     with reported(debug, exit_code=2):
         from autolora_jax import overrides
         from autolora_jax.config import ConfigError
-        from autolora_jax.presets import GenerateConfig
+        from autolora_jax.presets import BUILTIN_NOTE, GenerateConfig, with_builtin
 
         settings = overrides.load_preset(config) if config else GenerateConfig()
         changes: dict[str, Any] = dict(_assignment(text) for text in set_ or ())
@@ -298,7 +300,8 @@ def generate(
             changes["prompts"] = [*(prompt or ()), *_lines(prompt_file)]
         settings = overrides.override(settings, changes)
         if settings.model.source is None:
-            raise ConfigError("which model? autolora generate MODEL …")
+            settings = with_builtin(settings)
+            print(BUILTIN_NOTE, file=sys.stderr)
         if not settings.prompts:
             raise ConfigError("draw what? Give a --prompt or a --prompt-file")
         if settings.compare and not settings.loras:

@@ -13,9 +13,9 @@ from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.files import kind_of, open_tensors
 from autolora_jax.weights.folders import LocalFolder
-from autolora_jax.weights.lora_describe import LoraDescription, describe_lora
-from autolora_jax.weights.lora_metadata import listing
-from autolora_jax.weights.lora_source import find_lora
+from autolora_jax.weights.lora.describe import LoraDescription, describe_lora
+from autolora_jax.weights.lora.metadata import listing
+from autolora_jax.weights.lora.source import find_lora
 from autolora_jax.weights.networks import COMPONENTS, Networks, check_together, shapes_of
 from autolora_jax.weights.orbax_folder import OrbaxWeights
 from autolora_jax.weights.single_file import read_single_file, what_else

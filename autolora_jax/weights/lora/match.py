@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from autolora_jax.weights.errors import WeightsError, shorten
-from autolora_jax.weights.lora_dialects import Kind, foreign, guess_family, kind_of, naming_style, split_key
-from autolora_jax.weights.lora_names import Layer, Name
-from autolora_jax.weights.lora_peft import PeftSettings
+from autolora_jax.weights.lora.dialects import Kind, foreign, guess_family, kind_of, naming_style, split_key
+from autolora_jax.weights.lora.names import Layer, Name
+from autolora_jax.weights.lora.peft import PeftSettings
 from autolora_jax.weights.rules import Shape
 
 Parts = dict[str, str]  # part ("down", "up", "alpha") -> the tensor's name in the file
@@ -46,7 +46,7 @@ class Match:
 
     style: str  # how it names layers
     family: str  # the base model it looks made for
-    kinds: set[str]  # names of the lora_dialects.KINDS in it
+    kinds: set[str]  # names of the dialects.KINDS in it
     modules: dict[str, Parts]  # every module of the file, by its name there
     layers: dict[Layer, str]  # the layers it changes -> module
     problems: Problems
@@ -96,7 +96,7 @@ def match_layers(
 ) -> Match:
     """Which layer each module of a file changes, and all that does not fit the model.
 
-    shapes: tensor name in the file -> shape. names: lora_names.names(…) of the model.
+    shapes: tensor name in the file -> shape. names: names.names(…) of the model.
     settings: what PEFT says beside the tensors, per component.
     """
     match = examine_modules(shapes)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import TensorFiles, open_tensors
-from autolora_jax.weights.lora_dialects import component_of
-from autolora_jax.weights.lora_match import NOT_APPLIED, Match, examine_modules, match_layers
-from autolora_jax.weights.lora_metadata import (
+from autolora_jax.weights.lora.dialects import component_of
+from autolora_jax.weights.lora.match import NOT_APPLIED, Match, examine_modules, match_layers
+from autolora_jax.weights.lora.metadata import (
     alpha_histogram,
     by_component,
     histogram,
@@ -18,10 +18,10 @@ from autolora_jax.weights.lora_metadata import (
     training_summary,
     trigger_words,
 )
-from autolora_jax.weights.lora_names import Targets, names
-from autolora_jax.weights.lora_peft import peft_settings
+from autolora_jax.weights.lora.names import Targets, names
+from autolora_jax.weights.lora.peft import peft_settings
 
-SUPPORTED = ("SDXL",)  # families of lora_dialects.FAMILIES that a model here can be
+SUPPORTED = ("SDXL",)  # families of dialects.FAMILIES that a model here can be
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,11 @@ from flax import traverse_util
 from safetensors.numpy import save_file
 
 from autolora_jax.config import UNetConfig
-from autolora_jax.weights.lora_change import LowRank
-from autolora_jax.weights.lora_dialects import KOHYA, KOHYA_SGM, PEFT
-from autolora_jax.weights.lora_files import LoraFile
-from autolora_jax.weights.lora_names import SPELLINGS, Layer, spell
-from autolora_jax.weights.lora_peft import HEADER_KEY, peft_header
+from autolora_jax.weights.lora.change import LowRank
+from autolora_jax.weights.lora.dialects import KOHYA, KOHYA_SGM, PEFT
+from autolora_jax.weights.lora.files import LoraFile
+from autolora_jax.weights.lora.names import SPELLINGS, Layer, spell
+from autolora_jax.weights.lora.peft import HEADER_KEY, peft_header
 
 # dialect -> (naming styles, ending of down, ending of up)
 DIALECTS: Mapping[str, tuple[tuple[str, ...], str, str]] = {

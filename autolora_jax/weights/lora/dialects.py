@@ -2,7 +2,7 @@
 
 A key is a module's name, a dot and an ending: `lora_unet_input_blocks_4_1_proj_in` `.` `lora_down.weight`. `PARTS` says
 which part of a change an ending holds, `KINDS` which parts make which change and what to do with it. A new dialect is
-a row in each (and in lora_names.SPELLINGS if it also names modules in its own way).
+a row in each (and in names.SPELLINGS if it also names modules in its own way).
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from autolora_jax.weights.lora_change import LowRank, low_rank, low_rank_misfit
+from autolora_jax.weights.lora.change import LowRank, low_rank, low_rank_misfit
 from autolora_jax.weights.rules import Shape
 
 # Part -> the endings (regular expressions) that hold it. PEFT's may carry an adapter's name (`lora_A.default.weight`).

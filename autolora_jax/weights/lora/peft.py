@@ -14,7 +14,7 @@ from typing import Any
 
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora_source import PEFT_CONFIG, PEFT_WEIGHTS
+from autolora_jax.weights.lora.source import PEFT_CONFIG, PEFT_WEIGHTS
 
 HEADER_KEY = "lora_adapter_metadata"
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from autolora_jax.config import JsonConfig, UNetConfig
 from autolora_jax.weights.ldm import ldm_module_name
-from autolora_jax.weights.lora_dialects import KOHYA, KOHYA_DIFFUSERS, KOHYA_SGM, PEFT
+from autolora_jax.weights.lora.dialects import KOHYA, KOHYA_DIFFUSERS, KOHYA_SGM, PEFT
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.tables import torch_module
 
@@ -68,7 +68,7 @@ def _text_spellings(component: str, kohya_prefix: str) -> tuple[Spelling, ...]:
     )
 
 
-# The first row of a component that fits is what lora_export writes in that dialect.
+# The first row of a component that fits is what export writes in that dialect.
 SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
     "unet": (
         Spelling(KOHYA_SGM, "lora_unet_", "sgm", "_"),

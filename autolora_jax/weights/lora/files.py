@@ -8,12 +8,12 @@ from pathlib import Path
 
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import FLOATS, TensorFiles, open_tensors
-from autolora_jax.weights.lora_change import LowRank
-from autolora_jax.weights.lora_dialects import kind_of
-from autolora_jax.weights.lora_match import DAMAGED, NOT_APPLIED, Match, match_layers, raise_problems
-from autolora_jax.weights.lora_names import Layer, Name, Targets, names
-from autolora_jax.weights.lora_peft import PeftSettings, peft_settings
-from autolora_jax.weights.lora_source import find_lora
+from autolora_jax.weights.lora.change import LowRank
+from autolora_jax.weights.lora.dialects import kind_of
+from autolora_jax.weights.lora.match import DAMAGED, NOT_APPLIED, Match, match_layers, raise_problems
+from autolora_jax.weights.lora.names import Layer, Name, Targets, names
+from autolora_jax.weights.lora.peft import PeftSettings, peft_settings
+from autolora_jax.weights.lora.source import find_lora
 from autolora_jax.weights.networks import Networks, shapes_of
 
 
@@ -36,7 +36,7 @@ def targets_of(networks: Networks) -> Targets:
 def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
     """The changes that a LoRA file holds for a model.
 
-    source: a .safetensors file, a folder that holds one, or a hub id; see lora_source.
+    source: a .safetensors file, a folder that holds one, or a hub id; see source.
     targets: component ("unet", "text_encoder", "text_encoder_2") -> (its parameters or their shapes, its config).
     Raises WeightsError that names the file, its dialect, every key that can't be applied exactly, and what to do.
     """

@@ -1,0 +1,59 @@
+"""The house rules that a reader relies on: who may import whom, and that nothing reaches for torch or a pickle."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# A module may import those on its own line and on lines above.
+FLOORS = [
+    "config",
+    "models",
+    "weights",
+    "lora",
+    "schedules guidance noise",
+    "text sharding",
+    "sampler decode request",
+    "pipeline",
+    "pictures grid demo presets overrides",
+    "cli",
+]
+RANK = {name: i for i, floor in enumerate(FLOORS) for name in floor.split()}
+FORBIDDEN = {"torch", "diffusers", "peft", "tensorflow", "pickle"}
+FILES = sorted((ROOT / "autolora_jax").rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, `from a import b` as a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path):
+    assert not {name.partition(".")[0] for name in imports(path)} & FORBIDDEN
+    own = path.relative_to(ROOT / "autolora_jax").parts[0].removesuffix(".py")
+    if own == "__init__":
+        return
+    rooms = {name.split(".")[1] for name in imports(path) if name.startswith("autolora_jax.")} & RANK.keys()
+    assert own in RANK, f"{own} has no place in FLOORS"
+    assert all(RANK[room] <= RANK[own] for room in rooms), f"{own} imports {rooms}, some of which stand below it"
+
+
+def test_the_readmes_file_guide_is_true():
+    """Every module of the library is in the guide, and what the guide names exists."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    guide = text[text.index("## File guide") : text.index("## Tests")]
+    for name in sorted({p.relative_to(ROOT / "autolora_jax").parts[0] for p in FILES} - {"__init__.py"}):
+        assert f"`{name}" in guide or f"/{name}" in guide, f"{name} is not in the file guide"
+    for line in guide.splitlines():
+        for word in line.partition("|")[2].partition("|")[0].replace(",", " ").split():
+            path = word.strip("`")
+            if path.endswith((".py", "/")):
+                assert (ROOT / path).exists() or (ROOT / "autolora_jax" / path).exists(), f"{path} does not exist"
