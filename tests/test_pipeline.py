@@ -227,3 +227,16 @@ def test_progress_is_reported_step_by_step(pipe):
     steps = [p.done for p in seen if p.stage == "sample"]
     assert max(steps) == 6 and {p.total for p in seen if p.stage == "sample"} == {6}
     assert seen[0].stage == "encode"
+
+
+def test_large_pictures_are_decoded_in_tiles(pipe, monkeypatch):
+    call = dict(seeds=[1, 2], num_inference_steps=1, height=192, width=160, guidance=NoGuidance(), output_type="np")
+    whole = pipe("a cat", **call).images.astype(float)
+    monkeypatch.setattr("autolora_jax.pipeline.TILED_FROM", 0)
+    tiled = pipe("a cat", **call).images.astype(float)
+    assert 0 < np.abs(tiled - whole).mean() < 25  # tiles have norms of their own: alike, not equal
+
+
+def test_pictures_that_are_not_finite_are_said(pipe):
+    with pytest.warns(UserWarning, match=r"pictures \[1\] \(seeds \[8\]\) came out not finite"):
+        pipe("a cat", seeds=[7, 8], num_inference_steps=6, height=96, width=128, lora_scale=[1.0, 1e30])
