@@ -214,7 +214,7 @@ class AutoLoRAPipeline:
         guidance: AutoLoRA (default when a LoRA is loaded), CFG (default when none is), NoGuidance, AutoGuidance,
             PersonalizationGuidance; its values may be sequences with one entry per picture, or give one rule each.
         num_inference_steps: solver steps, 1 to the schedule's training timesteps.
-        height, width: pixels, multiples of the VAE's factor times the UNet's (32 for SDXL); default the trained size.
+        height, width: pixels, multiples of the VAE's factor (8); default the trained size.
         scheduler: None = the checkpoint's own; "ddim", "euler", "euler_ancestral", "dpmpp_2m", suffix "_karras".
         timestep_spacing: None = the checkpoint's own; "leading", "linspace", "trailing".
         guidance_rescale: 0..1, pulls the guided prediction's contrast back (arXiv 2305.08891); may be one per picture.
@@ -362,8 +362,8 @@ class AutoLoRAPipeline:
         )
 
     def _size(self, height: int | None, width: int | None) -> Size:
-        """Pixels (height, width) that both networks can halve as often as they do."""
-        unit = self.vae.config.factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        """Pixels (height, width), whole latent cells; the UNet copes with odd numbers of them."""
+        unit = self.vae.config.factor
         trained = self.unet.config.sample_size * self.vae.config.factor
         sizes = {"height": height or trained, "width": width or trained}
         for name, size in sizes.items():

@@ -191,7 +191,7 @@ def joint(*loras: tuple[RandomLora, float]) -> RandomLora:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (dict(height=100), "height=100 is not a positive multiple of 32; 96 is"),
+        (dict(height=100), "height=100 is not a positive multiple of 8; 96 is"),
         (dict(seeds=[]), "nothing to draw"),
         (dict(guidance=AutoLoRA(gamma=[1.0, 2.0, 3.0])), "3 values for 1 images"),
         (dict(lora_scale=[0.1, 0.2]), "one per picture"),

@@ -15,23 +15,21 @@ class ResnetBlock2D(Block):
     features: int
     num_groups: int
     epsilon: float
-    has_time: bool = False
 
     def setup(self) -> None:
+        # Linen makes parameters at first use: no conv_shortcut where the width stays, no time_emb_proj in the VAE.
         self.norm1 = GroupNorm(self.num_groups, self.epsilon, **self.dtypes)
         self.conv1 = Conv(self.features, **self.dtypes)
         self.norm2 = GroupNorm(self.num_groups, self.epsilon, **self.dtypes)
         self.conv2 = Conv(self.features, **self.dtypes)
         self.conv_shortcut = Conv(self.features, kernel_size=1, padding=NO_PAD, **self.dtypes)
-        if self.has_time:
-            self.time_emb_proj = Dense(self.features, **self.dtypes)
+        self.time_emb_proj = Dense(self.features, **self.dtypes)
 
     def __call__(self, x: Float[Array, "b h w c"], time: Float[Array, "b t"] | None = None) -> Float[Array, "b h w f"]:
         y = self.conv1(jax.nn.silu(self.norm1(x)))
         if time is not None:
             y = y + self.time_emb_proj(jax.nn.silu(time))[:, None, None]
         y = self.conv2(jax.nn.silu(self.norm2(y)))
-        # Linen makes parameters at first use, so blocks that keep their width have no shortcut's.
         return y + (x if x.shape[-1] == self.features else self.conv_shortcut(x))
 
 

@@ -39,9 +39,7 @@ class Level(Block):
     def _resnets(self, n: int) -> list[ResnetBlock2D]:
         c = self.config
         return [
-            ResnetBlock2D(
-                features=self.features, num_groups=c.norm_num_groups, epsilon=c.norm_eps, has_time=True, **self.settings
-            )
+            ResnetBlock2D(features=self.features, num_groups=c.norm_num_groups, epsilon=c.norm_eps, **self.settings)
             for _ in range(n)
         ]
 

@@ -1,8 +1,8 @@
 """The VAE between pixels and latents. Follows diffusers 0.42.1 models/autoencoders/autoencoder_kl.py and vae.py, whose
 attribute names it has. NHWC. Raw: scaling_factor and shift_factor are the caller's.
 
-Compute it in float32: SDXL's overflows in float16, and 8-bit pictures show the rounding of bfloat16. A 1024² image then
-needs gigabytes, so there are functions that take one image, or one tile of a large one, at a time.
+Compute it in float32 where the config says force_upcast: SDXL's overflows in float16. A 1024² image then needs
+gigabytes, so there are functions that take one image, or one tile of a large one, at a time.
 """
 
 from collections.abc import Callable, Mapping
