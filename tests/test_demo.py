@@ -14,8 +14,8 @@ import sys
 for name in ("torch", "diffusers", "peft", "tensorflow"):
     sys.modules[name] = None  # importing it fails
 from autolora_jax import AutoLoRA, AutoLoRAPipeline
-from autolora_jax.demo import standin_lora, standin_model
-pipe = AutoLoRAPipeline.from_pretrained(standin_model())
+from autolora_jax.demo import standin_lora
+pipe = AutoLoRAPipeline.from_pretrained()
 pipe.load_lora(standin_lora())
 print(pipe("a cat", num_inference_steps=2, height=32, width=32, output_type="np").images.shape)
 """

@@ -11,12 +11,12 @@ FLOORS = [
     "config",
     "models",
     "weights",
-    "lora",
+    "lora demo",
     "schedules guidance noise",
     "text sharding",
     "sampler decode request",
     "pipeline",
-    "pictures grid demo presets overrides",
+    "pictures grid presets overrides",
     "cli",
 ]
 RANK = {name: i for i, floor in enumerate(FLOORS) for name in floor.split()}
