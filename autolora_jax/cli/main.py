@@ -1,5 +1,6 @@
 """`autolora` itself: its commands, --version."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -8,6 +9,8 @@ from autolora_jax import __version__
 from autolora_jax.cli.convert import convert
 from autolora_jax.cli.generate import EXAMPLES, generate
 from autolora_jax.cli.info import info
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing: none is needed
 
 app = typer.Typer(
     rich_markup_mode="rich",
