@@ -1,11 +1,12 @@
 """The PyTorch reference, tiny and random: what every parity test compares with."""
 
-import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from autolora_jax.demo.tokenizer import write_tokenizer
 
 # SDXL in everything but size: three levels (the first without attention) of different depth, heads given as numbers of
 # heads, linear projections, text_time conditioning, two text encoders with different activations, VAE factor 8. As few
@@ -54,32 +55,11 @@ FOR_OTHER_SOLVERS = dict(clip_sample=False, set_alpha_to_one=False)
 TEXT = dict(max_position_embeddings=77, eos_token_id=2, bos_token_id=0, pad_token_id=1)
 
 
-def byte_alphabet() -> list[str]:
-    """The 256 printable stand-ins of byte-level BPE. Source: GPT-2's encoder.py bytes_to_unicode."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [b for b in range(256) if b not in printable]
-    return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(rest))]
-
-
 def save_tokenizer(folder: Path, pad_token: str) -> CLIPTokenizer:
     """A CLIP tokenizer whose words are single letters plus a few merges, written to `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    letters = byte_alphabet()
-    merges = [("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("t", "h"), ("th", "e</w>")]
-    words = [
-        *letters,
-        *(c + "</w>" for c in letters),
-        *("".join(m) for m in merges),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
-    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges) + "\n")
-    tokenizer = CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=pad_token, model_max_length=77
-    )
-    tokenizer.save_pretrained(folder)
-    return tokenizer
+    merges = (("c", "a"), ("ca", "t</w>"), ("d", "o"), ("do", "g</w>"), ("t", "h"), ("th", "e</w>"))
+    write_tokenizer(folder, pad_token, merges)
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def randomize(module: torch.nn.Module, seed: int, std: float = 1.0) -> torch.nn.Module:

@@ -71,11 +71,22 @@ def test_guidance_matches_torch(pipe, tiny_pipeline, lora, rule: str):
     assert seen < LATENTS
 
 
-@pytest.mark.parametrize("rule", ["cfg", "autolora"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("scheduler", [s for s in reference_run.SCHEDULERS if s != "euler"])
 def test_schedulers_match_torch(pipe, tiny_pipeline, lora, scheduler: str, rule: str):
     ours = our_latents(pipe, RULES[rule], scheduler=scheduler)
     assert error(ours, torch_latents(tiny_pipeline, lora, RULES[rule], scheduler)) < LATENTS
+
+
+@pytest.mark.parametrize("dialect", ["kohya_diffusers", "peft"])
+def test_dialects_give_the_same_delta(pipe, tiny_folder, lora, tmp_path, dialect: str):
+    """So what holds of one dialect, for every rule and scheduler, holds of all."""
+    metadata = lora.peft_metadata() if dialect == "peft" else None
+    other = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:2])
+    other.load_lora(lora.save(tmp_path / "other.safetensors", dialect, metadata))
+    assert jax.tree.structure(other._delta) == jax.tree.structure(pipe._delta)
+    for a, b in zip(jax.tree.leaves(other._delta), jax.tree.leaves(pipe._delta), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-7)  # alpha / rank, rounded once
 
 
 def test_thirty_steps_match_torch(pipe, tiny_pipeline, lora):
