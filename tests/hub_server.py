@@ -37,7 +37,7 @@ class Hub:
             server.server_close()
             thread.join()
 
-    def _handler(hub) -> type[BaseHTTPRequestHandler]:  # noqa: N805: `self` is the handler's
+    def _handler(hub) -> type[BaseHTTPRequestHandler]:  # not self: that is the handler
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
