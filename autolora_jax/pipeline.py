@@ -155,20 +155,25 @@ class AutoLoRAPipeline:
         scale: strength of its delta in later calls; a call's `lora_scale` overrides it.
         Raises WeightsError when any part of the file can't be applied exactly.
         """
-        file = read_lora(source, self._lora_targets())
+        file = read_lora(source, self.lora_targets())
         trees, report = lora.attach(file, dtype=self.unet.param_dtype)
+        self.add_lora(trees, report, scale)
+        return report
+
+    def add_lora(self, trees: Mapping[str, Tree], report: lora.LoraReport, scale: float = 1.0) -> None:
+        """Adds a LoRA that is no file: component -> delta tree, as `lora.attach` gives them."""
         self._loras.append(trees)
         self._scales.append(float(scale))
         self.reports.append(report)
         self._stack()
-        return report
 
     def unload_lora(self) -> None:
         """Drops every LoRA: the base model alone again."""
         self._loras, self._scales, self.reports = [], [], []
         self._stack()
 
-    def _lora_targets(self) -> dict[str, Any]:
+    def lora_targets(self) -> dict[str, Any]:
+        """What a LoRA can change: component -> (its parameters, its config)."""
         networks = {"unet": self.unet, **dict(zip(ENCODERS, self.text.encoders, strict=True))}
         return {name: (self.params[name], network.config) for name, network in networks.items()}
 

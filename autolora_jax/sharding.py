@@ -25,6 +25,11 @@ def split_images(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
+def batch_rows(mesh: Mesh) -> NamedSharding:
+    """Training batches [accumulation, rows, ...], their rows split over the data axis."""
+    return NamedSharding(mesh, PartitionSpec(None, DATA))
+
+
 def map_images(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """`function(shared, images)` mapped over the data axis: every leaf of `images` and of the result leads with images.
 
@@ -38,6 +43,21 @@ def map_images(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
         out_specs=PartitionSpec(DATA),
         axis_names={DATA},
         check_vma=False,  # Pallas kernels do not declare how their outputs vary
+    )
+
+
+def map_gradients(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`function(shared, batch)` mapped over the data axis, every leaf of `batch` [accumulation, rows, ...].
+
+    The result is one for all: the function itself takes the mean over DATA, the only exchange between devices.
+    """
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(None, DATA)),
+        out_specs=PartitionSpec(),
+        axis_names={DATA},
+        check_vma=False,  # as above
     )
 
 

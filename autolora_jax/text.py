@@ -21,6 +21,7 @@ from autolora_jax.models.clip import CLIPTextModel
 
 Tree = Mapping[str, Any]
 ENCODERS = ("text_encoder", "text_encoder_2")
+HIDDEN_LAYER = -2  # SDXL reads the last layer but one of both
 CACHED_PROMPTS = 4096  # about 0.6 MB each for SDXL in float32
 
 
@@ -128,7 +129,7 @@ class SDXLText:
         return self._cache[key]
 
     def _run(self, text: Text, scales: np.ndarray | None, clip_skip: int | None) -> _Encoded:
-        layer = -2 - (clip_skip or 0)
+        layer = HIDDEN_LAYER - (clip_skip or 0)
         outputs = []
         for name, encoder, ids in zip(ENCODERS, self.encoders, self.tokenize(text), strict=True):
             if not 0 <= (clip_skip or 0) <= encoder.config.num_hidden_layers - 1:

@@ -16,6 +16,7 @@ FLOORS = [
     "text sharding",
     "sampler decode request",
     "pipeline",
+    "training",
     "pictures grid presets overrides",
     "cli",
 ]

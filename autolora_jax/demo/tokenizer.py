@@ -1,6 +1,7 @@
-"""A CLIP tokenizer that needs no vocabulary file: every word is spelled letter by letter."""
+"""A CLIP tokenizer made of a list of words: each of them is one token, all others are spelled letter by letter."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
@@ -11,6 +12,23 @@ def byte_alphabet() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = 256 - len(printable)
     return [*map(chr, printable), *map(chr, range(256, 256 + others))]
+
+
+def merges_of(words: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Merges that put each word together from the left: c a, ca t</w>. Parts that words share are there once."""
+    found: dict[tuple[str, str], None] = {}
+    for word in words:
+        so_far = ""
+        for letter in (*word[:-1], f"{word[-1]}</w>"):
+            if so_far:
+                found[so_far, letter] = None
+            so_far += letter
+    return tuple(found)
+
+
+def vocabulary_size(words: Iterable[str]) -> int:
+    """Tokens of the tokenizer that knows these words."""
+    return 2 * 256 + len(merges_of(words)) + 2
 
 
 def write_tokenizer(folder: Path, pad_token: str, merges: tuple[tuple[str, str], ...] = ()) -> int:

@@ -80,7 +80,10 @@ class Encoder(Block):
     config: CLIPTextConfig
 
     def setup(self) -> None:
-        self.layers = [EncoderLayer(config=self.config, **self.settings) for _ in range(self.config.num_hidden_layers)]
+        self.layers = [
+            self.recomputed(EncoderLayer)(config=self.config, **self.settings)
+            for _ in range(self.config.num_hidden_layers)
+        ]
 
     def __call__(self, x: Float[Array, "b t d"]) -> tuple[Array, ...]:
         states = [x]

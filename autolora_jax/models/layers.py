@@ -5,7 +5,7 @@ dtype is the compute dtype, param_dtype the stored one. float32 compute means fl
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -24,12 +24,16 @@ def matmul_precision(dtype: DTypeLike) -> str | None:
     return "highest" if jnp.dtype(dtype) == jnp.float32 else None
 
 
+B = TypeVar("B", bound="Block")
+
+
 class Block(nn.Module, kw_only=True):  # type: ignore[call-arg]  # Flax's types are not read
-    """Base of every part of a network: the dtypes and the attention kernel, handed down unchanged."""
+    """Base of every part of a network: dtypes, attention kernel and what training keeps, handed down unchanged."""
 
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     attention: str = "xla"  # a key of attention.IMPLEMENTATIONS
+    remat: bool = False  # a backward pass keeps the inputs of `recomputed` blocks alone: less memory, one more forward
 
     @property
     def dtypes(self) -> dict[str, Any]:
@@ -39,7 +43,11 @@ class Block(nn.Module, kw_only=True):  # type: ignore[call-arg]  # Flax's types 
     @property
     def settings(self) -> dict[str, Any]:
         """What a smaller block needs of them."""
-        return {**self.dtypes, "attention": self.attention}
+        return {**self.dtypes, "attention": self.attention, "remat": self.remat}
+
+    def recomputed(self, block: type[B]) -> type[B]:
+        """The class of a smaller block whose inside is recomputed in the backward pass if `remat` asks for it."""
+        return nn.remat(block) if self.remat else block
 
 
 class _Adapted(nn.Module):

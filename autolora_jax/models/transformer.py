@@ -94,7 +94,8 @@ class Transformer2DModel(Block):
             for _ in range(2)
         )
         self.transformer_blocks = [
-            BasicTransformerBlock(features=self.features, heads=self.heads, **self.settings) for _ in range(self.depth)
+            self.recomputed(BasicTransformerBlock)(features=self.features, heads=self.heads, **self.settings)
+            for _ in range(self.depth)
         ]
 
     def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b s d"]) -> Float[Array, "b h w c"]:

@@ -39,7 +39,9 @@ class Level(Block):
     def _resnets(self, n: int) -> list[ResnetBlock2D]:
         c = self.config
         return [
-            ResnetBlock2D(features=self.features, num_groups=c.norm_num_groups, epsilon=c.norm_eps, **self.settings)
+            self.recomputed(ResnetBlock2D)(
+                features=self.features, num_groups=c.norm_num_groups, epsilon=c.norm_eps, **self.settings
+            )
             for _ in range(n)
         ]
 

@@ -143,10 +143,10 @@ def require_space(out: Path, needed: int) -> None:
 def write_component(path: Path, params: Mapping[str, Any]) -> None:
     """Writes a parameter tree to path/orbax. Raises OSError when that fails, whatever Orbax raises."""
     try:
-        with _quiet(), _checkpointer() as checkpointer:
+        with quiet(), _checkpointer() as checkpointer:
             checkpointer.save((path / "orbax").absolute(), dict(params))
     except Exception as e:  # tensorstore's errors have no class of their own; a full disk comes as ValueError
-        raise OSError(_brief(e)) from e
+        raise OSError(brief(e)) from e
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -164,7 +164,7 @@ def write_manifest(
     write_json(root / MANIFEST, {**content, "files": files})
 
 
-def _brief(e: Exception) -> str:
+def brief(e: Exception) -> str:
     """The end of the first line: tensorstore's messages go from the general to the cause."""
     line = (str(e) or type(e).__name__).splitlines()[0]
     return line if len(line) < 200 else "…" + line[-200:]
@@ -181,16 +181,16 @@ def _checkpointer() -> ocp.Checkpointer:
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:
-        with _quiet():
+        with quiet():
             yield
     except WeightsError:
         raise
     except Exception as e:  # tensorstore's errors have no class of their own
-        raise WeightsError(f"{path} can't be read: {_brief(e)}; convert the checkpoint again") from None
+        raise WeightsError(f"{path} can't be read: {brief(e)}; convert the checkpoint again") from None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Orbax reports every phase to absl's logger, and failures that it raises as well; the library is silent."""
     logger = logging.getLogger("absl")
     before = logger.level

@@ -1,0 +1,87 @@
+"""Everything about the pictures and captions that does not change while training, computed once.
+
+Latents lie on disk, a file a picture, named by what they were made of: a later run of the same pictures finds them.
+"""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from autolora_jax.models.vae import AutoencoderKL, encode_sliced
+from autolora_jax.training.buckets import Crop, load_pixels
+from autolora_jax.training.dataset import Example
+
+Latent = dict[str, np.ndarray]  # "mean", "std": float32 [h w c], scaled
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentCache:
+    """Latents of pictures, on disk."""
+
+    folder: Path
+    examples: Sequence[Example]
+    crops: Sequence[Crop]
+    fingerprint: str  # of the VAE
+
+    def load(self, index: int, flip: bool) -> Latent:
+        """mean and std of a picture's scaled latents."""
+        return load_file(self._path(index, flip))
+
+    def fill(self, vae: AutoencoderKL, params: Any, flips: Sequence[bool]) -> Iterator[int]:
+        """Encodes what is not there yet, picture by picture; yields how many are done."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for done, (index, flip) in enumerate((i, f) for i in range(len(self.examples)) for f in flips):
+            path = self._path(index, flip)
+            if not _readable(path):
+                pixels = load_pixels(self.examples[index], self.crops[index], flip)
+                mean, std = jax.device_get(_encode(vae, params, pixels[None]))
+                _save(path, {"mean": mean[0], "std": std[0]})
+            yield done + 1
+
+    def _path(self, index: int, flip: bool) -> Path:
+        example, crop = self.examples[index], self.crops[index]
+        stat = example.path.stat()
+        text = f"{example.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {crop} {flip} {self.fingerprint}"
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+
+def fingerprint(vae: AutoencoderKL, params: Any) -> str:
+    """Of an autoencoder: its config and weights."""
+    digest = hashlib.sha256(repr(vae.config).encode())
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+@partial(jax.jit, static_argnames="vae")
+def _encode(vae: AutoencoderKL, params: Any, pixels: Any) -> tuple[jax.Array, jax.Array]:
+    """(mean, std) of the scaled latents of uint8 pixels [b h w 3]."""
+    mean, logvar = encode_sliced(vae, params, pixels.astype(jnp.float32) / 127.5 - 1)
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+    return (mean - shift) * scale, jnp.exp(0.5 * logvar) * scale
+
+
+def _readable(path: Path) -> bool:
+    try:
+        return path.exists() and bool(load_file(path))
+    except SafetensorError:  # cut short by a crash
+        return False
+
+
+def _save(path: Path, tensors: Latent) -> None:
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file(tensors, unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

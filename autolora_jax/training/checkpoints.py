@@ -1,0 +1,92 @@
+"""A run's checkpoints: the whole state, written by Orbax beside the training, and the settings that it belongs to."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from autolora_jax.config import ConfigError, read_json
+from autolora_jax.training.step import State
+from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.orbax_folder import brief, quiet
+
+SETTINGS = "settings.json"
+
+
+class Checkpoints:
+    """A folder of checkpoints, named by their step. A context: leaving it waits until the last one is on disk."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], keep: int = 2) -> None:
+        """settings: JSON values that decide the run; a folder begun with others is refused.
+
+        Raises ConfigError when they differ, WeightsError when the folder can't be written.
+        """
+        self.folder = folder.absolute()
+        wanted = json.loads(json.dumps(settings))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / SETTINGS
+            if path.exists():
+                _compare(read_json(path), wanted, self.folder)
+            else:
+                path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+        except OSError as e:
+            raise WeightsError(f"{self.folder} can't be written: {e.strerror or e}; choose another folder") from None
+        with quiet():
+            self._manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with quiet():
+            self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """Finished steps of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: State) -> None:
+        """Writes a state in the background; its arrays are copied before this returns.
+
+        Raises WeightsError when this one or the one before it could not be written.
+        """
+        step = int(state.step)
+        if step == self.latest:
+            return
+        try:
+            with quiet():
+                self._manager.save(step, args=ocp.args.StandardSave(state._asdict()), force=True)
+        except Exception as e:  # tensorstore's errors have no class of their own
+            raise WeightsError(f"no checkpoint of step {step} in {self.folder}: {brief(e)}") from e
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, like: State) -> State:
+        """The newest state, laid out as `like` is. Raises WeightsError when it can't be read or has other shapes."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        try:
+            with quiet():
+                return State(**self._manager.restore(self.latest, args=ocp.args.StandardRestore(abstract)))
+        except Exception as e:
+            raise WeightsError(
+                f"the checkpoint of step {self.latest} in {self.folder} can't be read: {brief(e)}; remove that step's "
+                "folder to go on from the one before it"
+            ) from e
+
+
+def _compare(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if names:
+        changes = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in names)
+        raise ConfigError(
+            f"{folder} holds a run with other settings: {changes}. Resume it with its own, or start anew "
+            "in another folder"
+        )

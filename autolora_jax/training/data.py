@@ -1,0 +1,114 @@
+"""A folder of pictures as a LoRA run's batches: latents from the cache, prompts embedded or as token ids."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from autolora_jax.pipeline import AutoLoRAPipeline
+from autolora_jax.text import ENCODERS, Sizes, Text
+from autolora_jax.training.buckets import Plan, assign_all, make_buckets
+from autolora_jax.training.cache import LatentCache, fingerprint
+from autolora_jax.training.config import DataConfig, TrainConfig
+from autolora_jax.training.dataset import Example, read_folder
+from autolora_jax.training.progress import OnTrain, TrainProgress
+
+# Distinct captions up to which their embeddings are kept (0.3 MB each for SDXL in bfloat16); with more, the text
+# encoders run in every step.
+MOST_EMBEDDED = 2048
+BUCKET_STEP = 64  # of SDXL's buckets; of smaller models' the VAE's factor
+Prompt = Mapping[str, np.ndarray]
+
+
+class TrainingData(NamedTuple):
+    """All that batches are made of."""
+
+    examples: tuple[Example, ...]
+    latents: LatentCache
+    prompts: Mapping[str, Prompt]  # caption, "" among them -> one row of a batch's "prompt"
+    embedded: bool  # whether prompts are what the denoiser reads, or token ids
+
+    def batches(self, config: TrainConfig, devices: int) -> Callable[[int], dict[str, Any]]:
+        """step -> batch of the loss, leaves [accumulation, rows, ...]; a function of the step alone."""
+        shape = config.gradient_accumulation_steps, config.batch_size * devices
+        rows = shape[0] * shape[1]
+        plan = Plan(self.examples, self.latents.crops, rows, config.seed)  # micro-batches of a step share a bucket
+
+        def row(index: int, flip: bool, draw: int) -> dict[str, Any]:
+            return {
+                **self.latents.load(index, flip),
+                "time_ids": self.latents.crops[index].time_ids(flip),
+                "prompt": self.prompts[self.examples[index].caption],
+                "draw": np.int32(draw),
+            }
+
+        def batch_at(step: int) -> dict[str, Any]:
+            indices = plan.batch_at(step).indices
+            flips = np.random.default_rng((config.seed, 1, step)).random(rows) < 0.5 * config.data.flip
+            chosen = zip(indices, flips, strict=True)
+            together = [row(index, bool(flip), step * rows + k) for k, (index, flip) in enumerate(chosen)]
+            return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*shape, *np.shape(leaves[0])), *together)
+
+        return batch_at
+
+    def digest(self) -> str:
+        """Of the pictures' names, captions, sizes and crops."""
+        rows = [(e.path.name, e.caption, e.repeats, c) for e, c in zip(self.examples, self.latents.crops, strict=True)]
+        return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+
+
+def open_data(
+    pipe: AutoLoRAPipeline, folder: str | PathLike[str], cache: Path, config: TrainConfig, tell: OnTrain
+) -> TrainingData:
+    """Lists the pictures, encodes what the cache lacks, and the captions. Raises DatasetError, WeightsError."""
+    examples = read_folder(
+        folder, caption_extension=config.data.caption_extension, default_caption=config.data.default_caption
+    )
+    crops = assign_all(
+        examples,
+        _buckets(pipe, config.data),
+        upscale=config.data.upscale,
+        place="random" if config.data.crop == "random" else "center",
+        seed=config.seed,
+    )
+    latents = LatentCache(cache, examples, crops, fingerprint(pipe.vae, pipe.params["vae"]))
+    flips = (False, True) if config.data.flip else (False,)
+    for done in latents.fill(pipe.vae, pipe.params["vae"], flips):
+        tell(TrainProgress("latents", done, len(examples) * len(flips)))
+
+    captions = dict.fromkeys(["", *(example.caption for example in examples)])
+    embedded = not config.lora.text_encoders and len(captions) <= MOST_EMBEDDED
+    make = _embed if embedded else _tokenize
+    prompts: dict[str, Prompt] = {}
+    for caption in captions:
+        prompts[caption] = make(pipe, caption)
+        tell(TrainProgress("captions", len(prompts), len(captions)))
+    return TrainingData(examples, latents, prompts, embedded)
+
+
+def _buckets(pipe: AutoLoRAPipeline, config: DataConfig) -> tuple[tuple[int, int], ...]:
+    factor = pipe.vae.config.factor
+    trained = pipe.unet.config.sample_size * factor
+    resolution = config.resolution or trained
+    step = BUCKET_STEP if trained >= 8 * BUCKET_STEP and resolution % BUCKET_STEP == 0 else factor
+    return make_buckets(resolution, step=step, max_aspect=config.max_aspect)
+
+
+def _embed(pipe: AutoLoRAPipeline, caption: str) -> Prompt:
+    """What the denoiser reads, in its compute dtype."""
+    any_size = Sizes((0, 0), (0, 0), (0, 0))
+    text, nothing = Text(caption, caption), np.zeros((1, 0), np.float32)
+    encoded = pipe.text.conditioning([text], [text], (any_size, any_size), {"base": nothing})["base"]
+    return {
+        name: np.asarray(encoded[name][0, 1], dtype)
+        for name, dtype in (("encoder_hidden_states", pipe.unet.dtype), ("text_embeds", np.float32))
+    }
+
+
+def _tokenize(pipe: AutoLoRAPipeline, caption: str) -> Prompt:
+    ids = pipe.text.tokenize(Text(caption, caption))
+    return {name: rows[0] for name, rows in zip(ENCODERS, ids, strict=True)}

@@ -1,0 +1,74 @@
+"""A new LoRA: which layers get a delta, and what it is before the first step."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autolora_jax.config import ConfigError
+from autolora_jax.weights.lora.names import Layer, Targets, layers
+from autolora_jax.weights.tables import torch_module
+
+# Name -> pattern searched in a layer's published name ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q").
+GROUPS: Mapping[str, str] = {
+    "attention": r"\.(to_q|to_k|to_v|to_out\.0|q_proj|k_proj|v_proj|out_proj)$",
+    "cross_attention": r"\.attn2\.(to_q|to_k|to_v|to_out\.0)$",
+    "feed_forward": r"\.(ff\.net\.0\.proj|ff\.net\.2|mlp\.fc1|mlp\.fc2)$",
+    "projections": r"\.attentions\.\d+\.proj_(in|out)$",
+    "convolutions": r"(resnets\.\d+\.conv(1|2|_shortcut)|samplers\.0\.conv)$",
+    "embeddings": r"(time_emb_proj|(time|add)_embedding\.linear_[12])$",
+}
+
+
+def choose_layers(model: Targets, patterns: Sequence[str]) -> list[Layer]:
+    """The layers whose published names a pattern is found in.
+
+    model: component -> (its parameters, its config). patterns: keys of GROUPS, or regular expressions such as
+    r"up_blocks\\.0.*attn2\\.to_k".
+    Raises ConfigError for a pattern that is no regular expression, or is found in no layer.
+    """
+    candidates = [(layer, torch_module(layer.path)) for layer in layers(model)]
+    chosen: dict[Layer, None] = {}
+    for text in patterns:
+        try:
+            pattern = re.compile(GROUPS.get(text, text))
+        except re.error as e:
+            raise ConfigError(f"target {text!r} is neither one of {', '.join(GROUPS)} nor a pattern: {e}") from None
+        found = [layer for layer, name in candidates if pattern.search(name)]
+        if not found:
+            examples = ", ".join(name for _, name in candidates[:: max(1, len(candidates) // 3)][:3])
+            raise ConfigError(
+                f"target {text!r} is found in no layer of {', '.join(model)}; layers are called like {examples}"
+            )
+        chosen |= dict.fromkeys(found)
+    return [layer for layer, _ in candidates if layer in chosen]
+
+
+def new_delta(chosen: Sequence[Layer], rank: int, seed: int) -> dict[str, Any]:
+    """component -> tree of {"down", "up"}, float32: a delta of nothing, since `up` is zero.
+
+    down: uniform in ±1/√fan_in, as PEFT and kohya begin. rank: at most a layer's smaller side is used.
+    """
+    trees: dict[str, Any] = {}
+    for layer, key in zip(chosen, jax.random.split(jax.random.key(seed), max(1, len(chosen))), strict=True):
+        *inner, out = layer.kernel
+        fan_in = int(np.prod(inner))
+        most = min(rank, fan_in, out)
+        bound = fan_in**-0.5
+        node = trees.setdefault(layer.component, {})
+        for name in layer.path.split("/"):
+            node = node.setdefault(name, {})
+        node["down"] = jax.random.uniform(key, (*inner, most), jnp.float32, -bound, bound)
+        node["up"] = jnp.zeros((most, out), jnp.float32)
+    return trees
+
+
+def stored_delta(trees: Mapping[str, Any], scale: float) -> dict[str, Any]:
+    """The trained trees as `lora.attach` would give them: `scale` (alpha / rank) inside `up`, one owner."""
+    if "down" in trees:
+        up = np.asarray(jax.device_get(trees["up"]), np.float32) * np.float32(scale)
+        return {"down": np.asarray(jax.device_get(trees["down"])), "up": up, "owner": np.zeros(len(up), np.int32)}
+    return {name: stored_delta(node, scale) for name, node in trees.items()}

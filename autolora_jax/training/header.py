@@ -1,0 +1,50 @@
+"""What a trained LoRA's header says of its training, under the keys that other programs read.
+
+Sources: sd-scripts train_network.py (ss_*), Stability-AI/ModelSpec 1.0 (modelspec.*). No date: the same run gives the
+same file.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+from autolora_jax.training.config import TrainConfig
+from autolora_jax.training.dataset import Example
+from autolora_jax.training.objective import Objective
+
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+
+
+def training_header(
+    model: str, objective: Objective, examples: Sequence[Example], config: TrainConfig, title: str
+) -> dict[str, str]:
+    """Header entries of a LoRA of the named base model."""
+    tags = Counter(tag.strip() for example in examples for tag in example.caption.split(","))
+    captions = {example.caption for example in examples}
+    values = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.title": title,
+        "modelspec.prediction_type": PREDICTIONS[objective.scheduler.prediction_type],
+        "ss_sd_model_name": model,
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": config.lora.rank,
+        "ss_network_alpha": config.lora.alpha or config.lora.rank,
+        "ss_num_train_images": sum(example.repeats for example in examples),
+        "ss_steps": config.steps,
+        "ss_total_batch_size": config.batch_size,
+        "ss_gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "ss_learning_rate": config.optimizer.learning_rate,
+        "ss_lr_scheduler": config.optimizer.schedule,
+        "ss_lr_warmup_steps": config.optimizer.warmup_steps,
+        "ss_optimizer": "adamw",
+        "ss_min_snr_gamma": config.loss.min_snr_gamma,
+        "ss_noise_offset": config.loss.noise_offset or None,
+        "ss_caption_dropout_rate": config.loss.caption_dropout,
+        "ss_seed": config.seed,
+        "ss_tag_frequency": json.dumps({"training": dict(tags)}),
+    }
+    if len(captions) == 1:  # then it is what calls the LoRA's subject
+        values["modelspec.trigger_phrase"] = captions.pop()
+    return {name: str(value) for name, value in values.items() if value is not None}

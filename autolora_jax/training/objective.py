@@ -1,0 +1,112 @@
+"""What a denoiser is trained for: pictures, noised at random timesteps, are told apart from their noise.
+
+    x_t = √ᾱ_t·x_0 + √(1−ᾱ_t)·ε          loss = weight_t · ‖network(x_t, t) − target‖²
+
+Source: diffusers examples/text_to_image/train_text_to_image_lora_sdxl.py (losses and their weights).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from autolora_jax.config import ConfigError, SchedulerConfig
+from autolora_jax.schedules import alphas_cumprod
+
+Vector = Float[Array, "b"]
+Latents = Float[Array, "b h w c"]
+
+
+class Noised(NamedTuple):
+    """Latents at the moment of a timestep."""
+
+    clean: Latents
+    noise: Latents
+    timesteps: Int[Array, "b"]
+    signal_level: Vector  # √ᾱ
+    noise_level: Vector  # √(1−ᾱ)
+
+    @property
+    def latents(self) -> Latents:
+        """x_t, what the network sees."""
+        return _rows(self.signal_level) * self.clean + _rows(self.noise_level) * self.noise
+
+
+# prediction type -> (what the network should say, the loss's weight for a signal-to-noise ratio cut off at γ).
+# Source of the weights: Min-SNR, arXiv 2303.09556; for v its division by SNR + 1.
+TARGETS: dict[str, tuple[Callable[[Noised], Latents], Callable[[Vector, float], Vector]]] = {
+    "epsilon": (lambda n: n.noise, lambda snr, gamma: jnp.minimum(snr, gamma) / snr),
+    "v_prediction": (
+        lambda n: _rows(n.signal_level) * n.noise - _rows(n.noise_level) * n.clean,
+        lambda snr, gamma: jnp.minimum(snr, gamma) / (snr + 1),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """How timesteps are drawn and errors weighed. Static: a part of the compiled step.
+
+    scheduler: the checkpoint's; its prediction type is what the network predicts.
+    min_snr_gamma: cut-off of Min-SNR weighting; None weighs all timesteps alike.
+    noise_offset: std of a constant added to each channel's noise, which teaches very dark and very light pictures.
+    min_timestep, max_timestep: timesteps are uniform in [min, max); None is the scheduler's last.
+    """
+
+    scheduler: SchedulerConfig
+    min_snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    min_timestep: int = 0
+    max_timestep: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.scheduler.prediction_type not in TARGETS:
+            known = " or ".join(TARGETS)
+            raise ConfigError(f"can't train a model that predicts {self.scheduler.prediction_type!r}; need {known}")
+        if not 0 <= self.min_timestep < self.last <= self.scheduler.num_train_timesteps:
+            raise ConfigError(
+                f"min_timestep = {self.min_timestep}, max_timestep = {self.last}: need "
+                f"0 <= min < max <= {self.scheduler.num_train_timesteps}"
+            )
+        if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
+            raise ConfigError(f"min_snr_gamma = {self.min_snr_gamma} should be above 0 (5 is usual), or none")
+
+    @property
+    def last(self) -> int:
+        """First timestep that is not drawn any more."""
+        return self.scheduler.num_train_timesteps if self.max_timestep is None else self.max_timestep
+
+    def draw(self, keys: Array, latents: Latents) -> Noised:
+        """Each row's noise and timestep, from its own key: [b] keys, so a row does not depend on its batch."""
+
+        def one(key: Array) -> tuple[Array, Array]:
+            for_time, for_noise, for_offset = jax.random.split(key, 3)
+            noise = jax.random.normal(for_noise, latents.shape[1:], jnp.float32)
+            if self.noise_offset:
+                noise += self.noise_offset * jax.random.normal(for_offset, (1, 1, latents.shape[-1]), jnp.float32)
+            return jax.random.randint(for_time, (), self.min_timestep, self.last), noise
+
+        timesteps, noise = jax.vmap(one)(keys)
+        return self.noised(latents, timesteps, noise)
+
+    def noised(self, latents: Latents, timesteps: Int[Array, "b"], noise: Latents) -> Noised:
+        """Latents with this noise at these timesteps."""
+        alphas = alphas_cumprod(self.scheduler)
+        signal, level = (jnp.asarray(np.sqrt(a), jnp.float32) for a in (alphas, 1 - alphas))
+        return Noised(latents.astype(jnp.float32), noise, timesteps, signal[timesteps], level[timesteps])
+
+    def losses(self, prediction: Latents, noised: Noised) -> Vector:
+        """Weighted mean squared error of each row, float32."""
+        target, weight = TARGETS[self.scheduler.prediction_type]
+        error = jnp.square(prediction.astype(jnp.float32) - target(noised)).mean(axis=(1, 2, 3))
+        if self.min_snr_gamma is None:
+            return error
+        return error * weight(jnp.square(noised.signal_level / noised.noise_level), self.min_snr_gamma)
+
+
+def _rows(values: Vector) -> Float[Array, "b 1 1 1"]:
+    return values[:, None, None, None]

@@ -1,0 +1,54 @@
+"""The VAE, trained on crops of the world's pictures."""
+
+from pathlib import Path
+
+import numpy as np
+
+from autolora_jax.sharding import data_mesh
+from autolora_jax.training.autoencoder import AutoencoderLoss
+from autolora_jax.training.checkpoints import Checkpoints
+from autolora_jax.training.loop import fit
+from autolora_jax.training.optimizer import OptimizerConfig, make_optimizer
+from autolora_jax.training.step import State, initial_state
+from recipes.builtin.console import Console
+from recipes.builtin.networks import NETWORKS, SIZE, fresh
+from recipes.builtin.pictures import pictures
+
+CROP = 64
+OPTIMIZER = OptimizerConfig(learning_rate=2e-3, warmup_steps=100, weight_decay=0.0, beta2=0.99)
+
+
+def train(work: Path, steps: int, rows: int, count: int) -> State:
+    """The trained state; `.average` are the weights to use."""
+    # The LoRAs' pictures must pass through it too: the world's own have no hard blocks and no creature in teal.
+    shares = {"world": count, "pixel-art": count // 6, "character": count // 10}
+    drawn = np.concatenate([pictures(work / "pictures", n, SIZE, kind).pixels for kind, n in shares.items()])
+    mesh = data_mesh()
+
+    def batch_at(step: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng((1, step))
+        index = np.sort(rng.integers(len(drawn), size=rows))
+        corners = rng.integers(SIZE - CROP + 1, size=(rows, 2))
+        crops = np.stack([drawn[i, y : y + CROP, x : x + CROP] for i, (y, x) in zip(index, corners, strict=True)])
+        flip = rng.random(rows) < 0.5
+        crops[flip] = crops[flip, :, ::-1]
+        return {"pixels": crops[None], "draw": (step * rows + np.arange(rows, dtype=np.int32))[None]}
+
+    loss = AutoencoderLoss(NETWORKS["vae"], kl=3e-4)
+    optimizer = make_optimizer(OPTIMIZER, steps)
+    state = initial_state(fresh("vae", 0), optimizer, average=True)
+    settings = {"steps": steps, "rows": rows, "count": count}
+    with Checkpoints(work / "vae", settings) as checkpoints, Console("autoencoder") as console:
+        return fit(
+            loss,
+            optimizer,
+            state,
+            {"seed": np.int32(1)},
+            batch_at,
+            steps,
+            mesh,
+            decay=0.998,
+            checkpoints=checkpoints,
+            save_every=500,
+            on_step=console.show,
+        )
