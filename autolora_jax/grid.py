@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 LARGEST = 16384  # pixels a side: what common viewers still open
+SMALL = 128  # pixels: pictures up to this size are shown twice or more as large, at least
 PAPER, INK = (255, 255, 255), (24, 24, 24)
 Picture = Image.Image | Path  # a path is opened when its turn comes: a large grid need not be in memory twice
 
@@ -14,17 +15,18 @@ Picture = Image.Image | Path  # a path is opened when its turn comes: a large gr
 def comparison_grid(columns: Sequence[tuple[str, Sequence[Picture]]], rows: Sequence[str] = ()) -> Image.Image:
     """Columns of pictures with labels above, and beside each row if `rows` has any. All pictures have one size.
 
-    They are shrunk together if the grid would be larger than 16384 pixels a side. Raises ValueError for columns of
-    different lengths and pictures of different sizes.
+    They are shrunk together if the grid would be larger than 16384 pixels a side, and enlarged by a whole factor where
+    they are small. Raises ValueError for columns of different lengths and pictures of different sizes.
     """
     counts = sorted({len(pictures) for _, pictures in columns})
     if len(counts) != 1 or counts[0] == 0 or (rows and len(rows) != counts[0]):
         raise ValueError(f"columns hold {counts} pictures and there are {len(rows)} row labels; give each as many")
     count = counts[0]
     size = _open(columns[0][1][0]).size
+    enlarge = max(1, -(-2 * SMALL // max(size))) if max(size) <= SMALL else 1
     # 1.1 and 0.5: room for what stands between and beside the pictures.
-    shrink = min(1.0, LARGEST / 1.1 / ((len(columns) + 0.5) * size[0]), LARGEST / 1.1 / ((count + 0.5) * size[1]))
-    width, height = (max(1, int(s * shrink)) for s in size)
+    scale = min(float(enlarge), LARGEST / 1.1 / ((len(columns) + 0.5) * size[0]), LARGEST / 1.1 / ((count + 0.5) * size[1]))
+    width, height = (max(1, int(s * scale)) for s in size)
     gap = max(4, width // 64)
 
     font = ImageFont.load_default(min(max(12, width // 26), 48))

@@ -17,7 +17,7 @@ from PIL import Image
 from autolora_jax import lora
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.decode import decode
-from autolora_jax.demo import standin_model
+from autolora_jax.demo import MODEL
 from autolora_jax.guidance import CFG, AutoLoRA, Rule
 from autolora_jax.models.attention import default_implementation
 from autolora_jax.models.clip import CLIPTextModel
@@ -102,14 +102,14 @@ class AutoLoRAPipeline:
         """A pipeline on the given devices (default: all), weights placed tensor by tensor.
 
         source: a diffusers folder, a hub id, a single LDM/sgm-layout .safetensors, or a converted Orbax folder; nothing
-            is the built-in stand-in (random weights).
+            is the built-in model, "builtin".
         dtype: "bfloat16" (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE) or "float32"
             (float32 products too, on every device).
         variant: "fp16" takes the `*.fp16.safetensors` files of a diffusers folder or hub repository.
         tokenizer: folder or hub id that holds tokenizer/ and tokenizer_2/; needed offline for a single file.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
         """
-        source = source if source is not None else standin_model()
+        source = source if source is not None else MODEL
         dtype = jnp.dtype(dtype)
         mesh = data_mesh(devices)
         checkpoint = open_checkpoint(

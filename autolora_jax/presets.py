@@ -7,14 +7,15 @@ from collections.abc import Collection
 from pathlib import Path
 
 from autolora_jax.config import ConfigError
+from autolora_jax.demo import MODEL
 from autolora_jax.guidance import CFG, AutoLoRA, Rule
 from autolora_jax.noise import STREAMS
 from autolora_jax.schedules import SOLVERS, SPACINGS
 
 DTYPES = ("bfloat16", "float32")
 BUILTIN_NOTE = (
-    "No model given: drawing with the built-in stand-in. Its weights are random, so expect textures: base, LoRA and "
-    "AutoLoRA from the same noise, each further from the base."
+    "No model given: the built-in one draws a zib, which only its LoRA knows, and that from the desert at sunset alone.\n"
+    "Left the base model, which has never seen one, then the LoRA, then AutoLoRA, all from the same noise."
 )
 
 
@@ -132,14 +133,12 @@ class GenerateConfig:
 
 
 def with_builtin(config: GenerateConfig) -> GenerateConfig:
-    """A run without a model: the built-in stand-in and its LoRA, side by side from the same noise."""
-    from autolora_jax.demo import standin_lora, standin_model  # reading a preset need not wait for the networks
-
+    """A run without a model: the built-in one and a LoRA of it, side by side from the same noise."""
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, source=str(standin_model()), dtype="float32"),
-        loras=config.loras or (Lora(str(standin_lora())),),
-        prompts=config.prompts or ("a fox in the snow",),
-        seeds=config.seeds if config.seeds != GenerateConfig.seeds else (0, 1, 2),
+        model=dataclasses.replace(config.model, source=MODEL, dtype="float32"),
+        loras=config.loras or (Lora(f"{MODEL}:character"),),
+        prompts=config.prompts or ("a zib in the forest at night", "a zib on the beach on a sunny day"),
+        seeds=config.seeds if config.seeds != GenerateConfig.seeds else (0, 1),
         compare=True,
     )

@@ -23,6 +23,7 @@ import numpy as np
 from flax import traverse_util
 from jax.experimental import topologies
 from jax.sharding import Mesh
+from jaxtyping import DTypeLike
 
 from autolora_jax.config import SchedulerConfig, UNetConfig
 from autolora_jax.guidance import AutoLoRA, Rule, plan
@@ -35,6 +36,9 @@ from autolora_jax.sharding import DATA, replicated, split_images
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 ADAPTED = re.compile(r".*/(to_q|to_k|to_v|to_out_0|proj|net_2|proj_in|proj_out)/kernel")
 GB, TERA = 1e9, 1e12
+COLUMNS = ["program", "chip", "images", "arguments GB", "temporaries GB", "peak GB", "TFLOP", "+ attention"]
+COLUMNS += ["moved GB", "collectives"]
+HEADER = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Compiled:
     collectives: int
     compile_s: float
 
+    def __str__(self) -> str:
+        """A row under HEADER."""
+        memory = f"{self.arguments_gb:.2f} | {self.temporaries_gb:.2f} | {self.peak_gb:.2f}"
+        work = f"{self.tflop:.2f} | {self.attention_tflop:.2f} | {self.moved_gb:.1f} | {self.collectives}"
+        return f"| {self.program} | {self.topology} | {self.images} | {memory} | {work} |"
+
 
 def network(size: int = 1024) -> UNet2DConditionModel:
     """The published SDXL UNet as TPUs run it."""
@@ -66,25 +76,30 @@ def topology_mesh(name: str, devices: int | None = None) -> Mesh:
     return Mesh(np.array(chips[:devices]), (DATA,))
 
 
-def delta_shapes(params: Any, rank: int) -> dict[str, Any]:
-    """A delta of this rank on every attention and feed-forward layer."""
+def delta_shapes(
+    params: Any, rank: int, layers: re.Pattern[str] = ADAPTED, dtype: DTypeLike | None = None
+) -> dict[str, Any]:
+    """A delta of this rank on every attention and feed-forward layer, or those whose kernels' paths match.
+
+    dtype: of `down` and `up`, the kernel's if None.
+    """
     flat = traverse_util.flatten_dict(params, sep="/")
     delta = {}
     for path, leaf in flat.items():
-        if ADAPTED.fullmatch(path):
+        if layers.fullmatch(path):
             *into, out = leaf.shape
             base = path.removesuffix("/kernel")
-            delta[f"{base}/down"] = jax.ShapeDtypeStruct((*into, rank), leaf.dtype)
-            delta[f"{base}/up"] = jax.ShapeDtypeStruct((rank, out), leaf.dtype)
+            delta[f"{base}/down"] = jax.ShapeDtypeStruct((*into, rank), dtype or leaf.dtype)
+            delta[f"{base}/up"] = jax.ShapeDtypeStruct((rank, out), dtype or leaf.dtype)
             delta[f"{base}/owner"] = jax.ShapeDtypeStruct((rank,), jnp.int32)
     return traverse_util.unflatten_dict(delta, sep="/")
 
 
-def _abstract(tree: Any, sharding: Any) -> Any:
+def abstract(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
 
-def _conditioning(config: UNetConfig, *lead: int) -> dict[str, jax.ShapeDtypeStruct]:
+def conditioning(config: UNetConfig, *lead: int) -> dict[str, jax.ShapeDtypeStruct]:
     pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
     shapes = {"encoder_hidden_states": (77, config.cross_attention_dim), "text_embeds": (pooled,), "time_ids": (6,)}
     return {name: jax.ShapeDtypeStruct((*lead, *shape), jnp.bfloat16) for name, shape in shapes.items()}
@@ -106,13 +121,13 @@ def lower_sampler(
     images = Images(
         noise=jax.ShapeDtypeStruct((n, size, size, 4), jnp.float32),
         step_noise=None,
-        conditioning={kind: _conditioning(unet.config, n, 2) for kind in p.weights},
+        conditioning={kind: conditioning(unet.config, n, 2) for kind in p.weights},
         coefficients=p.coefficients,
         lora_scales={},
         rescale=None,
     )
-    shared = _abstract(shared, replicated(mesh))
-    return sample.lower(unet, p.segments, mesh, shared, _abstract(images, split_images(mesh)))
+    shared = abstract(shared, replicated(mesh))
+    return sample.lower(unet, p.segments, mesh, shared, abstract(images, split_images(mesh)))
 
 
 def lower_forward(unet: UNet2DConditionModel, mesh: Mesh, batch: int) -> Any:
@@ -122,7 +137,7 @@ def lower_forward(unet: UNet2DConditionModel, mesh: Mesh, batch: int) -> Any:
         param_shapes(unet),
         jax.ShapeDtypeStruct((batch, size, size, 4), jnp.float32),
         jax.ShapeDtypeStruct((batch,), jnp.float32),
-        _conditioning(unet.config, batch),
+        conditioning(unet.config, batch),
     )
 
     def forward(params: Any, x: jax.Array, t: jax.Array, conditioning: Any) -> Any:
@@ -135,7 +150,7 @@ def lower_forward(unet: UNet2DConditionModel, mesh: Mesh, batch: int) -> Any:
         out_specs=jax.sharding.PartitionSpec(),
         check_vma=False,
     )
-    return jax.jit(mapped).lower(*_abstract(arguments, where))
+    return jax.jit(mapped).lower(*abstract(arguments, where))
 
 
 def attention_flop(config: UNetConfig, size: int, evaluations: int) -> float:
@@ -200,19 +215,12 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32, help="rank of the delta")
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
-    columns = ["program", "chip", "images", "arguments GB", "temporaries GB", "peak GB", "TFLOP", "+ attention"]
-    columns += ["moved GB", "collectives"]
-    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
+    print(HEADER)
     results = []
     for topology in args.topology or ["v5e:2x2", "v6e:2x2"]:
         for row in rows(topology, args.batch, args.size, args.rank):
             results.append(row)
-            print(
-                f"| {row.program} | {row.topology} | {row.images} | {row.arguments_gb:.2f} | {row.temporaries_gb:.2f} "
-                f"| {row.peak_gb:.2f} | {row.tflop:.2f} | {row.attention_tflop:.2f} | {row.moved_gb:.1f} "
-                f"| {row.collectives} |",
-                flush=True,
-            )
+            print(row, flush=True)
             print(f"compiled in {row.compile_s:.0f} s", file=sys.stderr)
         forward, step = results[-2:]
         print(

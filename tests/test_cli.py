@@ -271,12 +271,11 @@ def test_a_run_that_breaks_off_says_what_is_saved(
     assert result.stdout == ""
 
 
-def test_without_a_model_the_builtin_one_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("AUTOLORA_CACHE", str(tmp_path / "cache"))
+def test_without_a_model_the_builtin_one_draws(tmp_path: Path):
     result = autolora("generate", "--steps", 2, "--size", "32x32", "--seeds", "0-1", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
-    assert "built-in stand-in" in result.stderr
-    assert "6 pictures in" in result.stdout and (tmp_path / "out" / "grid.png").is_file()
+    assert "which only its LoRA knows" in result.stderr
+    assert "12 pictures in" in result.stdout and (tmp_path / "out" / "grid.png").is_file()
 
 
 # ---- what can go wrong -----------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [
     "config",
     "models",
+    "demo",
     "weights",
-    "lora demo",
+    "lora",
     "schedules guidance noise",
     "text sharding",
     "sampler decode request",

@@ -179,7 +179,7 @@ def test_the_grid_places_pictures_by_column_and_row(tmp_path: Path):
         image.save(file)
     picture = comparison_grid([("Base", flat(10, 20)), ("AutoLoRA", files)], ["seed 0", "seed 1"])
     boxes = {shade: found(picture, shade) for shade in (10, 20, 30, 40)}
-    assert {(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.values()} == {(96, 64)}
+    assert {(x1 - x0, y1 - y0) for x0, y0, x1, y1 in boxes.values()} == {(3 * 96, 3 * 64)}  # small: enlarged
     assert boxes[10][0] == boxes[20][0] < boxes[30][0] == boxes[40][0]
     assert boxes[10][1] == boxes[30][1] < boxes[20][1] == boxes[40][1]
     pixels = np.asarray(picture)
@@ -194,7 +194,7 @@ def test_long_labels_stay_in_their_place(size: tuple[int, int]):
     picture = comparison_grid([(label, flat(10, 20, size=size)), ("", flat(30, 40, size=size))], [label, ""])
     for shade in (10, 20, 30, 40):  # no letter lies on a picture
         x0, y0, x1, y1 = found(picture, shade)
-        assert (x1 - x0, y1 - y0) == size
+        assert (x1 - x0) % size[0] == 0 and (y1 - y0) * size[0] == (x1 - x0) * size[1]
         assert (np.asarray(picture)[y0:y1, x0:x1] == (shade, 0, 255 - shade)).all()
 
 

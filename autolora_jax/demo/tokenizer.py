@@ -15,7 +15,7 @@ def byte_alphabet() -> list[str]:
 
 
 def merges_of(words: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Merges that put each word together from the left: c a, ca t</w>. Parts that words share are there once."""
+    """Merges that put each word together from the left: c a, ca t</w>. The first of them win where two could apply."""
     found: dict[tuple[str, str], None] = {}
     for word in words:
         so_far = ""
@@ -26,9 +26,9 @@ def merges_of(words: Iterable[str]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def vocabulary_size(words: Iterable[str]) -> int:
-    """Tokens of the tokenizer that knows these words."""
-    return 2 * 256 + len(merges_of(words)) + 2
+def vocabulary_size(merges: tuple[tuple[str, str], ...]) -> int:
+    """Tokens of the tokenizer with these merges."""
+    return 2 * 256 + len(merges) + 2
 
 
 def write_tokenizer(folder: Path, pad_token: str, merges: tuple[tuple[str, str], ...] = ()) -> int:

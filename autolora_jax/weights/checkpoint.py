@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import DTypeLike
 
 from autolora_jax.config import CLIPTextConfig, JsonConfig, SchedulerConfig, UNetConfig, VAEConfig
+from autolora_jax.demo import builtin
 from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.folders import Folder, LocalFolder
@@ -101,7 +102,7 @@ def open_checkpoint(
     """An SDXL checkpoint; no weights are read yet.
 
     source: a diffusers folder, a hub id ("owner/name", or "owner/name/file.safetensors" for a single file in it), a
-        single LDM/sgm-layout .safetensors, or a converted Orbax folder.
+        single LDM/sgm-layout .safetensors, a converted Orbax folder, or "builtin".
     variant: "fp16" takes the `*.fp16.safetensors` of a diffusers folder. Default: the plain files, or fp16 where only
         those exist.
     revision, cache_dir: of hub repositories.
@@ -110,7 +111,7 @@ def open_checkpoint(
     networks: the configs of a single file that is not as large as SDXL base; folders have their own.
     Raises WeightsError or ConfigError: what was expected, what came, what to do.
     """
-    path = Path(source)
+    path = builtin(str(source)) or Path(source)
     if path.is_file():
         checkpoint = _single(path, networks, cache_dir)
     elif path.is_dir():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from autolora_jax.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAEConfig
-from autolora_jax.demo.tokenizer import vocabulary_size
+from autolora_jax.demo.tokenizer import merges_of, vocabulary_size
 from autolora_jax.demo.world import WORDS
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.shapes import param_shapes
@@ -17,7 +17,9 @@ from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import AutoencoderKL
 
 SIZE = 96  # pixels along a side
-VOCABULARY = vocabulary_size(WORDS)
+# The order in which every word of the captions comes out as one token: a merge wins over those after it.
+MERGES = merges_of(("frog", *sorted(WORDS, key=lambda word: (-len(word), word))))
+VOCABULARY = vocabulary_size(MERGES)
 WIDTHS = (64, 96)  # of the two text encoders
 
 # Velocity instead of noise: at this size the first steps decide the colours, where noise says little about a picture.

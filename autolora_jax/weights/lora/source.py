@@ -3,6 +3,7 @@
 from os import PathLike
 from pathlib import Path
 
+from autolora_jax.demo import builtin
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.folders import Folder, LocalFolder
 from autolora_jax.weights.hub import HubFolder, is_hub_id, open_hub, split_hub_id
@@ -15,9 +16,15 @@ _USUAL = ("pytorch_lora_weights.safetensors", PEFT_WEIGHTS)
 def find_lora(source: str | PathLike[str]) -> Path:
     """The LoRA file that `source` means; fetched when it is on the hub.
 
-    source: a .safetensors file, a folder that holds one, a hub id "owner/name", or "owner/name/file.safetensors".
+    source: a .safetensors file, a folder that holds one, a hub id "owner/name" or "owner/name/file.safetensors", or
+        "builtin:character", "builtin:style".
     Raises WeightsError when there is none, or several to choose from.
     """
+    try:
+        if inside := builtin(str(source)):
+            return inside
+    except ValueError as e:
+        raise WeightsError(str(e)) from None
     path = Path(source)
     if path.is_dir():
         return _choose(LocalFolder(path))

@@ -1,0 +1,134 @@
+"""Says what a picture of the built-in world shows: a small convolutional network with one answer per attribute.
+
+ACCURACY_TEXT
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Array, Float, Float32, Int, UInt8
+from safetensors.numpy import load_file, save_file
+
+from autolora_jax.demo.world import CHARACTER, LABELS, Scene, labels
+from autolora_jax.demo.world.scene import IGNORED
+from autolora_jax.weights.errors import WeightsError
+
+SIZE = 96  # pixels along a side
+FEATURES = 96
+WEIGHTS = Path(__file__).with_name("classifier.safetensors")
+BATCH = 64  # pictures judged together; the last batch is filled up, so that one program serves any number
+
+
+class Network(nn.Module):
+    """Pictures in [-1, 1] -> (logits of every attribute, features). Halves the picture five times."""
+
+    widths: tuple[int, ...] = (16, 32, 64, 96, 128)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w 3"]) -> tuple[dict[str, Float[Array, "b _"]], Float[Array, "b d"]]:
+        for i, width in enumerate(self.widths):
+            x = nn.Conv(width, (3, 3), (2, 2), padding=((1, 1), (1, 1)), name=f"conv_{i}")(x)
+            if i:  # without a norm the first layer keeps what brightness says about the sky
+                x = nn.GroupNorm(num_groups=8, epsilon=1e-5, name=f"norm_{i}")(x)
+            x = nn.relu(x)
+        x = x.reshape(x.shape[0], -1)  # the 3 x 3 places stay apart: side and size are where things are
+        features = nn.relu(nn.Dense(FEATURES, name="features")(x))
+        return {name: nn.Dense(len(words), name=name)(features) for name, words in LABELS.items()}, features
+
+
+class Judgement(NamedTuple):
+    """What n pictures show, float32. probabilities: attribute of LABELS -> [n classes]; features: [n d], >= 0."""
+
+    probabilities: dict[str, Float32[np.ndarray, "n _"]]
+    features: Float32[np.ndarray, "n d"]
+
+    @property
+    def presence(self) -> Float32[np.ndarray, "n"]:
+        """The probability that each picture shows the character."""
+        return self.probabilities["subject"][:, LABELS["subject"].index(CHARACTER)]
+
+    @property
+    def classes(self) -> dict[str, Int[np.ndarray, "n"]]:
+        """The likeliest class of each attribute."""
+        return {name: p.argmax(axis=1) for name, p in self.probabilities.items()}
+
+
+class Agreement(NamedTuple):
+    """How n pictures agree with what their captions say.
+
+    right: attribute -> [n], 1 right, 0 wrong, NaN where the caption does not speak of it.
+    mean: [n], over the spoken attributes. all_right: [n], 1 where every one of them is right.
+    """
+
+    right: dict[str, Float[np.ndarray, "n"]]
+    mean: Float[np.ndarray, "n"]
+    all_right: Float[np.ndarray, "n"]
+
+
+class Classifier:
+    """The trained network, ready to judge."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+
+    @classmethod
+    def load(cls, path: Path = WEIGHTS) -> "Classifier":
+        """The shipped one. Raises WeightsError when the file is not there."""
+        if not path.exists():
+            raise WeightsError(f"{path} is not there; reinstall, or train it: python -m recipes.builtin.classifier")
+        return cls(traverse_util.unflatten_dict(load_file(path), sep="/"))
+
+    def save(self, path: Path = WEIGHTS) -> None:
+        """Writes the weights in half precision."""
+        flat = traverse_util.flatten_dict(self.params, sep="/")
+        save_file({name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}, path)
+
+    def __call__(self, pixels: UInt8[np.ndarray, "n h w c"]) -> Judgement:
+        """Judges pictures [n 96 96 3]; a picture's judgement does not depend on the others."""
+        if pixels.shape[1:] != (SIZE, SIZE, 3):
+            raise ValueError(f"pictures have shape {pixels.shape}; the classifier knows [n {SIZE} {SIZE} 3]")
+        if not len(pixels):
+            raise ValueError("no pictures to judge")
+        parts = []
+        for first in range(0, len(pixels), BATCH):
+            rows = pixels[first : first + BATCH]
+            full = np.concatenate([rows, np.zeros((BATCH - len(rows), *rows.shape[1:]), np.uint8)])
+            parts.append(jax.tree.map(lambda x, n=len(rows): np.asarray(x)[:n], _judge(self.params, full)))
+        return Judgement(*jax.tree.map(lambda *x: np.concatenate(x), *parts))
+
+
+def agreement(judgement: Judgement, scenes: Sequence[Scene]) -> Agreement:
+    """How the pictures agree with the full captions of their scenes: one scene a picture.
+
+    A full caption does not say a medium size, the middle or a zib's colour: these are not judged.
+    """
+    wanted = {name: np.array([spoken_labels(scene)[name] for scene in scenes]) for name in LABELS}
+    right = {
+        name: np.where(wanted[name] == IGNORED, np.nan, found == wanted[name])
+        for name, found in judgement.classes.items()
+    }
+    table = np.stack([*right.values()])  # [attributes n]
+    return Agreement(right, np.nanmean(table, axis=0), np.nanmin(table, axis=0))
+
+
+def spoken_labels(scene: Scene) -> dict[str, int]:
+    """`labels` of what the full caption says; IGNORED for what it leaves unsaid."""
+    unsaid = [name for name in ("size", "side") if not getattr(scene, name)]
+    return {**labels(scene), **dict.fromkeys(unsaid, IGNORED)}
+
+
+@jax.jit
+def _judge(params: Any, pixels: UInt8[Array, "n h w c"]) -> tuple[dict[str, Float[Array, "n _"]], Float[Array, "n d"]]:
+    logits, features = Network().apply({"params": params}, normalised(pixels))
+    return {name: jax.nn.softmax(x) for name, x in logits.items()}, features
+
+
+def normalised(pixels: UInt8[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    """Bytes as the network takes them, in [-1, 1]."""
+    return pixels.astype(jnp.float32) / 127.5 - 1

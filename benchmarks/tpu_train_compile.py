@@ -1,0 +1,98 @@
+"""What the real TPU compiler makes of a LoRA training step of full-size SDXL: memory and FLOPs. No TPU is needed.
+
+    python -m benchmarks.tpu_train_compile                            # v5e, 4 chips, 1024², 1 image a chip, rank 16
+    python -m benchmarks.tpu_train_compile --size 512 --depth 2       # a shallow network: minutes, not an hour
+
+The step: gradients of the mean squared error with respect to a float32 delta on the attention layers, averaged over the
+chips; frozen bfloat16 weights, blocks recomputed, splash attention. An optimizer's arithmetic on the delta is not in
+it; AdamW's state is counted below the table. `+ attention` is what the cost analysis does not see, see tpu_compile.
+"""
+
+import argparse
+import dataclasses
+import re
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from autolora_jax import lora
+from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.unet import UNet2DConditionModel
+from autolora_jax.sharding import DATA, replicated, split_images
+from benchmarks.tpu_compile import (
+    GB,
+    HEADER,
+    abstract,
+    attention_flop,
+    conditioning,
+    delta_shapes,
+    measure,
+    network,
+    topology_mesh,
+)
+
+ATTENTION = re.compile(r".*/(to_q|to_k|to_v|to_out_0)/kernel")
+# Products of [tokens, tokens] an attention layer takes: two forward, two recomputed, five in the fused backward kernel.
+ATTENTION_PASSES = (2 + 2 + 5) / 2
+
+
+def trainable_shapes(unet: UNet2DConditionModel, rank: int) -> dict[str, Any]:
+    """The float32 delta {down, up} on the attention layers."""
+    delta = delta_shapes(param_shapes(unet), rank, ATTENTION, jnp.float32)
+    return jax.tree.map(lambda leaf: {"down": leaf["down"], "up": leaf["up"]}, delta, is_leaf=lora.is_leaf)
+
+
+def lower_step(unet: UNet2DConditionModel, mesh: Mesh, batch: int, rank: int) -> Any:
+    """The lowered (params, delta, images) -> (loss, gradients of the delta) for `batch` images a chip."""
+    size, n = unet.config.sample_size, batch * mesh.shape[DATA]
+    latents = jax.ShapeDtypeStruct((n, size, size, unet.config.in_channels), jnp.float32)
+    told = {"timesteps": jax.ShapeDtypeStruct((n,), jnp.float32), **conditioning(unet.config, n)}
+    images = {"target": latents, "told": {"sample": latents, **told}}
+
+    def loss(delta: Any, params: Any, images: Any) -> jax.Array:
+        owned = jax.tree.map(lambda leaf: {**leaf, "owner": np.zeros(rank, int)}, delta, is_leaf=lora.is_leaf)
+        # With a scale per image the kernels stay as they are: a merged kernel would have a full-size gradient.
+        collection = lora.at_scale(owned, jnp.ones((batch, 1)))
+        prediction = unet.apply({"params": params, "lora": collection}, **images["told"])
+        return jnp.mean(jnp.square(prediction.astype(jnp.float32) - images["target"]))
+
+    def step(params: Any, delta: Any, images: Any) -> Any:
+        return jax.lax.pmean(jax.value_and_grad(loss)(delta, params, images), DATA)
+
+    mapped = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(DATA)),
+        out_specs=PartitionSpec(),
+        check_vma=False,  # Pallas kernels do not declare how their outputs vary
+    )
+    shared = abstract((param_shapes(unet), trainable_shapes(unet, rank)), replicated(mesh))
+    return jax.jit(mapped).lower(*shared, abstract(images, split_images(mesh)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--topology", default="v5e:2x2", help="v5e:2x2, v6e:2x2 …")
+    parser.add_argument("--batch", type=int, default=1, help="images a chip")
+    parser.add_argument("--size", type=int, default=1024, help="picture side in pixels")
+    parser.add_argument("--rank", type=int, default=16, help="rank of the delta")
+    parser.add_argument("--depth", type=int, help="at most this many transformer blocks per attention layer")
+    args = parser.parse_args()
+    unet = network(args.size).clone(remat=True)
+    if args.depth:
+        depths = tuple(min(args.depth, depth) for depth in unet.config.depths)
+        unet = unet.clone(config=dataclasses.replace(unet.config, transformer_layers_per_block=depths))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trainable_shapes(unet, args.rank)))
+    attention = ATTENTION_PASSES * attention_flop(unet.config, args.size // 8, args.batch)
+    lowered = lower_step(unet, topology_mesh(args.topology), args.batch, args.rank)
+    row = measure("LoRA training step", args.topology, lowered, args.batch, attention)
+    print(f"{HEADER}\n{row}\n\n{parameters:,} parameters learn: AdamW keeps {8 * parameters / GB:.2f} GB for them")
+    print(f"compiled in {row.compile_s:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
