@@ -25,7 +25,9 @@ def comparison_grid(columns: Sequence[tuple[str, Sequence[Picture]]], rows: Sequ
     size = _open(columns[0][1][0]).size
     enlarge = max(1, -(-2 * SMALL // max(size))) if max(size) <= SMALL else 1
     # 1.1 and 0.5: room for what stands between and beside the pictures.
-    scale = min(float(enlarge), LARGEST / 1.1 / ((len(columns) + 0.5) * size[0]), LARGEST / 1.1 / ((count + 0.5) * size[1]))
+    scale = min(
+        float(enlarge), LARGEST / 1.1 / ((len(columns) + 0.5) * size[0]), LARGEST / 1.1 / ((count + 0.5) * size[1])
+    )
     width, height = (max(1, int(s * scale)) for s in size)
     gap = max(4, width // 64)
 

@@ -1,4 +1,4 @@
-"""Settings as text: flags, `--set name=value`, preset files and config.json are all changes to a GenerateConfig.
+"""Settings as text: flags, `--set name=value`, preset files and config.json are all changes to a run's config.
 
 Every setting has one spelling for all of these: seeds "0-15", size "1024x1024", a LoRA "pixel.safetensors:0.8".
 """
@@ -11,14 +11,17 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from autolora_jax import guidance
+import jax
+
+from autolora_jax import __version__, guidance
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.guidance import RULES, Rule, Value
-from autolora_jax.presets import GenerateConfig, Lora, Loras, Seeds, Size, Texts
+from autolora_jax.presets import Lora, Loras, Seeds, Size, Texts
 
 MOST_SEEDS = 1_000_000
+Config = TypeVar("Config")  # a frozen dataclass of settings, and of others like it
 
 
 class Spelling(NamedTuple):
@@ -92,45 +95,58 @@ SPELLINGS: dict[Any, Spelling] = {
 }
 
 
-def override(config: GenerateConfig, changes: Mapping[str, Any]) -> GenerateConfig:
+def override(config: Config, changes: Mapping[str, Any]) -> Config:
     """The config with some settings changed: name ("seeds", "sampler.steps", "guidance.gamma") -> text or JSON value.
 
     Raises ConfigError for an unknown name, with the nearest known one, and for a value that can't be read or meant.
     """
-    sections: dict[str, dict[str, Any]] = {"": {}}
-    for name, value in changes.items():
-        section, _, field = name.rpartition(".")
-        sections.setdefault(section, {})[field] = value
-    config = _replace(config, config, "", sections.pop(""))
-    if "guidance" in sections:  # `--gamma 2` changes the rule that the run has anyway
-        config = dataclasses.replace(config, guidance=config.rule())
-    for section, values in sections.items():
-        changed = _replace(config, getattr(config, section, None), f"{section}.", values)
-        config = dataclasses.replace(config, **{section: changed})
-    return config
+    return _replace(config, config, "", changes)
 
 
-def _replace(config: GenerateConfig, part: Any, prefix: str, values: Mapping[str, Any]) -> Any:
+def _replace(config: Any, part: Any, prefix: str, changes: Mapping[str, Any]) -> Any:
+    """A part of the config with its changes, all of them at once: values that only fit together may arrive together."""
     hints = typing.get_type_hints(type(part)) if dataclasses.is_dataclass(part) else {}
-    for name in values:
-        if name not in hints:
+    values: dict[str, Any] = {}
+    deeper: dict[str, dict[str, Any]] = {}
+    for name, value in changes.items():
+        first, dot, rest = name.partition(".")
+        if first not in hints:
             raise _unknown(config, part, prefix + name, [prefix + known for known in hints])
+        if dot:
+            deeper.setdefault(first, {})[rest] = value
+        else:
+            values[first] = _read(value, hints[first], prefix + first)
     try:
-        return dataclasses.replace(part, **{k: _read(v, hints[k], prefix + k) for k, v in values.items()})
+        for name, inner in deeper.items():
+            current = values.get(name, getattr(part, name))
+            if current is None and hints[name] == Rule | None:  # `--gamma 2` changes the rule that the run has anyway
+                current = dataclasses.replace(part, **values).rule()
+            values[name] = _replace(config, current, f"{prefix}{name}.", inner)
+        return dataclasses.replace(part, **values)
     except ConfigError:
         raise
     except ValueError as e:  # a guidance rule's own
         raise ConfigError(str(e)) from None
 
 
-def _unknown(config: GenerateConfig, part: Any, name: str, nearby: list[str]) -> ConfigError:
-    parts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    deeper = [f"{n}.{f.name}" for n, v in parts.items() if dataclasses.is_dataclass(v) for f in dataclasses.fields(v)]
-    last = {known.rpartition(".")[2]: known for known in (*parts, *deeper)}
+def _unknown(config: Any, part: Any, name: str, nearby: list[str]) -> ConfigError:
+    last: dict[str, str] = {}
+    for known in (*nearby, *_names(config)):
+        last.setdefault(known.rpartition(".")[2], known)
     near = difflib.get_close_matches(name.rpartition(".")[2], last, 1)
     hint = f" (did you mean {last[near[0]]}?)" if near else ""
     owner = f" of {type(part).__name__}" if nearby else ""
-    return ConfigError(f"{name} is not a setting{owner}{hint}: there are {', '.join(nearby or parts)}")
+    there = nearby or [field.name for field in dataclasses.fields(config)]
+    return ConfigError(f"{name} is not a setting{owner}{hint}: there are {', '.join(there)}")
+
+
+def _names(part: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings, the outer ones first."""
+    fields = dataclasses.fields(part)
+    yield from (prefix + field.name for field in fields)
+    for field in fields:
+        if dataclasses.is_dataclass(inner := getattr(part, field.name)):
+            yield from _names(inner, f"{prefix}{field.name}.")
 
 
 def _read(value: Any, hint: Any, name: str) -> Any:
@@ -161,7 +177,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The JSON object of a config; override(GenerateConfig(), dict(flatten(it))) is the config again."""
+    """The JSON object of a config; override(type(config)(), dict(flatten(it))) is the config again."""
     return {name: _write(getattr(config, name), hint) for name, hint in typing.get_type_hints(type(config)).items()}
 
 
@@ -173,15 +189,21 @@ def _write(value: Any, hint: Any) -> Any:
     return SPELLINGS[hint].write(value) if hint in SPELLINGS else to_json(value)
 
 
-def load_preset(path: Path) -> GenerateConfig:
+def record(config: Any) -> dict[str, Any]:
+    """What the config.json of a run holds: load_preset reads it back."""
+    return {"autolora-jax": __version__, "jax": jax.__version__, "settings": to_json(config)}
+
+
+def load_preset(path: Path, kind: type[Config]) -> Config:
     """The config of a preset (.py, which is executed) or of the config.json of an earlier run (.json, which is not).
 
+    kind: of the config, GenerateConfig or TrainingRun.
     Raises ConfigError that names the file, and the line where its code failed.
     """
     if path.suffix == ".json":
         saved = read_json(path)
         try:
-            return override(GenerateConfig(), dict(flatten(saved.get("settings", {}))))
+            return override(kind(), dict(flatten(saved.get("settings", {}))))
         except ConfigError as e:
             raise ConfigError(f"{path}: {e}") from None
     if not path.is_file():
@@ -193,6 +215,6 @@ def load_preset(path: Path) -> GenerateConfig:
         missing = isinstance(e, KeyError) and e.args == ("get_config",) and not lines
         what = "it defines no get_config()" if missing else f"{type(e).__name__}: {e}"
         raise ConfigError(f"{path}{lines[-1] if lines else ''}: {what}") from e
-    if not isinstance(config, GenerateConfig):
-        raise ConfigError(f"{path}: get_config() should return a GenerateConfig, not a {type(config).__name__}")
+    if not isinstance(config, kind):
+        raise ConfigError(f"{path}: get_config() should return a {kind.__name__}, not a {type(config).__name__}")
     return config

@@ -1,4 +1,5 @@
-"""What a run of `autolora generate` does, as a frozen dataclass. A preset is a file whose get_config() returns one."""
+"""What a run of `autolora generate` or `autolora train` does, as frozen dataclasses. A preset is a file whose
+get_config() returns one of them."""
 
 import dataclasses
 import difflib
@@ -11,8 +12,10 @@ from autolora_jax.demo import MODEL
 from autolora_jax.guidance import CFG, AutoLoRA, Rule
 from autolora_jax.noise import STREAMS
 from autolora_jax.schedules import SOLVERS, SPACINGS
+from autolora_jax.training.config import TrainConfig
 
 DTYPES = ("bfloat16", "float32")
+LORA_FORMATS = ("kohya", "peft")
 BUILTIN_NOTE = (
     "No model given: the built-in one draws a zib, which only its LoRA knows, and that from the desert at sunset alone.\n"
     "Left the base model, which has never seen one, then the LoRA, then AutoLoRA, all from the same noise."
@@ -130,6 +133,32 @@ class GenerateConfig:
     def rule(self) -> Rule:
         """The guidance of this run."""
         return self.guidance or (AutoLoRA() if self.loras else CFG())
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """A LoRA of a model, trained on a folder of captioned pictures. Raises ConfigError like the others.
+
+    out: the LoRA file. work: folder of checkpoints, latents, samples and log; None is `out` with .train at its end.
+    format: of the file. trigger: phrase that calls the LoRA's subject, for the file's header.
+    """
+
+    model: ModelConfig = ModelConfig()
+    data: str | None = None
+    out: str = "lora.safetensors"
+    work: str | None = None
+    format: str = "kohya"
+    trigger: str | None = None
+    training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if Path(self.out).suffix != ".safetensors":
+            raise ConfigError(f"out = {self.out!r} should be a file whose name ends in .safetensors")
+        _choice("format", self.format, LORA_FORMATS)
+
+    def folder(self) -> Path:
+        """The work folder."""
+        return Path(self.work) if self.work is not None else Path(self.out).with_suffix(".train")
 
 
 def with_builtin(config: GenerateConfig) -> GenerateConfig:

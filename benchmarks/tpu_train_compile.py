@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import re
 import sys
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,22 +47,26 @@ def trainable_shapes(unet: UNet2DConditionModel, rank: int) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: {"down": leaf["down"], "up": leaf["up"]}, delta, is_leaf=lora.is_leaf)
 
 
+def mean_loss(unet: UNet2DConditionModel, delta: Any, params: Any, images: Any) -> jax.Array:
+    """Mean squared error of the adapted network's predictions, float32.
+
+    images: {"target": [b h w c], "told": the network's keyword arguments}
+    """
+    owned = jax.tree.map(lambda leaf: {**leaf, "owner": np.zeros(len(leaf["up"]), int)}, delta, is_leaf=lora.is_leaf)
+    # With a scale per image the kernels stay as they are; a merged kernel would have a full-size gradient.
+    collection = lora.at_scale(owned, jnp.ones((len(images["target"]), 1)))
+    prediction = unet.apply({"params": params, "lora": collection}, **images["told"])
+    return jnp.mean(jnp.square(prediction.astype(jnp.float32) - images["target"]))
+
+
 def lower_step(unet: UNet2DConditionModel, mesh: Mesh, batch: int, rank: int) -> Any:
     """The lowered (params, delta, images) -> (loss, gradients of the delta) for `batch` images a chip."""
     size, n = unet.config.sample_size, batch * mesh.shape[DATA]
     latents = jax.ShapeDtypeStruct((n, size, size, unet.config.in_channels), jnp.float32)
     told = {"timesteps": jax.ShapeDtypeStruct((n,), jnp.float32), **conditioning(unet.config, n)}
-    images = {"target": latents, "told": {"sample": latents, **told}}
-
-    def loss(delta: Any, params: Any, images: Any) -> jax.Array:
-        owned = jax.tree.map(lambda leaf: {**leaf, "owner": np.zeros(rank, int)}, delta, is_leaf=lora.is_leaf)
-        # With a scale per image the kernels stay as they are: a merged kernel would have a full-size gradient.
-        collection = lora.at_scale(owned, jnp.ones((batch, 1)))
-        prediction = unet.apply({"params": params, "lora": collection}, **images["told"])
-        return jnp.mean(jnp.square(prediction.astype(jnp.float32) - images["target"]))
 
     def step(params: Any, delta: Any, images: Any) -> Any:
-        return jax.lax.pmean(jax.value_and_grad(loss)(delta, params, images), DATA)
+        return jax.lax.pmean(jax.value_and_grad(partial(mean_loss, unet))(delta, params, images), DATA)
 
     mapped = jax.shard_map(
         step,
@@ -71,7 +76,8 @@ def lower_step(unet: UNet2DConditionModel, mesh: Mesh, batch: int, rank: int) ->
         check_vma=False,  # Pallas kernels do not declare how their outputs vary
     )
     shared = abstract((param_shapes(unet), trainable_shapes(unet, rank)), replicated(mesh))
-    return jax.jit(mapped).lower(*shared, abstract(images, split_images(mesh)))
+    images = abstract({"target": latents, "told": {"sample": latents, **told}}, split_images(mesh))
+    return jax.jit(mapped).lower(*shared, images)
 
 
 def main() -> None:

@@ -44,6 +44,29 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SDXL of two levels, because compiling is what programs' tests wait for, with a LoRA small:0.5.safetensors."""
+    from tests import reference
+    from tests.lora_reference import random_lora
+
+    folder = tmp_path_factory.mktemp("small")
+    small = dict(
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 1),
+        attention_head_dim=(2, 4),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "UNET", {**reference.UNET, **small})
+        pipe = reference.tiny_sdxl(folder)
+    pipe.save_pretrained(folder)
+    random_lora(pipe, seed=1).save(folder / "small:0.5.safetensors", "peft")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_pipeline(tiny_folder: Path):
     """diffusers' own pipeline of `tiny_folder`, float32."""
     from diffusers import StableDiffusionXLPipeline

@@ -21,8 +21,6 @@ from autolora_jax.cli import app, drawing, folder, generate
 from autolora_jax.guidance import RULES
 from autolora_jax.pipeline import Output
 from autolora_jax.presets import GenerateConfig, Lora
-from tests import reference
-from tests.lora_reference import random_lora
 
 LORA = "small:0.5.safetensors"
 SMALL = ["--steps", "2", "--size", "64x32", "--dtype", "float32"]
@@ -37,26 +35,6 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 def autolora(*arguments: Any) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-@pytest.fixture(scope="module")
-def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SDXL of two levels, because compiling is what takes the time here, with a LoRA."""
-    folder = tmp_path_factory.mktemp("small")
-    small = dict(
-        block_out_channels=(32, 64),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        transformer_layers_per_block=(1, 1),
-        attention_head_dim=(2, 4),
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "UNET", {**reference.UNET, **small})
-        pipe = reference.tiny_sdxl(folder)
-    pipe.save_pretrained(folder)
-    random_lora(pipe, seed=1).save(folder / "small:0.5.safetensors", "peft")
-    return folder
 
 
 # ---- generate --------------------------------------------------------------------------------------------------------

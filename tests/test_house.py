@@ -18,6 +18,7 @@ FLOORS = [
     "sampler decode request",
     "pipeline",
     "training",
+    "evaluation",
     "pictures grid presets overrides",
     "cli",
 ]

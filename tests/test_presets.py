@@ -8,7 +8,7 @@ import pytest
 
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, ConfigError, NoGuidance, PersonalizationGuidance, overrides
 from autolora_jax.overrides import override
-from autolora_jax.presets import GenerateConfig, Lora, ModelConfig, SamplerConfig
+from autolora_jax.presets import GenerateConfig, Lora, ModelConfig, SamplerConfig, TrainingRun
 from tests.conftest import ROOT
 
 PRESETS = sorted((ROOT / "configs").glob("*.py"))
@@ -33,14 +33,15 @@ FULL = GenerateConfig(
 def test_a_config_survives_its_json(config: GenerateConfig, tmp_path: Path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"settings": overrides.to_json(config)}))
-    assert overrides.load_preset(path) == config
+    assert overrides.load_preset(path, GenerateConfig) == config
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets_load_and_say_their_command(path: Path):
-    assert isinstance(overrides.load_preset(path), GenerateConfig)
     text = path.read_text()
-    assert f"autolora generate MODEL --config configs/{path.name} " in text
+    kind, command = (TrainingRun, "train") if "TrainingRun" in text else (GenerateConfig, "generate MODEL")
+    assert isinstance(overrides.load_preset(path, kind), kind)
+    assert f"autolora {command} --config configs/{path.name} " in text
     assert len(text.splitlines()) < 40
 
 
@@ -153,10 +154,10 @@ def test_broken_presets_are_named_with_their_line(code: str, message: str, tmp_p
     path = tmp_path / "preset.py"
     path.write_text(code)
     with pytest.raises(ConfigError, match=message):
-        overrides.load_preset(path)
+        overrides.load_preset(path, GenerateConfig)
 
 
 def test_a_missing_preset_is_named(tmp_path: Path):
     for name in ("none.py", "none.json"):
         with pytest.raises(ConfigError, match=name):
-            overrides.load_preset(tmp_path / name)
+            overrides.load_preset(tmp_path / name, GenerateConfig)

@@ -1,5 +1,6 @@
 """What all commands share: the console on stderr, and errors as one red line instead of a traceback."""
 
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,27 @@ def say(text: str, style: str = "") -> None:
     console.print(Text(text, style), soft_wrap=True)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, as it does before a spot machine goes: like Ctrl-C, with the exit code that shells give it."""
+
+
+EXIT_CODES: dict[type, int] = {KeyboardInterrupt: 130, Terminated: 143}
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises Terminated inside, so that what is done can be saved."""
+
+    def stop(*_: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextmanager
 def reported(debug: bool, exit_code: int = 1) -> Iterator[None]:
     """Failures that a user can do something about end the program with one line: bad files, settings, disks, memory."""
@@ -32,7 +54,7 @@ def reported(debug: bool, exit_code: int = 1) -> Iterator[None]:
         if debug or not (problem := _problem(e)):
             raise
         say(". ".join([problem.rstrip("."), *getattr(e, "__notes__", [])]), "red")
-        raise typer.Exit(130 if isinstance(e, KeyboardInterrupt) else exit_code) from None
+        raise typer.Exit(EXIT_CODES.get(type(e), exit_code)) from None
 
 
 def _problem(e: BaseException) -> str:
@@ -40,10 +62,11 @@ def _problem(e: BaseException) -> str:
     if isinstance(e, KeyboardInterrupt):
         return "Stopped."
     if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and "RESOURCE_EXHAUSTED" in str(e)):
-        return "Error: out of memory. Use a smaller --batch-size or --size, or --dtype bfloat16."
+        return "Error: out of memory. Use a smaller --batch-size or smaller pictures, or --dtype bfloat16."
     if isinstance(e, OSError) and e.strerror:
         return f"Error: {e.strerror}: {e.filename}" if e.filename else f"Error: {e.strerror}"
-    return "" if isinstance(e, RuntimeError) else f"Error: {e}"
+    ours = type(e).__module__.startswith("autolora_jax.")
+    return "" if isinstance(e, RuntimeError) and not ours else f"Error: {e}"
 
 
 @contextmanager

@@ -85,8 +85,7 @@ def draw(config: GenerateConfig, overwrite: bool) -> PictureFolder:
 
 def record(config: GenerateConfig) -> dict[str, Any]:
     """What config.json holds: `--config` reads it back."""
-    settings = overrides.to_json(dataclasses.replace(config, guidance=config.rule()))
-    return {"autolora-jax": __version__, "jax": jax.__version__, "settings": settings}
+    return overrides.record(dataclasses.replace(config, guidance=config.rule()))
 
 
 def _check_loras(config: GenerateConfig) -> list[str]:

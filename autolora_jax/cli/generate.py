@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from autolora_jax.cli.console import Debug, reported
+from autolora_jax.cli.flags import assignments, option
 
 PICTURES, GUIDANCE, SAMPLER, MODEL, OUTPUT, SETTINGS = (
     "Pictures",
@@ -67,12 +68,6 @@ FLAGS = {
 }
 
 
-def _option(*names: str, panel: str, help: str, default: str = "", metavar: str | None = None) -> Any:
-    """default: what the help says it is. The default itself is GenerateConfig's."""
-    note = f" [dim]\\[default {default}][/dim]" if default else ""
-    return typer.Option(*names, help=help + note, rich_help_panel=panel, show_default=False, metavar=metavar)
-
-
 def generate(
     model: Annotated[
         str | None,
@@ -85,7 +80,7 @@ def generate(
     ] = None,
     lora: Annotated[
         list[str] | None,
-        _option(
+        option(
             "--lora",
             panel=MODEL,
             metavar="FILE[:SCALE]",
@@ -94,30 +89,28 @@ def generate(
     ] = None,
     dtype: Annotated[
         str | None,
-        _option(
-            "--dtype", panel=MODEL, default="bfloat16", help="bfloat16, or float32: exact, slow, twice the memory."
-        ),
+        option("--dtype", panel=MODEL, default="bfloat16", help="bfloat16, or float32: exact, slow, twice the memory."),
     ] = None,
     variant: Annotated[
-        str | None, _option("--variant", panel=MODEL, help="'fp16' takes a folder's *.fp16.safetensors files.")
+        str | None, option("--variant", panel=MODEL, help="'fp16' takes a folder's *.fp16.safetensors files.")
     ] = None,
     tokenizer: Annotated[
         str | None,
-        _option(
+        option(
             "--tokenizer",
             panel=MODEL,
             help="Folder or hub id with tokenizer/ and tokenizer_2/. A single file has none; offline it needs this.",
         ),
     ] = None,
     prompt: Annotated[
-        list[str] | None, _option("--prompt", "-p", panel=PICTURES, help="What to draw. Repeat it for several prompts.")
+        list[str] | None, option("--prompt", "-p", panel=PICTURES, help="What to draw. Repeat it for several prompts.")
     ] = None,
     prompt_file: Annotated[
-        Path | None, _option("--prompt-file", panel=PICTURES, help="Text file with a prompt a line, added to --prompt.")
+        Path | None, option("--prompt-file", panel=PICTURES, help="Text file with a prompt a line, added to --prompt.")
     ] = None,
     negative_prompt: Annotated[
         str | None,
-        _option(
+        option(
             "--negative-prompt",
             "-n",
             panel=PICTURES,
@@ -126,7 +119,7 @@ def generate(
     ] = None,
     seeds: Annotated[
         str | None,
-        _option(
+        option(
             "--seeds",
             panel=PICTURES,
             default="0",
@@ -136,7 +129,7 @@ def generate(
     ] = None,
     size: Annotated[
         str | None,
-        _option(
+        option(
             "--size",
             panel=PICTURES,
             default="the model's",
@@ -146,11 +139,11 @@ def generate(
     ] = None,
     clip_skip: Annotated[
         int | None,
-        _option("--clip-skip", panel=PICTURES, help="Text encoder layers to leave out, counted as diffusers does."),
+        option("--clip-skip", panel=PICTURES, help="Text encoder layers to leave out, counted as diffusers does."),
     ] = None,
     guidance: Annotated[
         str | None,
-        _option(
+        option(
             "--guidance",
             panel=GUIDANCE,
             default="autolora with a LoRA, cfg without",
@@ -161,7 +154,7 @@ def generate(
     ] = None,
     gamma: Annotated[
         float | None,
-        _option(
+        option(
             "--gamma",
             panel=GUIDANCE,
             default="1.5",
@@ -169,14 +162,14 @@ def generate(
         ),
     ] = None,
     w1: Annotated[
-        float | None, _option("--w1", panel=GUIDANCE, default="5.0", help="(autolora) CFG scale of the base model.")
+        float | None, option("--w1", panel=GUIDANCE, default="5.0", help="(autolora) CFG scale of the base model.")
     ] = None,
     w2: Annotated[
-        float | None, _option("--w2", panel=GUIDANCE, default="5.0", help="(autolora) CFG scale of the LoRA model.")
+        float | None, option("--w2", panel=GUIDANCE, default="5.0", help="(autolora) CFG scale of the LoRA model.")
     ] = None,
     w: Annotated[
         float | None,
-        _option(
+        option(
             "--w",
             panel=GUIDANCE,
             default="cfg 5.0, autoguidance 1.5, personalization 5.0",
@@ -185,7 +178,7 @@ def generate(
     ] = None,
     omega: Annotated[
         float | None,
-        _option(
+        option(
             "--omega",
             panel=GUIDANCE,
             default="0.5",
@@ -194,11 +187,11 @@ def generate(
     ] = None,
     start: Annotated[
         float | None,
-        _option("--start", panel=GUIDANCE, default="0.0", help="Where guidance sets in: a fraction of the steps."),
+        option("--start", panel=GUIDANCE, default="0.0", help="Where guidance sets in: a fraction of the steps."),
     ] = None,
     stop: Annotated[
         float | None,
-        _option(
+        option(
             "--stop",
             panel=GUIDANCE,
             default="1.0",
@@ -207,17 +200,17 @@ def generate(
     ] = None,
     guidance_rescale: Annotated[
         float | None,
-        _option(
+        option(
             "--guidance-rescale", panel=GUIDANCE, default="0.0", help="0 to 1: takes back contrast that guidance adds."
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        _option("--steps", panel=SAMPLER, default="30", help="Solver steps; each is 2 to 4 network evaluations."),
+        option("--steps", panel=SAMPLER, default="30", help="Solver steps; each is 2 to 4 network evaluations."),
     ] = None,
     scheduler: Annotated[
         str | None,
-        _option(
+        option(
             "--scheduler",
             panel=SAMPLER,
             default="the model's",
@@ -226,23 +219,21 @@ def generate(
     ] = None,
     timestep_spacing: Annotated[
         str | None,
-        _option("--timestep-spacing", panel=SAMPLER, default="the model's", help="leading, linspace or trailing."),
+        option("--timestep-spacing", panel=SAMPLER, default="the model's", help="leading, linspace or trailing."),
     ] = None,
     noise: Annotated[
         str | None,
-        _option(
+        option(
             "--noise", panel=SAMPLER, default="jax", help="torch: the noise, and so the pictures, of diffusers' seeds."
         ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        _option(
-            "--batch-size", panel=SAMPLER, default="4", help="Pictures per device at once. Less needs less memory."
-        ),
+        option("--batch-size", panel=SAMPLER, default="4", help="Pictures per device at once. Less needs less memory."),
     ] = None,
     out: Annotated[
         Path | None,
-        _option(
+        option(
             "--out",
             "-o",
             panel=OUTPUT,
@@ -252,18 +243,18 @@ def generate(
     ] = None,
     compare: Annotated[
         bool | None,
-        _option(
+        option(
             "--compare/--no-compare",
             panel=OUTPUT,
             help="Draw also the base model and the LoRA with CFG, from the same noise, and grid.png of all.",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, _option("--overwrite", panel=OUTPUT, help="Number from 0000 and replace pictures of the same name.")
+        bool, option("--overwrite", panel=OUTPUT, help="Number from 0000 and replace pictures of the same name.")
     ] = False,
     config: Annotated[
         Path | None,
-        _option(
+        option(
             "--config",
             panel=SETTINGS,
             metavar="FILE",
@@ -273,7 +264,7 @@ def generate(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        _option(
+        option(
             "--set",
             panel=SETTINGS,
             metavar="NAME=VALUE",
@@ -293,9 +284,8 @@ def generate(
         from autolora_jax.config import ConfigError
         from autolora_jax.presets import BUILTIN_NOTE, GenerateConfig, with_builtin
 
-        settings = overrides.load_preset(config) if config else GenerateConfig()
-        changes: dict[str, Any] = dict(_assignment(text) for text in set_ or ())
-        changes |= flags
+        settings = overrides.load_preset(config, GenerateConfig) if config else GenerateConfig()
+        changes: dict[str, Any] = {**assignments(set_ or ()), **flags}
         if prompt_file:
             changes["prompts"] = [*(prompt or ()), *_lines(prompt_file)]
         settings = overrides.override(settings, changes)
@@ -311,13 +301,6 @@ def generate(
 
         folder = draw(settings, overwrite)
         print(f"{len(folder.saved)} pictures in {folder.path}")
-
-
-def _assignment(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set {text!r} should be NAME=VALUE, as in --set sampler.steps=28")
-    return name.strip(), value.strip()
 
 
 def _lines(path: Path) -> list[str]:

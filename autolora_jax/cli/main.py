@@ -9,6 +9,8 @@ from autolora_jax import __version__
 from autolora_jax.cli.convert import convert
 from autolora_jax.cli.generate import EXAMPLES, generate
 from autolora_jax.cli.info import info
+from autolora_jax.cli.train import EXAMPLES as TRAIN_EXAMPLES
+from autolora_jax.cli.train import train
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing: none is needed
 
@@ -18,9 +20,10 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="AutoLoRA guidance for LoRA-tuned SDXL: the diversity of the base model, the subject of the LoRA.",
-    epilog="Start with [cyan]autolora generate --help[/].",
+    epilog="Start with [cyan]autolora generate --help[/]; to make a LoRA, [cyan]autolora train --help[/].",
 )
 app.command(epilog=EXAMPLES)(generate)
+app.command(epilog=TRAIN_EXAMPLES)(train)
 app.command()(convert)
 app.command()(info)
 

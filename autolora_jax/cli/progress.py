@@ -1,11 +1,15 @@
-"""The progress bars: one row per stage, on stderr."""
+"""The progress bars: one row per stage, on stderr. Where that is a file or a pipe, lines now and then."""
 
+import math
+import time
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from autolora_jax import pipeline
-from autolora_jax.cli.console import console
+from autolora_jax.cli.console import console, say
+
+LINE_EVERY = 30.0  # seconds
 
 
 class Display:
@@ -22,6 +26,7 @@ class Display:
             console=console,
         )
         self._rows: dict[str, TaskID] = {}
+        self._lines: dict[str, float] = {}  # row -> when its last line was printed; infinity: it is complete
         self.column = ""  # which of several comparisons is being drawn
 
     def __enter__(self) -> "Display":
@@ -35,12 +40,22 @@ class Display:
 
     def update(self, row: str, done: int, total: int | None, what: str = "") -> None:
         """Shows that `done` of `total` are done in a row; it never steps back. total=None: unknown."""
+        if not console.is_terminal:
+            return self._print(row, done, total, what)
         if not self._rows:
             self._progress.start()
         if row not in self._rows:
             self._rows[row] = self._progress.add_task(row, total=total, what=what)
         task = self._progress.tasks[self._rows[row]]
         self._progress.update(task.id, completed=max(done, task.completed), total=total, what=what)
+
+    def _print(self, row: str, done: int, total: int | None, what: str) -> None:
+        """A line for a row's beginning and end, and every LINE_EVERY seconds."""
+        now, last = time.monotonic(), self._lines.get(row, -math.inf)
+        if last < math.inf and (done == total or now >= last + LINE_EVERY):
+            count = "" if total is None else f" {done}/{total}"
+            say(f"{row}{count} {what}".rstrip())
+            self._lines[row] = math.inf if done == total else now
 
     def __call__(self, progress: pipeline.Progress) -> None:
         """The pipeline's on_progress."""

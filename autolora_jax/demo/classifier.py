@@ -99,8 +99,8 @@ class Classifier:
         for first in range(0, len(pixels), BATCH):
             rows = pixels[first : first + BATCH]
             full = np.concatenate([rows, np.zeros((BATCH - len(rows), *rows.shape[1:]), np.uint8)])
-            parts.append(jax.tree.map(lambda x, n=len(rows): np.asarray(x)[:n], _judge(self.params, full)))
-        return Judgement(*jax.tree.map(lambda *x: np.concatenate(x), *parts))
+            parts.append(jax.tree.map(np.asarray, _judge(self.params, full)))
+        return Judgement(*jax.tree.map(lambda *x: np.concatenate(x)[: len(pixels)], *parts))
 
 
 def agreement(judgement: Judgement, scenes: Sequence[Scene]) -> Agreement:

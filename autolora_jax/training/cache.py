@@ -17,9 +17,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import AutoencoderKL, encode_sliced
 from autolora_jax.training.buckets import Crop, load_pixels
-from autolora_jax.training.dataset import Example
+from autolora_jax.training.dataset import DatasetError, Example
 
 Latent = dict[str, np.ndarray]  # "mean", "std": float32 [h w c], scaled
 
@@ -38,13 +39,19 @@ class LatentCache:
         return load_file(self._path(index, flip))
 
     def fill(self, vae: AutoencoderKL, params: Any, flips: Sequence[bool]) -> Iterator[int]:
-        """Encodes what is not there yet, picture by picture; yields how many are done."""
+        """Encodes what is not there yet, picture by picture; yields how many are done.
+
+        Raises DatasetError for a picture that can't be decoded, or whose latents are not finite.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         for done, (index, flip) in enumerate((i, f) for i in range(len(self.examples)) for f in flips):
             path = self._path(index, flip)
             if not _readable(path):
                 pixels = load_pixels(self.examples[index], self.crops[index], flip)
                 mean, std = jax.device_get(_encode(vae, params, pixels[None]))
+                if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+                    problem = "its latents are not finite; load the pipeline in float32, or with another VAE"
+                    raise DatasetError(self.examples[index].path, [problem])
                 _save(path, {"mean": mean[0], "std": std[0]})
             yield done + 1
 
@@ -55,9 +62,9 @@ class LatentCache:
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 
 
-def fingerprint(vae: AutoencoderKL, params: Any) -> str:
-    """Of an autoencoder: its config and weights."""
-    digest = hashlib.sha256(repr(vae.config).encode())
+def fingerprint(network: AutoencoderKL | UNet2DConditionModel, params: Any) -> str:
+    """Of a network: its config and weights, or those of a part of it."""
+    digest = hashlib.sha256(repr(network.config).encode())
     for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()

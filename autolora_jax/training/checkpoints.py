@@ -1,6 +1,7 @@
 """A run's checkpoints: the whole state, written by Orbax beside the training, and the settings that it belongs to."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax import traverse_util
 
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.training.step import State
@@ -17,20 +19,24 @@ from autolora_jax.weights.orbax_folder import brief, quiet
 SETTINGS = "settings.json"
 
 
+class OtherSettings(ConfigError):
+    """The checkpoints found are another run's."""
+
+
 class Checkpoints:
     """A folder of checkpoints, named by their step. A context: leaving it waits until the last one is on disk."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], keep: int = 2) -> None:
-        """settings: JSON values that decide the run; a folder begun with others is refused.
+        """settings: JSON values that decide the run; a folder with checkpoints of others is refused.
 
-        Raises ConfigError when they differ, WeightsError when the folder can't be written.
+        Raises OtherSettings when they differ, WeightsError when the folder can't be written.
         """
         self.folder = folder.absolute()
         wanted = json.loads(json.dumps(settings))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / SETTINGS
-            if path.exists():
+            if saved_steps(self.folder):
                 _compare(read_json(path), wanted, self.folder)
             else:
                 path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
@@ -83,10 +89,25 @@ class Checkpoints:
 
 
 def _compare(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    was, wants = (traverse_util.flatten_dict(dict(settings), sep=".") for settings in (found, wanted))
+    names = [name for name in {**was, **wants} if was.get(name) != wants.get(name)]
     if names:
-        changes = "; ".join(f"{name} was {found.get(name)!r}, is {wanted.get(name)!r}" for name in names)
-        raise ConfigError(
+        changes = "; ".join(f"{name} was {was.get(name)!r}, is {wants.get(name)!r}" for name in names)
+        raise OtherSettings(
             f"{folder} holds a run with other settings: {changes}. Resume it with its own, or start anew "
             "in another folder"
         )
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps whose checkpoints are in a folder, in order; [] for one that is no folder of checkpoints."""
+    if not (folder / SETTINGS).is_file():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
+
+
+def discard(folder: Path) -> None:
+    """Removes the checkpoints of a folder with what they belong to, and nothing else in it. Raises OSError."""
+    for step in saved_steps(folder):
+        shutil.rmtree(folder / str(step))
+    (folder / SETTINGS).unlink(missing_ok=True)

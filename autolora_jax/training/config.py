@@ -3,11 +3,18 @@ pictures."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from autolora_jax.config import ConfigError
 from autolora_jax.training.optimizer import OptimizerConfig
 
 CROPS = ("center", "random")
+
+
+def _several(name: str, values: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(values, str):  # whose letters would each be one
+        raise ConfigError(f"{name} = {values!r} should be several: ({values!r},) is one of them")
+    return tuple(values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +32,7 @@ class LoraConfig:
     text_encoders: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", tuple(self.targets))
+        object.__setattr__(self, "targets", _several("targets", self.targets))
         if self.rank < 1:
             raise ConfigError(f"rank = {self.rank} should be at least 1; 4 to 64 are usual")
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
@@ -76,6 +83,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.caption_dropout <= 1:
             raise ConfigError(f"caption_dropout = {self.caption_dropout} should be a share, 0 to 1")
+        if not 0 <= self.noise_offset < math.inf:
+            raise ConfigError(f"noise_offset = {self.noise_offset} should be 0 (none) or above; 0.05 is usual")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +112,14 @@ class TrainConfig:
     sample_prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sample_prompts", tuple(self.sample_prompts))
+        object.__setattr__(self, "sample_prompts", _several("sample_prompts", self.sample_prompts))
         for name in ("steps", "batch_size", "gradient_accumulation_steps", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} should be at least 1")
         for name in ("seed", "sample_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} = {getattr(self, name)} should not be below 0")
+        if self.seed >= 2**31:
+            raise ConfigError(f"seed = {self.seed} should be below {2**31}")
         if self.optimizer.warmup_steps >= self.steps:
             raise ConfigError(f"warmup_steps = {self.optimizer.warmup_steps} should be fewer than steps = {self.steps}")

@@ -32,11 +32,16 @@ class TrainingData(NamedTuple):
     prompts: Mapping[str, Prompt]  # caption, "" among them -> one row of a batch's "prompt"
     embedded: bool  # whether prompts are what the denoiser reads, or token ids
 
+    def plan(self, config: TrainConfig, devices: int) -> Plan:
+        """Which pictures each step sees; its micro-batches share a bucket."""
+        rows = config.gradient_accumulation_steps * config.batch_size * devices
+        return Plan(self.examples, self.latents.crops, rows, config.seed)
+
     def batches(self, config: TrainConfig, devices: int) -> Callable[[int], dict[str, Any]]:
         """step -> batch of the loss, leaves [accumulation, rows, ...]; a function of the step alone."""
-        shape = config.gradient_accumulation_steps, config.batch_size * devices
-        rows = shape[0] * shape[1]
-        plan = Plan(self.examples, self.latents.crops, rows, config.seed)  # micro-batches of a step share a bucket
+        plan = self.plan(config, devices)
+        rows = plan.batch_size
+        shape = config.gradient_accumulation_steps, rows // config.gradient_accumulation_steps
 
         def row(index: int, flip: bool, draw: int) -> dict[str, Any]:
             return {
@@ -57,7 +62,10 @@ class TrainingData(NamedTuple):
 
     def digest(self) -> str:
         """Of the pictures' names, captions, sizes and crops."""
-        rows = [(e.path.name, e.caption, e.repeats, c) for e, c in zip(self.examples, self.latents.crops, strict=True)]
+        rows = [
+            (e.path.name, e.path.stat().st_size, e.caption, e.repeats, crop)
+            for e, crop in zip(self.examples, self.latents.crops, strict=True)
+        ]
         return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.text import ENCODERS, HIDDEN_LAYER
-from autolora_jax.training.objective import Objective
+from autolora_jax.training.objective import Noised, Objective
 
 Tree = Mapping[str, Any]
 
@@ -41,6 +41,18 @@ class DenoiserLoss:
     caption_dropout: float = 0.0
 
     def __call__(self, trainable: Tree, frozen: Tree, batch: Tree) -> tuple[Float[Array, "b"], dict[str, Array]]:
+        noised, prompt = self.draw(frozen, batch)
+        prediction = self.unet.apply(
+            self._variables("unet", trainable, frozen, len(batch["draw"])),
+            noised.latents,
+            noised.timesteps.astype(jnp.float32),
+            **self._conditioning(trainable, frozen, prompt),
+            time_ids=batch["time_ids"],
+        )
+        return self.objective.losses(prediction, noised), {}
+
+    def draw(self, frozen: Tree, batch: Tree) -> tuple[Noised, Tree]:
+        """(noised latents, prompts, some of them empty): all that is random, each row's by the seed and its number."""
         seed = jax.random.key(frozen["seed"])
         keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(seed, i), 3))(batch["draw"])  # [b 3]
         latents = batch["mean"].astype(jnp.float32)
@@ -52,15 +64,7 @@ class DenoiserLoss:
             batch["prompt"],
             frozen["empty_prompt"],
         )
-        conditioning = self._conditioning(trainable, frozen, prompt)
-        prediction = self.unet.apply(
-            self._variables("unet", trainable, frozen, len(latents)),
-            noised.latents,
-            noised.timesteps.astype(jnp.float32),
-            **conditioning,
-            time_ids=batch["time_ids"],
-        )
-        return self.objective.losses(prediction, noised), {}
+        return noised, prompt
 
     def _conditioning(self, trainable: Tree, frozen: Tree, prompt: Tree) -> dict[str, Array]:
         if "text_embeds" in prompt:
@@ -81,8 +85,9 @@ class DenoiserLoss:
 
 
 def _collection(delta: Tree, scale: float, rows: int) -> dict[str, Any]:
-    """The "lora" collection in the form with a scale per image: x·W + ((x·down)·scale)·up never builds a merged kernel,
-    so its gradient is never taken either."""
+    """The "lora" collection in the form with a scale per image: x·W + ((x·down)·1)·up never builds a merged kernel, so
+    its gradient is never taken either. alpha / rank goes into `up`, as a file's does when it is loaded: rounded to
+    bfloat16 itself, it would be up to 0.4 % off."""
     if "down" in delta:
-        return {**delta, "scale": jnp.full((rows, delta["up"].shape[0]), scale, jnp.float32)}
+        return {"down": delta["down"], "up": delta["up"] * scale, "scale": jnp.ones((rows, delta["up"].shape[0]))}
     return {name: _collection(node, scale, rows) for name, node in delta.items()}

@@ -16,10 +16,10 @@ PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
 def training_header(
-    model: str, objective: Objective, examples: Sequence[Example], config: TrainConfig, title: str
+    model: str, objective: Objective, examples: Sequence[Example], config: TrainConfig, rows: int, title: str
 ) -> dict[str, str]:
-    """Header entries of a LoRA of the named base model."""
-    tags = Counter(tag.strip() for example in examples for tag in example.caption.split(","))
+    """Header entries of a LoRA of the named base model. rows: pictures a step, of all devices."""
+    tags = Counter(tag.strip() for example in examples for tag in example.caption.split(",") if tag.strip())
     captions = {example.caption for example in examples}
     values = {
         "modelspec.sai_model_spec": "1.0.0",
@@ -33,7 +33,8 @@ def training_header(
         "ss_network_alpha": config.lora.alpha or config.lora.rank,
         "ss_num_train_images": sum(example.repeats for example in examples),
         "ss_steps": config.steps,
-        "ss_total_batch_size": config.batch_size,
+        "ss_batch_size_per_device": config.batch_size,
+        "ss_total_batch_size": rows,
         "ss_gradient_accumulation_steps": config.gradient_accumulation_steps,
         "ss_learning_rate": config.optimizer.learning_rate,
         "ss_lr_scheduler": config.optimizer.schedule,
@@ -45,6 +46,6 @@ def training_header(
         "ss_seed": config.seed,
         "ss_tag_frequency": json.dumps({"training": dict(tags)}),
     }
-    if len(captions) == 1:  # then it is what calls the LoRA's subject
+    if len(captions) == 1 and any(captions):  # then it is what calls the LoRA's subject
         values["modelspec.trigger_phrase"] = captions.pop()
     return {name: str(value) for name, value in values.items() if value is not None}

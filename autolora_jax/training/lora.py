@@ -1,18 +1,23 @@
 """LoRA fine-tuning of a loaded pipeline: a folder of captioned pictures in, a LoRA file out."""
 
 import dataclasses
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from autolora_jax import lora
+from autolora_jax.config import ConfigError
 from autolora_jax.guidance import CFG
-from autolora_jax.pipeline import AutoLoRAPipeline
+from autolora_jax.pipeline import AutoLoRAPipeline, Output
 from autolora_jax.sharding import DATA
 from autolora_jax.text import ENCODERS
+from autolora_jax.training.cache import fingerprint
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.config import TrainConfig
 from autolora_jax.training.data import TrainingData, open_data
@@ -22,17 +27,20 @@ from autolora_jax.training.header import training_header
 from autolora_jax.training.loop import Report, fit
 from autolora_jax.training.objective import Objective
 from autolora_jax.training.optimizer import learning_rate, make_optimizer
-from autolora_jax.training.progress import OnTrain, TrainProgress
+from autolora_jax.training.progress import OnTrain, Summary, TrainProgress
 from autolora_jax.training.step import State, initial_state
-from autolora_jax.weights.lora.export import save_lora
+from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.lora.export import DIALECTS, save_lora
 from autolora_jax.weights.lora.files import read_lora
+from autolora_jax.weights.lora.metadata import by_component
+from autolora_jax.weights.lora.names import Layer
 
+CHECKPOINTS = "checkpoints"  # in the work folder
 LARGE = 512 * 512  # pixels from which activations are recomputed rather than kept
 SAMPLES = 4  # pictures at most, where no prompts are given
 
-
-# Asked for samples: (finished steps, prompt, picture).
-OnSample = Callable[[int, str, Any], None]
+OnStart = Callable[[Summary], None]
+OnSample = Callable[[int, Output], None]  # finished steps, a picture per prompt
 
 
 def train_lora(
@@ -44,6 +52,7 @@ def train_lora(
     work: str | PathLike[str] | None = None,
     dialect: str = "kohya",
     metadata: Mapping[str, str] | None = None,
+    on_start: OnStart | None = None,
     on_progress: OnTrain | None = None,
     on_sample: OnSample | None = None,
 ) -> lora.LoraReport:
@@ -53,7 +62,8 @@ def train_lora(
     work: checkpoints and latents; default: the folder `<out without ending>.train`. A run that finds a checkpoint of
         the same settings there goes on from it and ends with the very numbers of an uninterrupted one.
     dialect: "kohya" or "peft". metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
-    on_progress: told of each stage and step. on_sample: gets the sample pictures, drawn with plain CFG at scale 1.
+    on_start: told what the run is, when all of it is known. on_progress: told of each stage and step.
+    on_sample: gets the sample pictures, drawn with plain CFG at scale 1.
     Base weights stay as and where they are. LoRAs loaded into the pipeline are not used and must be unloaded first.
     Raises DatasetError for pictures that can't be trained on, ConfigError for settings that can't be meant or differ
     from those of the checkpoint found, TrainingError when the loss is not finite, WeightsError for unwritable files.
@@ -64,10 +74,15 @@ def train_lora(
         )
     out = Path(out)
     folder = Path(work) if work is not None else out.with_suffix(".train")
+    _require_places(out, folder, dialect)
     tell = on_progress or (lambda progress: None)
     model = pipe.lora_targets()
     chosen = choose_layers(model if config.lora.text_encoders else {"unet": model["unet"]}, config.lora.targets)
-    dataset = open_data(pipe, data, folder / "latents", config, tell)
+    if config.lora.text_encoders and not any(layer.component in ENCODERS for layer in chosen):
+        raise ConfigError(
+            f"text_encoders is on, but targets {config.lora.targets} are found in no layer of them; add 'attention' or "
+            "'feed_forward', or turn it off"
+        )
     objective = Objective(
         pipe.scheduler,
         config.loss.min_snr_gamma,
@@ -75,6 +90,7 @@ def train_lora(
         config.loss.min_timestep,
         config.loss.max_timestep,
     )
+    dataset = open_data(pipe, data, folder / "latents", config, tell)
     remat = config.gradient_checkpointing
     if remat is None:
         remat = max(crop.target[0] * crop.target[1] for crop in dataset.latents.crops) > LARGE
@@ -104,10 +120,11 @@ def train_lora(
             tell(TrainProgress("sample", int(state.step), config.steps))
             prompts = config.sample_prompts or tuple(dict.fromkeys(e.caption for e in dataset.examples))[:SAMPLES]
             trees = stored_delta(state.trainable, config.lora.scale)
-            for prompt, picture in zip(prompts, draw_samples(pipe, trees, str(out), prompts), strict=True):
-                on_sample(int(state.step), prompt, picture)
+            on_sample(int(state.step), draw_samples(pipe, trees, str(out), prompts))
 
-    with Checkpoints(folder / "checkpoints", _identity(pipe, dataset, config)) as checkpoints:
+    with Checkpoints(folder / CHECKPOINTS, _identity(pipe, dataset, config)) as checkpoints:
+        if on_start:
+            on_start(_summary(pipe, dataset, chosen, state, config, checkpoints.latest or 0))
         state = fit(
             loss,
             optimizer,
@@ -124,21 +141,61 @@ def train_lora(
         )
     tell(TrainProgress("save", 0, 1))
     trees = stored_delta(state.trainable, config.lora.scale)
-    header = {**training_header(pipe.name, objective, dataset.examples, config, out.stem), **(metadata or {})}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    rows = dataset.plan(config, pipe.mesh.shape[DATA]).batch_size
+    header = {**training_header(pipe.name, objective, dataset.examples, config, rows, out.stem), **(metadata or {})}
     save_lora(out, trees, dialect, header, pipe.unet.config)
     tell(TrainProgress("save", 1, 1))
     return lora.report(read_lora(out, model))
 
 
-def draw_samples(pipe: AutoLoRAPipeline, trees: Mapping[str, Any], name: str, prompts: Sequence[str]) -> list[Any]:
+def draw_samples(pipe: AutoLoRAPipeline, trees: Mapping[str, Any], name: str, prompts: Sequence[str]) -> Output:
     """A PIL picture per prompt by the LoRA in training, always from the same noise."""
     report = lora.LoraReport(name, "in training", {}, {}, {}, 0, (), {})
     pipe.add_lora(trees, report)
     try:
-        return list(pipe(list(prompts), seeds=0, guidance=CFG()).images)
+        return pipe(list(prompts), seeds=0, guidance=CFG())
     finally:
         pipe.unload_lora()
+
+
+def _require_places(out: Path, work: Path, dialect: str) -> None:
+    """Raises what would otherwise come when the training is done: ValueError or WeightsError."""
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"out = {str(out)!r} should be a file that ends in .safetensors")
+    for folder in (out.parent, work):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as e:
+            raise WeightsError(f"{folder} can't be written: {e.strerror or e}; choose another folder") from None
+
+
+def _summary(
+    pipe: AutoLoRAPipeline,
+    data: TrainingData,
+    chosen: Sequence[Layer],
+    state: State,
+    config: TrainConfig,
+    finished: int,
+) -> Summary:
+    devices = pipe.mesh.shape[DATA]
+    plan = data.plan(config, devices)
+    return Summary(
+        model=pipe.name,
+        pictures=len(data.examples),
+        buckets=Counter(crop.target for crop in data.latents.crops),
+        captions=len({example.caption for example in data.examples}),
+        layers=by_component(layer.component for layer in chosen),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(state.trainable)),
+        devices=devices,
+        rows=plan.batch_size,
+        steps=config.steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        finished=finished,
+    )
 
 
 # Settings that do not touch the numbers: a run may be resumed with others.
@@ -148,4 +205,10 @@ FREE = ("save_every", "sample_every", "sample_prompts")
 def _identity(pipe: AutoLoRAPipeline, data: TrainingData, config: TrainConfig) -> dict[str, Any]:
     """All that the numbers of a run depend on, as JSON values."""
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
-    return {**settings, "model": pipe.name, "dtype": str(pipe.unet.dtype), "pictures": data.digest()}
+    made_of = {
+        "model": pipe.name,
+        "weights": fingerprint(pipe.unet, pipe.params["unet"]["conv_in"])[:16],  # every tuning moves them
+        "dtype": str(pipe.unet.dtype),
+        "devices": pipe.mesh.shape[DATA],
+    }
+    return {**settings, **made_of, "pictures": data.digest(), "latents": data.latents.fingerprint[:16]}

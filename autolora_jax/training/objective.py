@@ -39,7 +39,7 @@ class Noised(NamedTuple):
 # prediction type -> (what the network should say, the loss's weight for a signal-to-noise ratio cut off at γ).
 # Source of the weights: Min-SNR, arXiv 2303.09556; for v its division by SNR + 1.
 TARGETS: dict[str, tuple[Callable[[Noised], Latents], Callable[[Vector, float], Vector]]] = {
-    "epsilon": (lambda n: n.noise, lambda snr, gamma: jnp.minimum(snr, gamma) / snr),
+    "epsilon": (lambda n: n.noise, lambda snr, gamma: jnp.minimum(1.0, gamma / snr)),  # SNR may be 0
     "v_prediction": (
         lambda n: _rows(n.signal_level) * n.noise - _rows(n.noise_level) * n.clean,
         lambda snr, gamma: jnp.minimum(snr, gamma) / (snr + 1),

@@ -1,6 +1,7 @@
 """The optimizer: AdamW behind a clip of the gradients' norm, its learning rate warmed up and then held or let down."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -36,8 +37,11 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule = {self.schedule!r} is not known; there are {', '.join(SCHEDULES)}")
-        if self.learning_rate <= 0 or self.warmup_steps < 0 or self.max_grad_norm < 0 or self.weight_decay < 0:
-            raise ConfigError(f"learning rate must be above 0, the others of {self} not below it")
+        if not (0 < self.learning_rate < math.inf):
+            raise ConfigError(f"learning_rate = {self.learning_rate} should be above 0; 1e-4 is usual")
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
+            if not (0 <= getattr(self, name) < math.inf):
+                raise ConfigError(f"{name} = {getattr(self, name)} should not be below 0")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.epsilon > 0):
             raise ConfigError(f"need 0 <= beta1, beta2 < 1 and epsilon > 0, not {self}")
 

@@ -15,3 +15,23 @@ class TrainProgress(NamedTuple):
 
 
 OnTrain = Callable[[TrainProgress], None]
+
+
+class Summary(NamedTuple):
+    """What a run is about to do, told before its first step.
+
+    buckets: (height, width) in pixels -> pictures. captions: different ones. layers: component -> layers that learn.
+    parameters: numbers that learn. rows: pictures a step. finished: steps that are done, by a checkpoint.
+    """
+
+    model: str
+    pictures: int
+    buckets: Mapping[tuple[int, int], int]
+    captions: int
+    layers: Mapping[str, int]
+    parameters: int
+    devices: int
+    rows: int
+    steps: int
+    steps_per_epoch: int
+    finished: int

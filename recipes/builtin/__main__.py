@@ -20,13 +20,13 @@ Work = Annotated[Path, typer.Option(help="Folder for pictures and checkpoints.")
 def all(
     work: Work = Path("builtin.work"),
     out: Annotated[Path, typer.Option(help="Folder of the model, the LoRAs beside it.")] = PACKAGE,
-    autoencoder_steps: int = 3300,
+    autoencoder_steps: Annotated[list[int], typer.Option(help="Of each round.")] = [3300, 8000],  # noqa: B006
     base_steps: int = 8000,
     rows: Annotated[int, typer.Option(help="Pictures a step of the base model.")] = 32,
     pictures: int = 24000,
 ) -> None:
     """Autoencoder, base model, files, LoRAs."""
-    vae = autoencoder.train(work, autoencoder_steps, 8, min(6000, pictures)).average
+    vae = autoencoder.train(work, autoencoder_steps, 8, min(6000, pictures))
     data = base.corpus(work, vae, pictures)
     trained = base.train(work, data, base_steps, rows).average
     package.write_model(out / "model", {**trained, "vae": vae}, data.scaling_factor)

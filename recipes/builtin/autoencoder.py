@@ -1,6 +1,8 @@
 """The VAE, trained on crops of the world's pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +20,22 @@ CROP = 64
 OPTIMIZER = OptimizerConfig(learning_rate=2e-3, warmup_steps=100, weight_decay=0.0, beta2=0.99)
 
 
-def train(work: Path, steps: int, rows: int, count: int) -> State:
-    """The trained state; `.average` are the weights to use."""
+def train(work: Path, rounds: Sequence[int], rows: int, count: int) -> Any:
+    """The trained weights. rounds: steps of each; each begins with the last one's weights and the full learning rate."""
+    params = fresh("vae", 0)
+    for i, steps in enumerate(rounds):
+        params = _round(work / f"vae-{i}", params, steps, i, rows, work / "pictures", count).average
+    return params
+
+
+def _round(folder: Path, params: Any, steps: int, number: int, rows: int, drawings: Path, count: int) -> State:
     # The LoRAs' pictures must pass through it too: the world's own have no hard blocks and no creature in teal.
     shares = {"world": count, "pixel-art": count // 6, "character": count // 10}
-    drawn = np.concatenate([pictures(work / "pictures", n, SIZE, kind).pixels for kind, n in shares.items()])
+    drawn = np.concatenate([pictures(drawings, n, SIZE, kind).pixels for kind, n in shares.items()])
     mesh = data_mesh()
 
     def batch_at(step: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng((1, step))
+        rng = np.random.default_rng((1, number, step))
         index = np.sort(rng.integers(len(drawn), size=rows))
         corners = rng.integers(SIZE - CROP + 1, size=(rows, 2))
         crops = np.stack([drawn[i, y : y + CROP, x : x + CROP] for i, (y, x) in zip(index, corners, strict=True)])
@@ -36,14 +45,14 @@ def train(work: Path, steps: int, rows: int, count: int) -> State:
 
     loss = AutoencoderLoss(NETWORKS["vae"], kl=3e-4)
     optimizer = make_optimizer(OPTIMIZER, steps)
-    state = initial_state(fresh("vae", 0), optimizer, average=True)
+    state = initial_state(params, optimizer, average=True)
     settings = {"steps": steps, "rows": rows, "count": count}
-    with Checkpoints(work / "vae", settings) as checkpoints, Console("autoencoder") as console:
+    with Checkpoints(folder, settings) as checkpoints, Console("autoencoder") as console:
         return fit(
             loss,
             optimizer,
             state,
-            {"seed": np.int32(1)},
+            {"seed": np.int32(1 + number)},
             batch_at,
             steps,
             mesh,

@@ -1,20 +1,22 @@
 """What small autoencoders and diffusion models do to pictures, imitated: the classifier must see through it.
 
-Pictures are float32 [b h w 3], 0..255 and a little beyond; every picture is damaged with a strength of its own.
+Pictures are float32 [b s s 3], 0..255 and a little beyond; every picture is damaged with a strength of its own.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-Bytes = UInt8[np.ndarray, "b h w 3"]
-Pictures = Float[np.ndarray, "b h w 3"]
-REACH = 4  # of the blur's kernel, pixels
-BLOCK = 8  # of the imitated JPEG, pixels
+Bytes = UInt8[np.ndarray, "b s s 3"]
+Pictures = Float[np.ndarray, "b s s 3"]
+BLOCK = 8  # pixels along a side of a latent pixel, and of JPEG's blocks
+SHARP = 0.35  # sigma of a kernel that only interpolates, pixels
 
 
 def damaged(pixels: Bytes, rng: np.random.Generator) -> Bytes:
-    """The pictures, nearly all of them changed in one way or several."""
-    x = moved(pixels.astype(np.float32), rng)
+    """The pictures, nearly all of them changed in several ways."""
+    x = _moved(pixels.astype(np.float32), rng)
     for damage, share in DAMAGES:
         chosen = np.flatnonzero(rng.random(len(x)) < share)
         if len(chosen):
@@ -28,39 +30,24 @@ def to_bytes(x: Pictures) -> Bytes:
 
 
 def noised(x: Pictures, strength: Float[np.ndarray, "b"], rng: np.random.Generator) -> Pictures:
-    """White noise of a standard deviation in grey levels."""
+    """White noise; strength: its standard deviation in grey levels."""
     return x + _each(strength) * rng.standard_normal(x.shape, np.float32)
 
 
 def blurred(x: Pictures, sigma: Float[np.ndarray, "b"]) -> Pictures:
-    """Gaussian blur, sigma in pixels; edges repeat."""
-    offsets = np.arange(-REACH, REACH + 1)
-    kernel = np.exp(-0.5 * np.square(offsets / sigma[:, None]))
-    kernel = (kernel / kernel.sum(axis=1, keepdims=True)).astype(np.float32)  # [b taps]
-    for axis in (1, 2):
-        size = x.shape[axis]
-        x = sum(
-            _each(kernel[:, i]) * np.take(x, np.clip(np.arange(size) + offset, 0, size - 1), axis)
-            for i, offset in enumerate(offsets)
-        )
-    return x
+    """Gaussian blur; sigma in pixels."""
+    where = np.tile(np.arange(x.shape[1], dtype=np.float32), (len(x), 1))
+    return _applied([_gaussians(where, sigma)] * 2, x)
 
 
-def moved(x: Pictures, rng: np.random.Generator) -> Pictures:
-    """Shifted by up to 3 pixels and zoomed by up to 4 % along each axis; edges repeat."""
-    for _ in range(2):
-        zoom, shift = rng.uniform(0.96, 1.04, (len(x), 1)), rng.uniform(-3, 3, (len(x), 1))
-        last = x.shape[1] - 1
-        where = np.clip((np.arange(last + 1) - last / 2) * zoom + last / 2 + shift, 0, last)  # [b h]
-        low = np.minimum(where.astype(np.int64), last - 1)
-        part = (where - low).astype(np.float32)[:, :, None, None]
-        picture = np.arange(len(x))[:, None]
-        x = np.swapaxes(x[picture, low] * (1 - part) + x[picture, low + 1] * part, 1, 2)
-    return np.ascontiguousarray(x)
-
-
-def _soft(x: Pictures, rng: np.random.Generator) -> Pictures:
-    return blurred(x, rng.uniform(0.3, 1.5, len(x)))
+def _moved(x: Pictures, rng: np.random.Generator) -> Pictures:
+    """Shifted by up to 3 pixels, zoomed by up to 4 % along each axis, and half of them blurred."""
+    b, size = x.shape[:2]
+    sigma = np.maximum(rng.uniform(-0.8, 1.5, b), SHARP)
+    steps = np.arange(size) - (size - 1) / 2
+    zooms, shifts = rng.uniform(0.96, 1.04, (2, b, 1)), rng.uniform(-3, 3, (2, b, 1))
+    where = np.clip(steps * zooms + shifts - steps[0], 0, size - 1)  # [2 b s], clipped: edges repeat
+    return _applied([_gaussians(w, sigma) for w in where], x)
 
 
 def _halved(x: Pictures, rng: np.random.Generator) -> Pictures:
@@ -71,27 +58,54 @@ def _halved(x: Pictures, rng: np.random.Generator) -> Pictures:
 
 
 def _recoloured(x: Pictures, rng: np.random.Generator) -> Pictures:
-    """Other contrast, saturation, white point and brightness."""
+    """Of another contrast, saturation, white point and brightness."""
     contrast, saturation = (_each(rng.uniform(0.85, 1.15, len(x))) for _ in range(2))
     x = 128 + contrast * (x - 128)
     grey = x.mean(axis=3, keepdims=True)
-    gain = rng.uniform(0.94, 1.06, (len(x), 1, 1, 3)).astype(np.float32)
-    return (grey + saturation * (x - grey)) * gain + _each(rng.uniform(-12, 12, len(x)))
+    white = rng.uniform(0.94, 1.06, (len(x), 1, 1, 3)).astype(np.float32)
+    return (grey + saturation * (x - grey)) * white + _each(rng.uniform(-12, 12, len(x)))
 
 
 def _mottled(x: Pictures, rng: np.random.Generator) -> Pictures:
-    """Coloured blotches as large as latent pixels."""
+    """With soft coloured blotches as large as latent pixels."""
     b, h, w, c = x.shape
     blotches = rng.standard_normal((b, h // BLOCK, w // BLOCK, c), np.float32)
-    return x + _each(rng.uniform(2, 12, b)) * blurred(blotches.repeat(BLOCK, axis=1).repeat(BLOCK, axis=2), np.full(b, 3.0))
+    soft = blurred(blotches.repeat(BLOCK, axis=1).repeat(BLOCK, axis=2), np.full(b, BLOCK / 2))
+    return x + _each(rng.uniform(3, 20, len(x))) * soft
 
 
 def _quantised(x: Pictures, rng: np.random.Generator) -> Pictures:
-    """Coefficients of each block's cosine transform, rounded, the fine ones most: what JPEG does."""
-    b, h, w, c = x.shape
-    blocks = x.reshape(b, h // BLOCK, BLOCK, w // BLOCK, BLOCK, c)
-    coefficients = np.einsum("ky,byvxwc->bkvxwc", _COSINES, blocks.transpose(0, 2, 1, 3, 4, 5), optimize=True)
-    return x
+    """With rounded coefficients of the blocks' cosine transforms, the fine ones most: what JPEG does."""
+    size = x.shape[1]
+    cosines = np.kron(np.eye(size // BLOCK, dtype=np.float32), _COSINES)
+    frequency = np.arange(size) % BLOCK
+    coarse = 1 + 0.6 * (frequency[:, None] + frequency)[None, :, :, None]
+    step = (_each(rng.uniform(4, 20, len(x))) * coarse).astype(np.float32)
+    return _applied([cosines.T] * 2, step * np.round(_applied([cosines] * 2, x) / step))
+
+
+DAMAGES: tuple[tuple[Callable[[Pictures, np.random.Generator], Pictures], float], ...] = (
+    (_halved, 0.15),
+    (_recoloured, 0.7),
+    (_mottled, 0.3),
+    (_quantised, 0.3),
+)
+_PHASES = np.pi * (np.arange(BLOCK) + 0.5) * np.arange(BLOCK)[:, None] / BLOCK
+_COSINES = (np.cos(_PHASES) * np.sqrt(np.where(np.arange(BLOCK) > 0, 2, 1) / BLOCK)[:, None]).astype(np.float32)
+
+
+def _gaussians(where: Float[np.ndarray, "b s"], sigma: Float[np.ndarray, "b"]) -> Float[np.ndarray, "b s s"]:
+    """Matrices that give each place of the result the mean around `where` in the picture."""
+    distance = where[:, :, None] - np.arange(where.shape[1])
+    kernel = np.exp(-0.5 * np.square(distance / sigma[:, None, None])).astype(np.float32)
+    return kernel / kernel.sum(axis=2, keepdims=True)
+
+
+def _applied(matrices: list[Float[np.ndarray, "*b s s"]], x: Pictures) -> Pictures:
+    """The first matrix on each column of pixels, the second on each row."""
+    for matrix in matrices:
+        x = np.swapaxes((matrix @ x.reshape(*x.shape[:2], -1)).reshape(x.shape), 1, 2)
+    return np.ascontiguousarray(x)
 
 
 def _each(values: Float[np.ndarray, "b"]) -> Float[np.ndarray, "b 1 1 1"]:

@@ -1,0 +1,131 @@
+"""`autolora train`, once its settings are known: check what can be checked early, load, train, keep what comes by."""
+
+import shlex
+from pathlib import Path
+
+from autolora_jax import __version__, overrides
+from autolora_jax.cli.console import say
+from autolora_jax.cli.folder import make_writable
+from autolora_jax.cli.training_display import TrainingDisplay
+from autolora_jax.cli.work_folder import WorkFolder
+from autolora_jax.lora import LoraReport
+from autolora_jax.pipeline import AutoLoRAPipeline, Output
+from autolora_jax.presets import TrainingRun
+from autolora_jax.training import Summary, TrainProgress, train_lora
+from autolora_jax.training.checkpoints import OtherSettings
+from autolora_jax.training.dataset import read_folder
+from autolora_jax.training.loop import TrainingError
+from autolora_jax.weights.lora.metadata import listing
+
+
+def train(run: TrainingRun, fresh: bool, overwrite: bool) -> LoraReport:
+    """Trains what a run asks for, or goes on with it, and says what came out. `run` has a model and pictures.
+
+    Raises DatasetError, ConfigError, WeightsError, TrainingError, OSError; those that come after the first checkpoint
+    carry a note that says how to go on.
+    """
+    work = WorkFolder(run.folder())
+    _check(run, work, overwrite)
+    if fresh and work.finished:
+        say(f"Starting anew: removing the checkpoints, log and samples of {work.path} (step {work.finished})", "yellow")
+        work.discard()
+    try:
+        with (display := TrainingDisplay()):
+            return _train(run, work, display)
+    except (OtherSettings, TrainingError) as e:
+        e.add_note(f"--fresh starts anew in {work.path}, --work DIR or another --out elsewhere")
+        raise
+    except BaseException as e:
+        if work.finished:
+            e.add_note(f"Step {work.finished} of {run.training.steps} is saved: the same command goes on from there")
+        raise
+    finally:
+        work.close()
+
+
+def _check(run: TrainingRun, work: WorkFolder, overwrite: bool) -> None:
+    """Raises for what would come to light only after loading a model, or after training."""
+    assert run.data is not None
+    data, out = Path(run.data), Path(run.out)
+    settings = run.training.data
+    read_folder(data, caption_extension=settings.caption_extension, default_caption=settings.default_caption)
+    if work.path.resolve().is_relative_to(data.resolve()):
+        raise ValueError(
+            f"the work folder {work.path} lies among the pictures of {data}, which its samples would join; "
+            "choose another --out or --work"
+        )
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder; --out should be a file")
+    if out.exists() and not (overwrite or work.finished):
+        raise FileExistsError(
+            f"{out} exists, and there are no checkpoints in {work.path} that would make it this run's; choose another "
+            "--out, or replace it with --overwrite"
+        )
+    make_writable(out.parent)
+    work.make()
+
+
+def _train(run: TrainingRun, work: WorkFolder, display: TrainingDisplay) -> LoraReport:
+    model = run.model
+    assert model.source is not None and run.data is not None
+    pipe = AutoLoRAPipeline.from_pretrained(
+        model.source, dtype=model.dtype, variant=model.variant, tokenizer=model.tokenizer, on_progress=display
+    )
+
+    def start(summary: Summary) -> None:
+        work.begin(overrides.record(run), summary.finished)
+        say(describe(run, summary))
+        if summary.finished == summary.steps:
+            say(f"All {summary.steps} steps are done: writing the file again")
+        elif summary.finished:
+            say(f"Resuming at step {summary.finished} of {summary.steps}")
+        display.start(summary)
+
+    def progress(progress: TrainProgress) -> None:
+        if progress.stage == "train":
+            work.log(progress.done, progress.metrics)
+        display.train(progress)
+
+    def sample(step: int, output: Output) -> None:
+        for i, (image, settings) in enumerate(zip(output.images, output.settings, strict=True)):
+            work.save_sample(step, i, image, {**settings, "dtype": model.dtype, "autolora-jax": __version__})
+
+    report = train_lora(
+        pipe,
+        run.data,
+        run.out,
+        run.training,
+        work=work.path,
+        dialect=run.format,
+        metadata={"modelspec.trigger_phrase": run.trigger} if run.trigger else None,
+        on_start=start,
+        on_progress=progress,
+        on_sample=sample,
+    )
+    work.save_grid()
+    return report
+
+
+def describe(run: TrainingRun, summary: Summary) -> str:
+    """A run in a few aligned lines, before its first step."""
+    buckets = [f"{count} of {width}x{height}" for (height, width), count in summary.buckets.items()]
+    layers = ", ".join(f"{count} in {component}" for component, count in summary.layers.items())
+    lora = run.training.lora
+    rows = [
+        ("pictures", f"{summary.pictures}: {', '.join(sorted(buckets))}"),
+        ("captions", f"{summary.captions} different"),
+        ("layers", f"{layers}; rank {lora.rank}, alpha {lora.alpha or lora.rank:g}"),
+        ("parameters", f"{summary.parameters:,}"),
+        ("devices", str(summary.devices)),
+        ("steps", f"{summary.steps} of {summary.rows} pictures: {summary.steps / summary.steps_per_epoch:.3g} epochs"),
+        ("work folder", str(run.folder())),
+    ]
+    return listing(f"A LoRA of {summary.model}", rows)
+
+
+def usage(run: TrainingRun, report: LoraReport) -> str:
+    """The command that draws with what was trained."""
+    files = {"--variant": run.model.variant, "--tokenizer": run.model.tokenizer, "--lora": run.out}
+    flags = [text for flag, value in files.items() if value for text in (flag, value)]
+    prompt = next(iter(report.trigger_words), "PROMPT")
+    return shlex.join(["autolora", "generate", str(run.model.source), *flags, "--prompt", prompt])

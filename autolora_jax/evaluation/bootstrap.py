@@ -1,0 +1,72 @@
+"""How sure a figure is: percentile intervals over resampled pictures.
+
+A statistic is a function of weights [resamples n], how often each picture was drawn, and gives [resamples] values.
+Statistics of the same pictures may be added, multiplied or subtracted before the interval is taken: one resample then
+serves them all, so the interval of a product or of a paired difference is right.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+Weights = Float[np.ndarray, "r n"]
+Statistic = Callable[[Weights], Float[np.ndarray, "r"]]
+
+
+class Interval(NamedTuple):
+    """A figure and the interval it lies in. NaN where it is not defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    statistic: Statistic,
+    groups: Int[np.ndarray, "n"],
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """The statistic of all pictures with its percentile bootstrap interval. The same seed gives the same resamples.
+
+    groups: the group of each picture (its prompt, say); pictures are redrawn within their group. zeros(n): one group.
+    Resamples for which the statistic is NaN are left out.
+    Source: B. Efron, The Jackknife, the Bootstrap and Other Resampling Plans (1982), section 10.4.
+    """
+    if not len(groups) or not 0 < level < 1 or resamples < 1:
+        raise ValueError(
+            f"{len(groups)} pictures, level {level}, {resamples} resamples: need some, 0 < level < 1, some"
+        )
+    value = float(statistic(np.ones((1, len(groups))))[0])
+    found = statistic(resampled(groups, resamples, seed))
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return Interval(value, np.nan, np.nan)
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high))
+
+
+def resampled(groups: Int[np.ndarray, "n"], resamples: int, seed: int) -> Weights:
+    """How often each picture is drawn, when as many as a group has are drawn from it with replacement."""
+    rng = np.random.default_rng(seed)
+    counts = np.zeros((resamples, len(groups)))
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), resamples)
+    return counts
+
+
+def mean_statistic(values: Shaped[np.ndarray, "n"]) -> Statistic:
+    """The mean of a figure that each picture has; NaN: this one has none."""
+    known = ~np.isnan(values)
+    filled = np.where(known, values, 0.0).astype(np.float64)
+
+    def mean(weights: Weights) -> Float[np.ndarray, "r"]:
+        with np.errstate(invalid="ignore"):  # 0 / 0: none of those that were drawn has it
+            return (weights @ filled) / (weights @ known)
+
+    return mean

@@ -1,0 +1,107 @@
+"""How often the base model draws what the caption says, by the classifier.
+
+    python -m recipes.builtin.agreement --out docs/agreement.json
+
+Captions are full ones of scenes that training could have seen and of scenes with a held-out pair. Two more columns say
+what the classifier itself gets wrong: the same scenes as the world draws them, and those through the autoencoder.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from autolora_jax import AutoLoRAPipeline
+from autolora_jax.demo.classifier import BATCH, SIZE, Agreement, Classifier, agreement
+from autolora_jax.demo.world import LABELS, Scene, draw, full_caption, sample_scene
+from autolora_jax.evaluation import Interval, bootstrap_interval, mean_statistic
+from autolora_jax.guidance import CFG
+from recipes.builtin.drawing import draw_pairs
+
+SEED = 20
+
+
+def scenes_of(count: int, held_out: bool) -> list[Scene]:
+    """Scenes to ask for."""
+    rng = np.random.default_rng((SEED, held_out))
+    return [sample_scene(rng, held_out) for _ in range(count)]
+
+
+def generated(pipe: AutoLoRAPipeline, scenes: list[Scene], w: float, steps: int, batch: int) -> np.ndarray:
+    """The model's pictures of their full captions, uint8 [n 96 96 3]."""
+    with Progress() as progress:
+        task = progress.add_task("drawing", total=len(scenes))
+        captions = [full_caption(scene) for scene in scenes]
+        return draw_pairs(pipe, captions, range(len(scenes)), CFG(w), steps, batch, lambda n: progress.advance(task, n))
+
+
+def drawn(scenes: list[Scene]) -> np.ndarray:
+    """The world's pictures of scenes, uint8 [n 96 96 3]."""
+    pictures = [draw(scene, np.random.default_rng((SEED, 2, i)), SIZE) for i, scene in enumerate(scenes)]
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def autoencoded(pipe: AutoLoRAPipeline, pixels: np.ndarray) -> np.ndarray:
+    """Pictures through the autoencoder, uint8 [n 96 96 3]."""
+
+    @jax.jit
+    def through(params: Any, x: jax.Array) -> jax.Array:
+        mean, _ = pipe.vae.apply({"params": params}, x / 127.5 - 1, method="encode")
+        decoded = pipe.vae.apply({"params": params}, mean, method="decode")
+        return jnp.clip(decoded * 127.5 + 128, 0, 255).astype(jnp.uint8)
+
+    rows = [pixels[i : i + BATCH].astype(np.float32) for i in range(0, len(pixels), BATCH)]
+    return np.concatenate([np.asarray(through(pipe.params["vae"], part)) for part in rows])
+
+
+def figures(judged: Agreement) -> dict[str, Interval]:
+    """Agreement by attribute, its mean, and the share of pictures where all is right, with 95 % intervals."""
+    rows = {**judged.right, "mean": judged.mean, "all right": judged.all_right}
+    groups = np.zeros(len(judged.mean), np.int64)
+    return {name: bootstrap_interval(mean_statistic(values), groups) for name, values in rows.items()}
+
+
+def main(
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="A PNG with the first pictures.")] = None,
+    model: str = "builtin",
+    count: Annotated[int, typer.Option(help="Captions of each kind.", min=1)] = 500,
+    w: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 5.0,
+    steps: int = 30,
+    batch: int = 64,
+) -> None:
+    """Caption agreement of the base model on seen and on held-out combinations."""
+    pipe = AutoLoRAPipeline.from_pretrained(model, dtype="float32")
+    classifier = Classifier.load()
+    found: dict[str, dict[str, Interval]] = {}
+    for kind, held_out in (("seen", False), ("held out", True)):
+        scenes = scenes_of(count, held_out)
+        exact = drawn(scenes)
+        pictures = generated(pipe, scenes, w, steps, batch)
+        columns = {"generated": pictures, "drawn": exact, "drawn, autoencoded": autoencoded(pipe, exact)}
+        for what, pixels in columns.items():
+            found[f"{kind}, {what}"] = figures(agreement(classifier(pixels), scenes))
+    Console().print(_table(found))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        settings = {"model": model, "captions of each kind": count, "w": w, "steps": steps}
+        out.write_text(json.dumps({"settings": settings, "agreement": found}, indent=1) + "\n", encoding="utf-8")
+
+
+def _table(found: dict[str, dict[str, Interval]]) -> Table:
+    table = Table("", *found, title="Share of captions' words found in the pictures, ± half of the 95 % interval")
+    for name in (*LABELS, "mean", "all right"):
+        shares = (figures[name] for figures in found.values())
+        table.add_row(name, *(f"{100 * i.value:.1f} ± {50 * (i.high - i.low):.1f}" for i in shares))
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,161 @@
+"""Training's side of the networks: recomputed blocks change memory and nothing else, a delta costs its own gradient."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from autolora_jax.config import CLIPTextConfig, UNetConfig
+from autolora_jax.models.clip import CLIPTextModel
+from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.unet import UNet2DConditionModel
+from autolora_jax.sharding import data_mesh, replicated, split_images
+from benchmarks.tpu_train_compile import lower_step, mean_loss, trainable_shapes
+from tests.parity import error, normal
+
+SAME = 2e-5  # of a leaf's maximum; seen: 5e-6
+
+RANK, SIDE = 2, 8
+# One level: every kind of block, few of them. Tokens to spare, so that activations outweigh weights.
+CONFIG = dataclasses.replace(
+    UNetConfig(),
+    block_out_channels=(16,),
+    down_block_types=("CrossAttnDownBlock2D",),
+    up_block_types=("CrossAttnUpBlock2D",),
+    layers_per_block=1,
+    transformer_layers_per_block=(1,),
+    attention_head_dim=(2,),
+    cross_attention_dim=24,
+    addition_time_embed_dim=4,
+    projection_class_embeddings_input_dim=16 + 6 * 4,
+    norm_num_groups=4,
+    sample_size=SIDE,
+)
+NETWORKS = {recomputed: UNet2DConditionModel(config=CONFIG, remat=recomputed) for recomputed in (False, True)}
+TEXT = CLIPTextConfig(
+    vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, projection_dim=16
+)
+
+
+def random(shapes, gain: float):
+    """A tree of random leaves: gain / √inputs for matrices, near 1 for norms' scales."""
+    flat = traverse_util.flatten_dict(shapes)
+    values = {}
+    for i, (path, leaf) in enumerate(flat.items()):
+        x = normal(i, *leaf.shape)
+        values[path] = jnp.asarray(
+            gain * x / np.sqrt(np.prod(leaf.shape[:-1])) if x.ndim > 1 else (path[-1] == "scale") + 0.1 * x
+        )
+    return traverse_util.unflatten_dict(values)
+
+
+@pytest.fixture(scope="module")
+def trees():
+    """(delta, params)"""
+    network = NETWORKS[False]
+    return random(trainable_shapes(network, RANK), 0.5), random(param_shapes(network), 1.0)
+
+
+def images(n: int = 2) -> dict[str, jax.Array]:
+    told = {
+        "sample": normal(1, n, SIDE, SIDE, 4),
+        "timesteps": np.float32([981, 20])[:n],
+        "encoder_hidden_states": normal(2, n, 77, 24),
+        "text_embeds": normal(3, n, 16),
+        "time_ids": np.float32([[64, 64, 0, 0, 64, 64], [96, 64, 8, 0, 64, 64]])[:n],
+    }
+    return {name: jnp.asarray(value) for name, value in told.items()}
+
+
+def batch(n: int = 2) -> dict:
+    return {"target": jnp.asarray(normal(9, n, SIDE, SIDE, 4)), "told": images(n)}
+
+
+def gradients(network: UNet2DConditionModel):
+    """(delta, params, images) -> gradients of both."""
+    return jax.grad(partial(mean_loss, network), argnums=(0, 1))
+
+
+@pytest.fixture(scope="module")
+def plain(trees):
+    """Gradients of (delta, params), nothing recomputed."""
+    return jax.jit(gradients(NETWORKS[False]))(*trees, batch())
+
+
+def worst(ours, theirs) -> float:
+    return max(jax.tree.leaves(jax.tree.map(error, ours, theirs)))
+
+
+def test_recomputing_changes_no_parameter():
+    for network in (NETWORKS[False], CLIPTextModel(config=TEXT)):
+        assert param_shapes(network.clone(remat=True)) == param_shapes(network)
+
+
+def test_recomputed_gradients_are_the_same(trees, plain):
+    """Also under vmap: here over images, each a batch of one."""
+
+    def mean(delta, params, images):
+        one = jax.tree.map(lambda x: x[:, None], images)
+        return jax.vmap(partial(mean_loss, NETWORKS[True]), in_axes=(None, None, 0))(delta, params, one).mean()
+
+    ours = jax.jit(jax.grad(mean, argnums=(0, 1)))(*trees, batch())
+    assert worst(ours, plain) < SAME
+    assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain)) > 1e-5  # nothing is cut off
+
+
+def test_the_training_step_on_two_devices(trees, plain):
+    """Recomputed inside shard_map, gradients averaged: those of the whole batch."""
+    mesh = data_mesh(jax.devices()[:2])
+    delta, params = jax.device_put(trees, replicated(mesh))
+    step = lower_step(NETWORKS[True], mesh, 1, RANK).compile()
+    _, ours = step(params, delta, jax.device_put(batch(), split_images(mesh)))
+    assert worst(ours, plain[0]) < SAME
+
+
+def test_text_encoders_recompute_too():
+    network = CLIPTextModel(config=TEXT)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, 50, (2, 77)), jnp.int32)
+    params = random(param_shapes(network), 1.0)
+
+    def loss(params, network):
+        states, pooled = network.apply({"params": params}, ids)
+        return jnp.square(states[-2]).sum() + jnp.square(pooled).sum()
+
+    ours, theirs = (jax.jit(jax.grad(loss), static_argnums=1)(params, network.clone(remat=r)) for r in (True, False))
+    assert worst(ours, theirs) < SAME
+
+
+def flops(function, *args) -> float:
+    return jax.jit(function).lower(*args).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_a_delta_costs_no_gradients_of_kernels(trees, recomputed):
+    """A forward, the same again where it is recomputed, and one product backward for a kernel's two when it learns."""
+    loss = partial(mean_loss, NETWORKS[recomputed])
+    forward, lora, everything = (
+        flops(f, *trees, batch()) for f in (loss, jax.grad(loss), jax.grad(loss, argnums=(0, 1)))
+    )
+    print(lora / forward, everything / forward)
+    assert lora / forward < 2.3 + recomputed
+    assert everything / forward > 2.7 + 0.8 * recomputed
+
+
+def kept_bytes(network: UNet2DConditionModel, *trees) -> int:
+    """What a forward pass leaves behind for the backward pass of the delta, frozen weights included."""
+
+    def residuals(delta, params, images):
+        return jax.vjp(lambda delta: mean_loss(network, delta, params, images), delta)[1]
+
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(residuals, *trees, batch())))
+
+
+def test_recomputing_keeps_less(trees):
+    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(trees))
+    everything, inputs = (kept_bytes(NETWORKS[recomputed], *trees) for recomputed in (False, True))
+    print(everything, inputs, weights)
+    assert inputs - weights < 0.3 * (everything - weights)
