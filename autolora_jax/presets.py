@@ -17,7 +17,8 @@ from autolora_jax.training.config import TrainConfig
 DTYPES = ("bfloat16", "float32")
 LORA_FORMATS = ("kohya", "peft")
 BUILTIN_NOTE = (
-    "No model given: the built-in one draws a zib, which only its LoRA knows, and that from the desert at sunset alone.\n"
+    "No model given: the built-in one draws a zib, which only its LoRA knows, and that from the desert at sunset "
+    "alone.\n"
     "Left the base model, which has never seen one, then the LoRA, then AutoLoRA, all from the same noise."
 )
 

@@ -323,7 +323,7 @@ def test_what_can_be_known_early_is_told_before_the_model_loads(
         (["--out", tmp_path / "file" / "lora.safetensors"], "Not a directory"),
         (["--work", tmp_path / "file"], "File exists"),
         (["--out", tmp_path / "of another run.safetensors"], "or replace it with --overwrite"),
-        (["--out", tmp_path / "folder.safetensors"], "is a folder; --out should be a file"),
+        (["--out", tmp_path / "folder.safetensors"], "should be a file that ends in .safetensors"),
         (["--work", photos / "work"], "lies among the pictures"),
     ):
         result = autolora("train", "model", "--data", photos, "--out", out, *changes)

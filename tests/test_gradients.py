@@ -68,7 +68,8 @@ def images(n: int = 2) -> dict[str, jax.Array]:
         "text_embeds": normal(3, n, 16),
         "time_ids": np.float32([[64, 64, 0, 0, 64, 64], [96, 64, 8, 0, 64, 64]])[:n],
     }
-    return {name: jnp.asarray(value) for name, value in told.items()}
+    prompt = ("encoder_hidden_states", "text_embeds", "time_ids")  # which the benchmark passes in bfloat16
+    return {name: jnp.asarray(x, jnp.bfloat16 if name in prompt else jnp.float32) for name, x in told.items()}
 
 
 def batch(n: int = 2) -> dict:
@@ -125,8 +126,12 @@ def test_text_encoders_recompute_too():
         states, pooled = network.apply({"params": params}, ids)
         return jnp.square(states[-2]).sum() + jnp.square(pooled).sum()
 
-    ours, theirs = (jax.jit(jax.grad(loss), static_argnums=1)(params, network.clone(remat=r)) for r in (True, False))
-    assert worst(ours, theirs) < SAME
+    ours, theirs = (
+        traverse_util.flatten_dict(jax.jit(jax.grad(loss), static_argnums=1)(params, network.clone(remat=recomputed)))
+        for recomputed in (True, False)
+    )
+    # A bias of the keys adds the same to all logits of a query: its gradient is nothing but rounding.
+    assert worst(*({k: v for k, v in tree.items() if k[-2:] != ("k_proj", "bias")} for tree in (ours, theirs))) < SAME
 
 
 def flops(function, *args) -> float:

@@ -445,6 +445,13 @@ def test_crop_laws(height, width, place, seed):
     assert upright.target == (w, h) and upright.resized == (columns, rows)
 
 
+@pytest.mark.parametrize(("longer", "bucket"), [(1873, (1408, 704)), (1868, (1344, 768))])
+def test_nearest_is_by_the_ratio_of_aspect_ratios(longer, bucket):
+    """Halfway between 1.75 and 2 is then 1.871; by difference it is 1.867 or 1.875, as height or width is divided."""
+    assert assign((longer, 1000), SDXL).target == bucket
+    assert assign((1000, longer), SDXL).target == bucket[::-1]
+
+
 def test_random_crops_reach_every_position_evenly():
     crops = [assign((64, 72), [(64, 64)], place="random", seed=i).top_left for i in range(900)]
     counts = np.bincount([left for _, left in crops], minlength=9)

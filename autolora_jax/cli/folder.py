@@ -20,21 +20,16 @@ def slug(text: str) -> str:
     return words[:40].encode()[:100].decode(errors="ignore").strip("-_")
 
 
-def make_writable(path: Path) -> None:
-    """Makes a folder, or raises OSError when nothing can be written there: before hours of work, not after."""
-    path.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path) as probe:
-        probe.write(b"x")
-
-
 class PictureFolder:
     """Numbers pictures on from those that are there or, with `overwrite`, from 0 over them."""
 
     def __init__(self, path: Path, overwrite: bool) -> None:
-        """Raises OSError when nothing can be written there."""
+        """Raises OSError when nothing can be written there: before hours of drawing, not after."""
         self.path, self.overwrite = path, overwrite
         self.saved: list[Path] = []
-        make_writable(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path) as probe:
+            probe.write(b"x")
         self.first = 0 if overwrite else self._free()
 
     def _free(self) -> int:

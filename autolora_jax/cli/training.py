@@ -5,7 +5,6 @@ from pathlib import Path
 
 from autolora_jax import __version__, overrides
 from autolora_jax.cli.console import say
-from autolora_jax.cli.folder import make_writable
 from autolora_jax.cli.training_display import TrainingDisplay
 from autolora_jax.cli.work_folder import WorkFolder
 from autolora_jax.lora import LoraReport
@@ -14,7 +13,9 @@ from autolora_jax.presets import TrainingRun
 from autolora_jax.training import Summary, TrainProgress, train_lora
 from autolora_jax.training.checkpoints import OtherSettings
 from autolora_jax.training.dataset import read_folder
+from autolora_jax.training.interruption import uninterrupted
 from autolora_jax.training.loop import TrainingError
+from autolora_jax.training.lora import require_places
 from autolora_jax.weights.lora.metadata import listing
 
 
@@ -54,15 +55,12 @@ def _check(run: TrainingRun, work: WorkFolder, overwrite: bool) -> None:
             f"the work folder {work.path} lies among the pictures of {data}, which its samples would join; "
             "choose another --out or --work"
         )
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a folder; --out should be a file")
+    require_places(out, work.path, run.format)
     if out.exists() and not (overwrite or work.finished):
         raise FileExistsError(
             f"{out} exists, and there are no checkpoints in {work.path} that would make it this run's; choose another "
             "--out, or replace it with --overwrite"
         )
-    make_writable(out.parent)
-    work.make()
 
 
 def _train(run: TrainingRun, work: WorkFolder, display: TrainingDisplay) -> LoraReport:
@@ -83,7 +81,8 @@ def _train(run: TrainingRun, work: WorkFolder, display: TrainingDisplay) -> Lora
 
     def progress(progress: TrainProgress) -> None:
         if progress.stage == "train":
-            work.log(progress.done, progress.metrics)
+            with uninterrupted():  # each line whole, and none left out
+                work.log(progress.done, progress.metrics)
         display.train(progress)
 
     def sample(step: int, output: Output) -> None:

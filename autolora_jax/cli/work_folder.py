@@ -9,7 +9,6 @@ from typing import Any, TextIO
 
 from PIL import Image
 
-from autolora_jax.cli.folder import make_writable
 from autolora_jax.grid import comparison_grid
 from autolora_jax.pictures import read_settings, save_png, write_png
 from autolora_jax.training.checkpoints import discard, saved_steps
@@ -28,10 +27,6 @@ class WorkFolder:
         self._grid = self.samples / "grid.png"
         self._log: TextIO | None = None
         self._logged = 0  # the last step in the log
-
-    def make(self) -> None:
-        """Raises OSError when nothing can be written there."""
-        make_writable(self.path)
 
     @property
     def finished(self) -> int:

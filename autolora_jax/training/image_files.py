@@ -98,8 +98,6 @@ def _png_ends_well(file: BinaryIO, size: int) -> bool:
         kind = head[4:]
         if kind == PNG_END:
             return before == PNG_IMAGE_DATA
-        if before == PNG_IMAGE_DATA != kind:
-            return False
         position, before = position + 12 + int.from_bytes(head[:4], "big"), kind
     return False
 

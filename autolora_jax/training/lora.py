@@ -74,7 +74,7 @@ def train_lora(
         )
     out = Path(out)
     folder = Path(work) if work is not None else out.with_suffix(".train")
-    _require_places(out, folder, dialect)
+    require_places(out, folder, dialect)
     tell = on_progress or (lambda progress: None)
     model = pipe.lora_targets()
     chosen = choose_layers(model if config.lora.text_encoders else {"unet": model["unet"]}, config.lora.targets)
@@ -158,7 +158,7 @@ def draw_samples(pipe: AutoLoRAPipeline, trees: Mapping[str, Any], name: str, pr
         pipe.unload_lora()
 
 
-def _require_places(out: Path, work: Path, dialect: str) -> None:
+def require_places(out: Path, work: Path, dialect: str) -> None:
     """Raises what would otherwise come when the training is done: ValueError or WeightsError."""
     if dialect not in DIALECTS:
         raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -22,10 +23,12 @@ from autolora_jax import AutoLoRAPipeline
 from autolora_jax.demo.classifier import BATCH, SIZE, Agreement, Classifier, agreement
 from autolora_jax.demo.world import LABELS, Scene, draw, full_caption, sample_scene
 from autolora_jax.evaluation import Interval, bootstrap_interval, mean_statistic
+from autolora_jax.grid import comparison_grid
 from autolora_jax.guidance import CFG
 from recipes.builtin.drawing import draw_pairs
 
 SEED = 20
+SHOWN = 10  # pictures of each kind on the sheet
 
 
 def scenes_of(count: int, held_out: bool) -> list[Scene]:
@@ -70,7 +73,9 @@ def figures(judged: Agreement) -> dict[str, Interval]:
 
 def main(
     out: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
-    sheet: Annotated[Path | None, typer.Option(help="A PNG with the first pictures.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="A PNG with the first pictures: seen left, held out right.")
+    ] = None,
     model: str = "builtin",
     count: Annotated[int, typer.Option(help="Captions of each kind.", min=1)] = 500,
     w: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 5.0,
@@ -81,6 +86,7 @@ def main(
     pipe = AutoLoRAPipeline.from_pretrained(model, dtype="float32")
     classifier = Classifier.load()
     found: dict[str, dict[str, Interval]] = {}
+    shown: list[Image.Image] = []
     for kind, held_out in (("seen", False), ("held out", True)):
         scenes = scenes_of(count, held_out)
         exact = drawn(scenes)
@@ -88,7 +94,16 @@ def main(
         columns = {"generated": pictures, "drawn": exact, "drawn, autoencoded": autoencoded(pipe, exact)}
         for what, pixels in columns.items():
             found[f"{kind}, {what}"] = figures(agreement(classifier(pixels), scenes))
+        first = {
+            what: [Image.fromarray(picture) for picture in columns[what][:SHOWN]] for what in ("generated", "drawn")
+        }
+        shown.append(comparison_grid([*first.items()], [full_caption(scene) for scene in scenes[:SHOWN]]))
     Console().print(_table(found))
+    if sheet:
+        both = Image.new("RGB", (sum(grid.width for grid in shown), max(grid.height for grid in shown)), "white")
+        for grid, left in zip(shown, (0, shown[0].width), strict=True):
+            both.paste(grid, (left, 0))
+        both.save(sheet)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         settings = {"model": model, "captions of each kind": count, "w": w, "steps": steps}

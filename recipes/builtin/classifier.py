@@ -1,21 +1,21 @@
 """The classifier that measures the built-in model, trained on damaged pictures of the world and then measured itself.
 
-    python -m recipes.builtin.classifier --work work
+    python -m recipes.builtin.classifier
 
 About ten minutes of one core. It shows the classifier what the base model never sees: held-out pairs, and the
 character in every place.
 """
 
-import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import typer
 from jaxtyping import Array, Float
 from rich.progress import track
 
@@ -123,11 +123,12 @@ def measured(classifier: Classifier, count: int = TESTED) -> dict[str, Any]:
         "pictures": {name: len(shown.pixels) for name, shown in sets.items()},
         "blur": f"sigma {BLUR} pixels",
         "noise": f"standard deviation {NOISE} of 255",
-        "accuracy": {name: _accuracy(classifier, shown) for name, shown in sets.items()},
+        "accuracy": {name: accuracy(classifier, shown) for name, shown in sets.items()},
     }
 
 
-def _accuracy(classifier: Classifier, shown: Drawn) -> dict[str, float]:
+def accuracy(classifier: Classifier, shown: Drawn) -> dict[str, float]:
+    """Shares of pictures judged rightly, by attribute and of all at once, and the mean probability of the character."""
     judgement = classifier(shown.pixels)
     wanted = dict(zip(LABELS, shown.labels.T, strict=True))
     known = {name: wanted[name] != IGNORED for name in LABELS}
@@ -142,19 +143,19 @@ def _accuracy(classifier: Classifier, shown: Drawn) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in shares.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train and measure the classifier of the built-in world.")
-    parser.add_argument("--work", type=Path, default=Path("work"), help="folder for checkpoints")
-    parser.add_argument("--out", type=Path, default=WEIGHTS, help="the weights; what was measured lies beside them")
-    parser.add_argument("--pictures", type=int, default=15000)
-    parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--rows", type=int, default=64)
-    given = parser.parse_args()
-    train(given.work, given.pictures, given.steps, given.rows).save(given.out)
-    report = measured(Classifier.load(given.out))
-    given.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(report, indent=2))
+def main(
+    work: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path("builtin.work"),
+    out: Annotated[Path, typer.Option(help="The weights; what was measured lies beside them.")] = WEIGHTS,
+    pictures: int = 15000,
+    steps: int = 2600,
+    rows: int = 64,
+) -> None:
+    """Trains and measures the classifier of the built-in world."""
+    train(work, pictures, steps, rows).save(out)
+    report = json.dumps(measured(Classifier.load(out)), indent=2)
+    out.with_suffix(".json").write_text(f"{report}\n", encoding="utf-8")
+    print(report)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,5 +1,6 @@
 """Writing LoRA files in the two dialects that other programs read: kohya (sgm block names) and PEFT/diffusers."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -104,6 +105,19 @@ def _write(path: Path, tensors: dict[str, np.ndarray], header: dict[str, str]) -
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, unfinished, metadata=header)
+        _sort_entries(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _sort_entries(path: Path) -> None:
+    """Sorts the header's entries in place: safetensors shuffles them, and the same LoRA should be the same file."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        assert len(text) == size, "both write JSON without spaces"
+        file.seek(8)
+        file.write(text)

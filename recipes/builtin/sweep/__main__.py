@@ -14,7 +14,10 @@ from recipes.builtin.sweep.figures import differences, intervals
 from recipes.builtin.sweep.judge import Store, judge_cells
 from recipes.builtin.sweep.tables import Results, write_tables
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def sweep(
     out: Annotated[Path, typer.Option(help="Folder of the tables and plots.")] = Path("docs/sweep"),
     work: Annotated[Path, typer.Option(help="Folder of the judgements, kept for the next run.")] = Path("sweep.work"),
@@ -57,4 +60,4 @@ def sweep(
 
 
 if __name__ == "__main__":
-    typer.run(sweep)
+    app()
