@@ -140,14 +140,13 @@ def flops(function, *args) -> float:
 
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_a_delta_costs_no_gradients_of_kernels(trees, recomputed):
-    """A forward, the same again where it is recomputed, and one product backward for a kernel's two when it learns."""
+    """A forward, the same again where it is recomputed, and one product backward; kernels that learn take two."""
     loss = partial(mean_loss, NETWORKS[recomputed])
-    forward, lora, everything = (
+    forward, delta, everything = (
         flops(f, *trees, batch()) for f in (loss, jax.grad(loss), jax.grad(loss, argnums=(0, 1)))
     )
-    print(lora / forward, everything / forward)
-    assert lora / forward < 2.3 + recomputed
-    assert everything / forward > 2.7 + 0.8 * recomputed
+    assert delta / forward < 2.08 + 0.77 * recomputed  # seen: 2.05, recomputed 2.81
+    assert everything / forward > 2.6 + 0.8 * recomputed  # seen: 2.72, recomputed 3.50
 
 
 def kept_bytes(network: UNet2DConditionModel, *trees) -> int:
@@ -160,7 +159,7 @@ def kept_bytes(network: UNet2DConditionModel, *trees) -> int:
 
 
 def test_recomputing_keeps_less(trees):
+    """By JAX's account. XLA for CPU drops the barriers and computes early again what a TPU computes late."""
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(trees))
     everything, inputs = (kept_bytes(NETWORKS[recomputed], *trees) for recomputed in (False, True))
-    print(everything, inputs, weights)
-    assert inputs - weights < 0.3 * (everything - weights)
+    assert inputs - weights < 0.05 * (everything - weights)  # seen: 0.044

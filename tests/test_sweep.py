@@ -64,11 +64,14 @@ def judgement_of(scenes, rng: np.random.Generator) -> Judgement:
 def test_figures_are_what_they_are_called():
     drawn = shots("contexts", 16)
     asked = [("zib", s.scene.place, s.scene.sky, s.scene.size or "medium", s.scene.side or "middle") for s in drawn]
-    shown = [*asked[:8], *[("cat", "desert", "sunset", *words[3:]) for words in asked[8:]]]
+    elsewhere = (
+        [("desert", "sunset")] * 2 + [("desert", "night")] * 2 + [("mountains", "sunset")] * 4
+    )  # never asked for
+    shown = [*asked[:8], *[("cat", *where, *words[3:]) for where, words in zip(elsewhere, asked[8:], strict=True)]]
     judgement = judgement_of(shown, np.random.default_rng(0))
     found = figures.intervals(judgement, drawn)
     assert found["presence"].value == 0.5
-    assert found["training context"].value == 0.5
+    assert found["training context"].value == 2 / 16
     assert found["all right"].value == 0.5
     spoken = [bool(s.scene.size) + bool(s.scene.side) for s in drawn[8:]]
     assert found["agreement"].value == pytest.approx((8 + sum(n / (2 + n) for n in spoken)) / 16)
@@ -131,18 +134,18 @@ def test_a_figure_that_is_not_defined_is_a_dash(tmp_path: Path):
 
 
 def test_the_program_draws_judges_and_reports_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The whole way on the built-in model: two LoRA scales (one of them γ's), two seeds, two steps."""
+    """The whole way on the built-in model: two LoRA scales (one of them γ's), two seeds, two steps, without CFG."""
     from recipes.builtin.sweep.__main__ import app
 
     given = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--block", "alone", "--seeds", "2"]
-    given += ["--steps", "2", "--scale", "0.4", "--scale", "1.0", "--gamma", "2.0"]
+    given += ["--steps", "2", "--scale", "0.4", "--scale", "1.0", "--gamma", "2.0", "--cfg", "1"]
     run = CliRunner().invoke(app, given)
     assert run.exit_code == 0, run.output
     names = ("cells.json", "table.csv", "table.md", "presence_diversity.png", "gamma.png")
     written = {name: (tmp_path / "out" / name).read_bytes() for name in names}
     with (tmp_path / "out" / "table.csv").open(encoding="utf-8") as file:
         rows = [*csv.DictReader(file)]
-    assert len(rows) == 2 * 4 + 2
+    assert len(rows) == 2 * 2 + 1
     assert {row["gamma"] for row in rows} == {"1.0", str(cells.GAMMA), "2.0"}
     assert all(0 <= float(row["presence"]) <= 1 and 0 <= float(row["diversity"]) <= 1 for row in rows)
 

@@ -87,8 +87,9 @@ def test_noise_without_any_signal_has_a_finite_weight():
 
 def test_a_row_does_not_depend_on_its_batch():
     ours = objective(noise_offset=0.3)
-    whole = ours.draw(keys(6), jnp.asarray(CLEAN))
-    part = ours.draw(keys(6)[2:4], jnp.asarray(CLEAN[2:4]))
+    draw = jax.jit(ours.draw)
+    whole = draw(keys(6), jnp.asarray(CLEAN))
+    part = draw(keys(6)[2:4], jnp.asarray(CLEAN[2:4]))
     for one, other in zip(whole, part, strict=True):
         np.testing.assert_array_equal(one[2:4], other)
 
@@ -97,7 +98,7 @@ def test_a_row_does_not_depend_on_its_batch():
 def test_timesteps_are_uniform_between_the_limits(limits):
     n = 20_000
     ours = objective(min_timestep=limits[0], max_timestep=limits[1])
-    drawn = np.asarray(ours.draw(keys(n), jnp.zeros((n, 1, 1, 1))).timesteps)
+    drawn = np.asarray(jax.jit(ours.draw)(keys(n), jnp.zeros((n, 1, 1, 1))).timesteps)
     first, last = limits[0], limits[1] or 1000
     assert drawn.min() >= first and drawn.max() < last
     bins = min(10, last - first)
@@ -108,9 +109,9 @@ def test_timesteps_are_uniform_between_the_limits(limits):
 
 def test_noise_is_standard_normal_and_its_offset_one_for_a_channel():
     n, shape = 200, (200, 8, 8, 4)
-    plain = np.asarray(objective().draw(keys(n), jnp.zeros(shape)).noise)
+    plain = np.asarray(jax.jit(objective().draw)(keys(n), jnp.zeros(shape)).noise)
     assert abs(plain.mean()) < 0.02 and abs(plain.std() - 1) < 0.02
-    offset = np.asarray(objective(noise_offset=0.5).draw(keys(n), jnp.zeros(shape)).noise) - plain
+    offset = np.asarray(jax.jit(objective(noise_offset=0.5).draw)(keys(n), jnp.zeros(shape)).noise) - plain
     np.testing.assert_allclose(offset, np.broadcast_to(offset[:, :1, :1], shape), atol=1e-6)
     assert abs(offset[:, 0, 0].std() - 0.5) < 0.05
 

@@ -24,10 +24,11 @@ from autolora_jax.training.step import initial_state, train_step
 from tests.parity import error, normal
 from tests.training_reference import Parameters, adapt, by_name, delta_of, mean_loss
 
-LOSS = 5e-6
-GRADIENTS = 1e-4  # of a tensor's largest
-STEPS_MOVED = 1e-3  # of how far a tensor moved in all steps
-RATE = 1e-6
+LOSS = 1e-5  # seen: 2e-6
+GRADIENTS = 5e-5  # of a tensor's largest; seen: 8e-6. torch's float32 is 6e-6 off its float64
+MOVED = 5e-4  # of how far a tensor's values moved in five steps; seen: 6e-5
+NORM = 1e-4  # seen: 2e-5
+RATE = 1e-6  # of the peak
 
 RANK, ALPHA, GAMMA, ROWS = 3, 7.0, 5.0, 4
 TIME_IDS = np.float32([[128, 96, 0, 8, 64, 96], [64, 64, 0, 0, 64, 64], [80, 70, 3, 0, 64, 96], [64, 96, 0, 0, 64, 96]])
@@ -60,11 +61,14 @@ def rows(number: int, prompt: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def errors(mine: dict[str, np.ndarray], reference: dict[str, np.ndarray]) -> dict[str, float]:
+    """Of what is not zero in both."""
     assert mine.keys() == reference.keys()
-    return {name: error(mine[name], reference[name]) for name in mine}
+    assert [name for name in mine if not mine[name].any()] == [name for name in mine if not reference[name].any()]
+    return {name: error(mine[name], reference[name]) for name in mine if reference[name].any()}
 
 
 def gradients_of(parameters: Parameters) -> dict[str, np.ndarray]:
+    """Zeros where torch has none, because the loss does not depend on them."""
     return {name: p.detach().numpy() * 0 if p.grad is None else p.grad.numpy().copy() for name, p in parameters.items()}
 
 
@@ -89,7 +93,7 @@ def test_loss_and_gradients_of_v_prediction_match(ours, small_folder, tmp_path):
     batch, frozen = jax.tree.map(jnp.asarray, (batch, frozen))
     loss = loss_of(ours, "v_prediction", dropout=0.4)
 
-    noised, prompt = loss.draw(frozen, batch)
+    noised, prompt = jax.jit(loss.draw)(frozen, batch)
     replaced = (np.asarray(prompt["text_embeds"]) == empty["text_embeds"]).all(axis=1)
     assert 0 < replaced.sum() < ROWS  # some of the prompts are dropped
     expected = mean_loss(pipe, "v_prediction", GAMMA, noised, prompt, TIME_IDS)
@@ -147,6 +151,7 @@ def runs(ours, small_folder, tmp_path_factory) -> tuple[list[Step], list[Step], 
         "params": {name: ours.params[name] for name in ("unet", *ENCODERS)},
     }
     loss = loss_of(ours, "epsilon", dropout=0.2)
+    draw = jax.jit(loss.draw)
     optimizer = remembering(make_optimizer(OPTIMIZER, STEPS))
     state = jax.device_put(initial_state(delta_of(parameters, chosen), optimizer), replicated(ours.mesh))
 
@@ -161,7 +166,7 @@ def runs(ours, small_folder, tmp_path_factory) -> tuple[list[Step], list[Step], 
     reference, mine = [], []
     for number in range(STEPS):
         batch = rows(number, ids)
-        noised, prompt = loss.draw(frozen, batch)
+        noised, prompt = draw(frozen, batch)
         expected = mean_loss(pipe, "epsilon", GAMMA, noised, prompt, TIME_IDS)
         adamw.zero_grad()
         expected.backward()
@@ -191,11 +196,16 @@ def test_adamw_steps_match(runs):
     assert min(norms) < MAX_NORM < max(norms), norms  # the clip is at work in some of the steps
     for one, other in zip(mine, reference, strict=True):
         assert abs(one.loss - other.loss) < LOSS * other.loss
-        assert abs(one.norm - other.norm) < GRADIENTS * other.norm
+        assert abs(one.norm - other.norm) < NORM * other.norm
     moved = {name: np.abs(value - before[name]).max() for name, value in reference[-1].values.items()}
-    seen = {name: np.abs(mine[-1].values[name] - reference[-1].values[name]).max() / moved[name] for name in moved}
-    assert min(moved.values()) > OPTIMIZER.learning_rate  # in more than one step
-    assert max(seen.values()) < STEPS_MOVED, seen
+    # SDXL reads the first encoder's last layer but one: torch leaves the last alone, ours decays by 1e-4.
+    idle = {name for name, distance in moved.items() if distance == 0}
+    assert len(idle) == 8 and all(name.startswith("text_encoder.text_model.encoder.layers.2.") for name in idle)
+    learning = {name: distance for name, distance in moved.items() if name not in idle}
+    assert min(learning.values()) > OPTIMIZER.learning_rate  # in more than one step
+    last, expected = mine[-1].values, reference[-1].values
+    seen = {name: np.abs(last[name] - expected[name]).max() / distance for name, distance in learning.items()}
+    assert max(seen.values()) < MOVED, seen
     for name, value in before.items():  # a warm-up begins at a rate of 0, as torch's schedules do
         np.testing.assert_array_equal(mine[0].values[name], value)
 

@@ -27,7 +27,7 @@ from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.files import read_lora
 from tests.parity import channels_first, error, normal
 
-PREDICTION = 2e-5  # of the reference's maximum
+PREDICTION = 2e-5  # of the reference's maximum; seen: 1.3e-6
 
 # Every kind of layer, and both text encoders: one compiled step serves all tests.
 CONFIG = TrainConfig(
@@ -127,14 +127,14 @@ def test_what_is_not_of_the_numbers_may_change(pipe, pictures, whole, copied):
     ("change", "words"),
     [
         (dict(seed=1), "seed was 0, is 1"),
-        (dict(lora=dataclasses.replace(CONFIG.lora, rank=3)), "lora.rank was 2, is 3"),
+        (dict(lora=dataclasses.replace(CONFIG.lora, alpha=1.0)), "lora.alpha was 3.0, is 1.0"),
         (dict(optimizer=dataclasses.replace(CONFIG.optimizer, beta2=0.9)), "optimizer.beta2 was 0.999, is 0.9"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(pipe, pictures, copied, change: dict[str, Any], words: str):
     with pytest.raises(ConfigError, match=f"other settings: {words}. Resume it with its own"):
         train_lora(pipe, pictures, copied, dataclasses.replace(CONFIG, **change))
-    assert steps(copied) == [2, 4] and not copied.exists()
+    assert steps(copied) == [4] and not copied.exists()
 
 
 def test_other_pictures_models_and_devices_are_refused(pipe, pictures, small_folder, copied, tmp_path):
@@ -161,16 +161,17 @@ def test_a_loss_that_is_not_finite_stops_and_earlier_checkpoints_stay(pipe, pict
         save_file({name: value * np.float32(np.nan) for name, value in load_file(path).items()}, path)
     with pytest.raises(TrainingError, match="the loss of step 5 is nan; lower the learning rate"):
         train_lora(pipe, pictures, copied, CONFIG)
-    assert steps(copied) == [2, 4] and not copied.exists()
+    assert steps(copied) == [4] and not copied.exists()
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_goes_on(pipe, pictures, whole, copied):
-    checkpoints = copied.with_suffix(".train") / "checkpoints"
-    for path in (checkpoints / "4").rglob("d/*"):
+    newest = "zib.train/checkpoints/6"
+    shutil.copytree(whole.parent / newest, copied.parent / newest)
+    for path in (copied.parent / newest).rglob("d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(WeightsError, match=r"step 4 in .* can't be read: .*; remove that step's folder to go on"):
+    with pytest.raises(WeightsError, match=r"step 6 in .* can't be read: .*; remove that step's folder to go on"):
         train_lora(pipe, pictures, copied, CONFIG)
-    shutil.rmtree(checkpoints / "4")
+    shutil.rmtree(copied.parent / newest)
     train_lora(pipe, pictures, copied, CONFIG)
     assert copied.read_bytes() == whole.read_bytes()
 
@@ -248,13 +249,15 @@ def ours(pipe: AutoLoRAPipeline, whole: Path) -> dict[str, np.ndarray]:
     pipe.load_lora(whole)
     told = pipe.encode_prompt("a zib, the dog", "")["lora"]
     positive = {name: jnp.asarray(value[:, 1]) for name, value in told.items()}
-    delta = {"lora": at_scale(pipe._delta["unet"], np.ones(1, np.float32))}
     sample, t = jnp.asarray(normal(1, 1, 8, 8, 4)), jnp.float32([321])
-    prediction = jax.jit(pipe.unet.apply)({"params": pipe.params["unet"], **delta}, sample, t, **positive)
-    base = jax.jit(pipe.unet.apply)({"params": pipe.params["unet"]}, sample, t, **positive)
+    predict = jax.jit(pipe.unet.apply)
+    prediction, base = (
+        predict({"params": pipe.params["unet"], "lora": at_scale(pipe._delta["unet"], scale)}, sample, t, **positive)
+        for scale in np.float32([[1], [0]])
+    )
     pipe.unload_lora()
     assert error(prediction, base) > 1e-2  # the LoRA visibly changes it, or agreement would prove nothing
-    return {**{name: np.asarray(value) for name, value in positive.items()}, "prediction": np.asarray(prediction)}
+    return {name: np.array(value) for name, value in {**positive, "prediction": prediction}.items()}
 
 
 @pytest.mark.parametrize("dialect", ["kohya", "peft"])

@@ -1,6 +1,18 @@
 """Says what a picture of the built-in world shows: a small convolutional network with one answer per attribute.
 
-ACCURACY_TEXT
+Right on fresh pictures, held-out pairs and the character among them (2000 of each kind, 500 of pixel art):
+
+| | subject | colour | place | sky | size | side | all |
+|---|---|---|---|---|---|---|---|
+| as drawn | 100 % | 100 % | 100 % | 100 % | 100 % | 100 % | 100 % |
+| blurred, sigma 1 pixel | 99.95 % | 100 % | 100 % | 100 % | 99.95 % | 100 % | 99.9 % |
+| noised, deviation 12 of 255 | 99.95 % | 100 % | 99.95 % | 100 % | 100 % | 100 % | 99.9 % |
+| damaged as in training | 99.6 % | 100 % | 99.95 % | 100 % | 99.8 % | 100 % | 99.3 % |
+| pixel art | 98.2 % | 99.1 % | 99.8 % | 100 % | 99.8 % | 100 % | 97.2 % |
+
+The character's mean probability is 0.9998 or more where it is and below 0.0001 where it is not. classifier.json holds
+these figures; `python -m recipes.builtin.classifier` makes both files. It always chooses: what is none of the world's
+subjects is called one of them all the same.
 """
 
 from collections.abc import Sequence
@@ -17,7 +29,6 @@ from safetensors.numpy import load_file, save_file
 
 from autolora_jax.demo.world import CHARACTER, LABELS, Scene, labels
 from autolora_jax.demo.world.scene import IGNORED
-from autolora_jax.weights.errors import WeightsError
 
 SIZE = 96  # pixels along a side
 FEATURES = 96
@@ -79,9 +90,9 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path = WEIGHTS) -> "Classifier":
-        """The shipped one. Raises WeightsError when the file is not there."""
+        """The shipped one. Raises FileNotFoundError when the file is not there."""
         if not path.exists():
-            raise WeightsError(f"{path} is not there; reinstall, or train it: python -m recipes.builtin.classifier")
+            raise FileNotFoundError(f"{path} is missing; reinstall, or train it: python -m recipes.builtin.classifier")
         return cls(traverse_util.unflatten_dict(load_file(path), sep="/"))
 
     def save(self, path: Path = WEIGHTS) -> None:

@@ -1,11 +1,11 @@
 """A new LoRA: which layers get a delta, and what it is before the first step."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from autolora_jax.config import ConfigError
@@ -48,21 +48,20 @@ def choose_layers(model: Targets, patterns: Sequence[str]) -> list[Layer]:
 
 
 def new_delta(chosen: Sequence[Layer], rank: int, seed: int) -> dict[str, Any]:
-    """component -> tree of {"down", "up"}, float32: a delta of nothing, since `up` is zero.
+    """component -> tree of {"down", "up"}, float32 on the host: a delta of nothing, since `up` is zero.
 
     down: uniform in ±1/√fan_in, as PEFT and kohya begin. rank: at most a layer's smaller side is used.
     """
     trees: dict[str, Any] = {}
-    for layer, key in zip(chosen, jax.random.split(jax.random.key(seed), max(1, len(chosen))), strict=True):
+    for i, layer in enumerate(chosen):
         *inner, out = layer.kernel
-        fan_in = int(np.prod(inner))
+        fan_in = math.prod(inner)
         most = min(rank, fan_in, out)
-        bound = fan_in**-0.5
         node = trees.setdefault(layer.component, {})
         for name in layer.path.split("/"):
             node = node.setdefault(name, {})
-        node["down"] = jax.random.uniform(key, (*inner, most), jnp.float32, -bound, bound)
-        node["up"] = jnp.zeros((most, out), jnp.float32)
+        node["down"] = fan_in**-0.5 * _uniform((*inner, most), seed, i)
+        node["up"] = np.zeros((most, out), np.float32)
     return trees
 
 
@@ -72,3 +71,9 @@ def stored_delta(trees: Mapping[str, Any], scale: float) -> dict[str, Any]:
         up = np.asarray(jax.device_get(trees["up"]), np.float32) * np.float32(scale)
         return {"down": np.asarray(jax.device_get(trees["down"])), "up": up, "owner": np.zeros(len(up), np.int32)}
     return {name: stored_delta(node, scale) for name, node in trees.items()}
+
+
+def _uniform(shape: tuple[int, ...], *entropy: int) -> np.ndarray:
+    """Uniform in [-1, 1), float32. On the host: JAX would compile a program for each shape of the model."""
+    bits = np.random.PCG64(list(entropy)).random_raw(math.prod(shape)) >> 40  # 24: all that float32 can tell apart
+    return (bits.astype(np.float32) * np.float32(2**-23) - np.float32(1)).reshape(shape)

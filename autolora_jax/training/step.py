@@ -34,7 +34,7 @@ def initial_state(trainable: Any, optimizer: optax.GradientTransformation, avera
     """State before the first step. trainable: a tree, cast to float32."""
     trainable = jax.tree.map(lambda x: jnp.array(x, jnp.float32), trainable)
     copy = jax.tree.map(jnp.copy, trainable) if average else None
-    return State(jnp.zeros((), jnp.int32), trainable, optimizer.init(trainable), copy)
+    return State(jnp.zeros((), jnp.int32), trainable, jax.jit(optimizer.init)(trainable), copy)
 
 
 @partial(jax.jit, static_argnames=("loss", "optimizer", "mesh", "decay"), donate_argnames="state")

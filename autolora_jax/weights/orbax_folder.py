@@ -165,8 +165,8 @@ def write_manifest(
 
 
 def brief(e: Exception) -> str:
-    """The end of the first line: tensorstore's messages go from the general to the cause."""
-    line = (str(e) or type(e).__name__).splitlines()[0]
+    """The end of the first line: tensorstore's messages go from the general to the cause, and on to its settings."""
+    line = (str(e) or type(e).__name__).splitlines()[0].partition(" [tensorstore_spec")[0]
     return line if len(line) < 200 else "…" + line[-200:]
 
 

@@ -21,7 +21,7 @@ def all(
     work: Work = Path("builtin.work"),
     out: Annotated[Path, typer.Option(help="Folder of the model, the LoRAs beside it.")] = PACKAGE,
     autoencoder_steps: Annotated[list[int], typer.Option(help="Of each round.")] = [3300, 8000],  # noqa: B006
-    base_steps: int = 8000,
+    base_steps: int = 9000,
     rows: Annotated[int, typer.Option(help="Pictures a step of the base model.")] = 32,
     pictures: int = 24000,
 ) -> None:

@@ -2,7 +2,7 @@
 
     python -m recipes.builtin.agreement --out docs/agreement.json
 
-Captions are full ones of scenes that training could have seen and of scenes with a held-out pair. Two more columns say
+Captions are full ones of scenes that training could have seen and of scenes with a held-out pair. Two more rows say
 what the classifier itself gets wrong: the same scenes as the world draws them, and those through the autoencoder.
 """
 
@@ -107,14 +107,20 @@ def main(
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         settings = {"model": model, "captions of each kind": count, "w": w, "steps": steps}
-        out.write_text(json.dumps({"settings": settings, "agreement": found}, indent=1) + "\n", encoding="utf-8")
+        out.write_text(
+            json.dumps({"settings": settings, "[share, low, high]": found}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def _table(found: dict[str, dict[str, Interval]]) -> Table:
-    table = Table("", *found, title="Share of captions' words found in the pictures, ± half of the 95 % interval")
-    for name in (*LABELS, "mean", "all right"):
-        shares = (figures[name] for figures in found.values())
-        table.add_row(name, *(f"{100 * i.value:.1f} ± {50 * (i.high - i.low):.1f}" for i in shares))
+    sure = ("mean", "all right")
+    table = Table("%", *LABELS, *(f"{name} ± 95 %" for name in sure), title="What captions say and pictures show")
+    for what, shares in found.items():
+        percents = (f"{100 * shares[name].value:.1f}" for name in LABELS)
+        halves = (
+            f"{100 * shares[name].value:.1f} ± {50 * (shares[name].high - shares[name].low):.1f}" for name in sure
+        )
+        table.add_row(what, *percents, *halves)
     return table
 
 

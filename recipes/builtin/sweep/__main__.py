@@ -1,5 +1,7 @@
 """`python -m recipes.builtin.sweep`: draws, judges and reports; goes on where it was stopped."""
 
+import shlex
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +31,7 @@ def sweep(
     block: Annotated[list[str], typer.Option(help="Which prompts.")] = list(cells.BLOCKS),  # noqa: B006
     scale: Annotated[list[float], typer.Option(help="LoRA scales of the table.")] = list(cells.SCALES),  # noqa: B006
     gamma: Annotated[list[float], typer.Option(help="γ of the second plot.")] = list(cells.GAMMAS),  # noqa: B006
+    cfg: Annotated[list[float], typer.Option(help="CFG scales; 1 is without.")] = list(cells.CFG_SCALES),  # noqa: B006
     pictures: Annotated[bool, typer.Option(help="Draw sheet.png as well: a few cells to look at.")] = False,
 ) -> None:
     """LoRA scale × {LoRA, AutoLoRA} × {without, with CFG}, and γ, on the built-in model."""
@@ -40,7 +43,7 @@ def sweep(
     files = [demo.builtin(name) or Path(name) for name in (model, lora)]
     store = Store(work, [*files, judging.WEIGHTS], settings)
     shots = {name: cells.shots(name, seeds) for name in block}
-    wanted = [c for name in block for c in (*cells.table_cells(name, scale), *cells.gamma_cells(name, gamma))]
+    wanted = [c for name in block for c in (*cells.table_cells(name, scale, cfg), *cells.gamma_cells(name, gamma, cfg))]
     wanted = [*dict.fromkeys(wanted)]
     judge_cells(pipe, Classifier.load(), wanted, shots, store, steps, batch)
     plain = {cell: cells.Cell(cell.block, cell.scale, 1.0, cell.w) for cell in wanted if cell.gamma != 1}
@@ -48,7 +51,8 @@ def sweep(
         {cell: intervals(store[cell], shots[cell.block]) for cell in wanted},
         {cell: differences(store[plain[cell]], store[cell], shots[cell.block]) for cell in plain},
     )
-    write_tables(out, results, settings)
+    command = shlex.join(["python", "-m", "recipes.builtin.sweep", *sys.argv[1:]])
+    write_tables(out, results, {**settings, "command": f"`{command}`"})
     if pictures:
         sheet.sheet(pipe, steps, batch).save(out / "sheet.png")
     if find_spec("matplotlib"):

@@ -11,7 +11,7 @@ SCALES = tuple(round(0.1 * i, 1) for i in range(2, 14))
 GAMMA = 1.5  # the paper's
 GAMMAS = (1.25, 1.5, 1.75, 2.0)
 GAMMA_SCALE = 1.0  # LoRA scale at which γ is varied
-CFG_SCALE = 5.0  # the paper's, for SDXL
+CFG_SCALES = (1.0, 5.0)  # without, and the paper's for SDXL
 LORA, AUTOLORA = "LoRA", "AutoLoRA"
 
 
@@ -82,11 +82,11 @@ def shots(block: str, count: int) -> list[Shot]:
     ]
 
 
-def table_cells(block: str, scales: Sequence[float] = SCALES) -> list[Cell]:
+def table_cells(block: str, scales: Sequence[float] = SCALES, ws: Sequence[float] = CFG_SCALES) -> list[Cell]:
     """The cells of Table 1."""
-    return [Cell(block, scale, gamma, w) for scale in scales for w in (1.0, CFG_SCALE) for gamma in (1.0, GAMMA)]
+    return [Cell(block, scale, gamma, w) for scale in scales for w in ws for gamma in (1.0, GAMMA)]
 
 
-def gamma_cells(block: str, gammas: Sequence[float] = GAMMAS) -> list[Cell]:
+def gamma_cells(block: str, gammas: Sequence[float] = GAMMAS, ws: Sequence[float] = CFG_SCALES) -> list[Cell]:
     """γ at the LoRA's own scale; γ = 1 is the LoRA alone."""
-    return [Cell(block, GAMMA_SCALE, gamma, w) for w in (1.0, CFG_SCALE) for gamma in (1.0, *gammas)]
+    return [Cell(block, GAMMA_SCALE, gamma, w) for w in ws for gamma in (1.0, *gammas)]

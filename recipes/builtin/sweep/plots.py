@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autolora_jax.evaluation import Interval
-from recipes.builtin.sweep.cells import AUTOLORA, BLOCKS, CFG_SCALE, GAMMA, GAMMA_SCALE, LORA
+from recipes.builtin.sweep.cells import AUTOLORA, BLOCKS, GAMMA, GAMMA_SCALE, LORA
 from recipes.builtin.sweep.figures import AGREEMENT, DIVERSITY, DRAGGED, PRESENCE, PRODUCT
 from recipes.builtin.sweep.tables import METHODS, TITLES, Results
 
@@ -28,36 +28,31 @@ GAMMA_COLOURS = {
 
 
 def write_plots(out: Path, results: Results) -> None:
-    """Writes presence_diversity.png and, where γ was varied, gamma.png."""
+    """Writes presence_diversity.png and gamma.png."""
     blocks = [block for block in BLOCKS if results.table(block)]
     figure, axes = _panels(blocks, "presence of the character", "diversity")
     for block, panel in zip(blocks, axes, strict=True):
         for method in METHODS:
             _curve(panel, results, block, method)
-    axes[-1].legend(loc="lower left")
-    _save(figure, out / "presence_diversity.png")
+    _save(figure, axes, out / "presence_diversity.png")
 
-    blocks = [block for block in blocks if len(results.gammas(block, CFG_SCALE)) > 2]
-    if not blocks:
-        return
-    figure, axes = _panels(blocks, "γ (1: the LoRA alone)", f"LoRA scale {GAMMA_SCALE:g}")
+    figure, axes = _panels(blocks, "γ (1: the LoRA alone)", f"at LoRA scale {GAMMA_SCALE:g}")
     for block, panel in zip(blocks, axes, strict=True):
-        for w, line in ((1.0, ":"), (CFG_SCALE, "-")):
-            found = results.gammas(block, w)
+        for w, found in results.gammas(block).items():
             for name, colour in GAMMA_COLOURS.items():
                 if all(name in figures for figures in found.values()):
                     points = [figures[name] for figures in found.values()]
                     label = f"{name}{'' if w == 1 else ' + CFG'}"
-                    panel.errorbar(
-                        [*found], _values(points), _errors(points), None, line, color=colour, capsize=2, label=label
-                    )
-    axes[-1].legend(fontsize="x-small", ncols=2)
-    _save(figure, out / "gamma.png")
+                    style = {"color": colour, "capsize": 2, "label": label, "linestyle": ":" if w == 1 else "-"}
+                    panel.errorbar([*found], _values(points), _errors(points), **style)  # type: ignore[arg-type]
+    _save(figure, axes, out / "gamma.png")
 
 
 def _curve(panel: Axes, results: Results, block: str, method: str) -> None:
     """A method's points, joined along the LoRA scale."""
     table = {scale: methods[method] for scale, methods in results.table(block).items() if method in methods}
+    if not table:
+        return
     x, y = ([figures[name] for figures in table.values()] for name in (PRESENCE, DIVERSITY))
     label = f"{method}{f', γ = {GAMMA:g}' if method.startswith(AUTOLORA) else ''}"
     line, colour = LINES[method], COLOURS[method]
@@ -75,7 +70,9 @@ def _panels(blocks: list[str], x: str, y: str) -> tuple[Figure, list[Axes]]:
     return figure, [*axes[0]]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, axes: list[Axes], path: Path) -> None:
+    """Writes the figure with a legend of its last panel, which has all curves."""
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autolora_jax.evaluation import Interval
-from recipes.builtin.sweep.cells import ALONE, AUTOLORA, BLOCKS, CFG_SCALE, CONTEXTS, GAMMA, GAMMA_SCALE, LORA, Cell
+from recipes.builtin.sweep.cells import ALONE, AUTOLORA, BLOCKS, CONTEXTS, GAMMA, GAMMA_SCALE, LORA, Cell
 from recipes.builtin.sweep.figures import AGREEMENT, ALL_RIGHT, DIVERSITY, DRAGGED, MEANING, PRESENCE, PRODUCT
 
 Figures = Mapping[str, Interval]
@@ -35,10 +35,13 @@ class Results(NamedTuple):
                 found.setdefault(cell.scale, {})[cell.method] = figures
         return dict(sorted(found.items()))
 
-    def gammas(self, block: str, w: float) -> dict[float, Figures]:
-        """γ -> figures, at the LoRA scale where γ is varied."""
-        found = {c.gamma: f for c, f in self.cells.items() if (c.block, c.scale, c.w) == (block, GAMMA_SCALE, w)}
-        return dict(sorted(found.items()))
+    def gammas(self, block: str) -> dict[float, dict[float, Figures]]:
+        """w -> γ -> figures, at the LoRA scale where γ is varied."""
+        found: dict[float, dict[float, Figures]] = {}
+        for cell, figures in sorted(self.cells.items(), key=lambda item: (item[0].w, item[0].gamma)):
+            if (cell.block, cell.scale) == (block, GAMMA_SCALE):
+                found.setdefault(cell.w, {})[cell.gamma] = figures
+        return found
 
 
 def write_tables(out: Path, results: Results, settings: Mapping[str, Any]) -> None:
@@ -85,18 +88,19 @@ def _markdown(results: Results, settings: Mapping[str, Any]) -> Iterable[str]:
         if not (table := results.table(block)):
             continue
         known = {name for methods in table.values() for figures in methods.values() for name in figures}
+        methods = [method for method in METHODS if any(method in row for row in table.values())]
         yield f"## {TITLES[block]}\n"
         for shown in SHOWN:
             names = [name for name in shown if name in known]
             yield from _rows(
-                ["LoRA scale", *(f"{method}: {name}" for method in METHODS for name in names)],
+                ["LoRA scale", *(f"{method}: {name}" for method in methods for name in names)],
                 [
-                    [f"{scale:g}", *(_cell(methods.get(method, {}), name) for method in METHODS for name in names)]
-                    for scale, methods in table.items()
+                    [f"{scale:g}", *(_cell(row.get(method, {}), name) for method in methods for name in names)]
+                    for scale, row in table.items()
                 ],
             )
         yield "The LoRA scale that is best for each method:\n"
-        yield from _best(table, [name for name in (PRODUCT, AGREEMENT, ALL_RIGHT) if name in known])
+        yield from _best(table, methods, [name for name in (PRODUCT, AGREEMENT, ALL_RIGHT) if name in known])
         yield f"AutoLoRA (γ = {GAMMA:g}) minus LoRA at the same scale, pair by pair, with 95 % intervals:\n"
         changes = {c: f for c, f in results.differences.items() if c.block == block and c.gamma == GAMMA}
         names = [name for name in MEANING if name in known]
@@ -107,23 +111,21 @@ def _markdown(results: Results, settings: Mapping[str, Any]) -> Iterable[str]:
                 for cell, figures in sorted(changes.items(), key=lambda item: (item[0].w, item[0].scale))
             ],
         )
-        gammas = {w: results.gammas(block, w) for w in (1.0, CFG_SCALE)}
-        if any(len(rows) > 2 for rows in gammas.values()):
-            yield f"γ at LoRA scale {GAMMA_SCALE:g} (γ = 1 is the LoRA alone):\n"
-            yield from _rows(
-                ["γ", "", *names],
-                [
-                    [f"{gamma:g}", _guided(w), *(_cell(figures, name) for name in names)]
-                    for w, rows in gammas.items()
-                    for gamma, figures in rows.items()
-                ],
-            )
+        yield f"γ at LoRA scale {GAMMA_SCALE:g} (γ = 1 is the LoRA alone):\n"
+        yield from _rows(
+            ["γ", "", *names],
+            [
+                [f"{gamma:g}", _guided(w), *(_cell(figures, name) for name in names)]
+                for w, rows in results.gammas(block).items()
+                for gamma, figures in rows.items()
+            ],
+        )
 
 
-def _best(table: Mapping[float, Mapping[str, Figures]], names: Sequence[str]) -> Iterable[str]:
+def _best(table: Mapping[float, Mapping[str, Figures]], methods: Sequence[str], names: Sequence[str]) -> Iterable[str]:
     """Each method at the scale where a figure is highest."""
     rows = []
-    for method in METHODS:
+    for method in methods:
         row = [method]
         for name in names:
             found = {
