@@ -21,7 +21,7 @@ OPTIMIZER = OptimizerConfig(learning_rate=2e-3, warmup_steps=100, weight_decay=0
 
 
 def train(work: Path, rounds: Sequence[int], rows: int, count: int) -> Any:
-    """The trained weights. rounds: the steps of each, which begins with the last one's weights and a full learning rate."""
+    """The trained weights. rounds: steps of each; all begin with the last one's weights and the full rate."""
     params = fresh("vae", 0)
     for i, steps in enumerate(rounds):
         params = _round(work / f"vae-{i}", params, steps, i, rows, work / "pictures", count).average
