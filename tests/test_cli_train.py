@@ -94,7 +94,7 @@ def test_a_run_says_what_it_does(finished: tuple[Path, Result]):
     said = result.stderr
     for line in (
         r"pictures +4: 4 of 64x64\n",
-        r"captions +2 different\n",
+        r"captions +2 distinct\n",
         r"layers +\d+ in unet; rank 2, alpha 2\n",
         r"parameters +[\d,]+\n",
         r"devices +8\n",

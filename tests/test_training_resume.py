@@ -21,7 +21,6 @@ from autolora_jax.config import ConfigError
 from autolora_jax.demo.world import character_set, write_folder
 from autolora_jax.lora import at_scale
 from autolora_jax.training import DataConfig, LoraConfig, OptimizerConfig, TrainConfig, TrainProgress, train_lora
-from autolora_jax.training.deltas import GROUPS
 from autolora_jax.training.loop import TrainingError
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.files import read_lora
@@ -29,9 +28,11 @@ from tests.parity import channels_first, error, normal
 
 PREDICTION = 2e-5  # of the reference's maximum; seen: 1.3e-6
 
-# Every kind of layer, and both text encoders: one compiled step serves all tests.
+# Every kind of layer, few of each, and both text encoders: one compiled step serves all tests. (Of kohya files with
+# other projections of text encoders but no out_proj, diffusers 0.42 drops those without a word.)
+KINDS = (r"mid_block\..*(to_|ff\.|proj_in|conv1|time_emb)", r"conv_shortcut|samplers", r"add_", r"out_proj|mlp\.fc1")
 CONFIG = TrainConfig(
-    lora=LoraConfig(rank=2, alpha=3.0, targets=tuple(GROUPS), text_encoders=True),
+    lora=LoraConfig(rank=2, alpha=3.0, targets=KINDS, text_encoders=True),
     data=DataConfig(resolution=64, max_aspect=1.0, flip=True),
     optimizer=OptimizerConfig(learning_rate=2e-2, warmup_steps=1),
     steps=6,

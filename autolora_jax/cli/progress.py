@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from autolora_jax import pipeline
 from autolora_jax.cli.console import console, say
@@ -20,9 +21,9 @@ class Display:
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[what]}", style="dim", markup=False),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[what]}", style="dim", markup=False, table_column=Column()),  # wraps if need be
             console=console,
         )
         self._rows: dict[str, TaskID] = {}

@@ -112,7 +112,7 @@ def describe(run: TrainingRun, summary: Summary) -> str:
     lora = run.training.lora
     rows = [
         ("pictures", f"{summary.pictures}: {', '.join(sorted(buckets))}"),
-        ("captions", f"{summary.captions} different"),
+        ("captions", f"{summary.captions} distinct"),
         ("layers", f"{layers}; rank {lora.rank}, alpha {lora.alpha or lora.rank:g}"),
         ("parameters", f"{summary.parameters:,}"),
         ("devices", str(summary.devices)),

@@ -36,6 +36,7 @@ class TrainingDisplay(Display):
         self._loss, self._seconds = Average(LOSS_MEMORY), Average(SPEED_MEMORY)
         self._last: float | None = None  # when the last step was reported, if the next follows it at once
         self._rows_a_step = 1
+        self._shown: tuple[int, int, str] | None = None  # of the row of steps
 
     def start(self, summary: Summary) -> None:
         """Before the first step."""
@@ -47,11 +48,14 @@ class TrainingDisplay(Display):
         """train_lora's on_progress."""
         if progress.stage == "train":
             self.update("Compile", 1, 1)
-            self.update("Train", progress.done, progress.total, self._said(progress))
+            self._shown = progress.done, progress.total, self._said(progress)
+            self.update("Train", *self._shown)
         elif progress.stage == "sample":
             self._last = None
             self.update("Train", progress.done, progress.total, "drawing samples")
         else:
+            if progress.stage == "save" and self._shown:  # in the place of "drawing samples"
+                self.update("Train", *self._shown)
             self.update(ROWS[progress.stage], progress.done, progress.total)
 
     def _said(self, progress: TrainProgress) -> str:

@@ -26,7 +26,6 @@ class WorkFolder:
         self._checkpoints = path / CHECKPOINTS
         self._grid = self.samples / "grid.png"
         self._log: TextIO | None = None
-        self._logged = 0  # the last step in the log
 
     @property
     def finished(self) -> int:
@@ -48,14 +47,12 @@ class WorkFolder:
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
         self._replace("log.jsonl", "".join(line for line in lines if 0 < _step(line) <= finished))
         self._log = log.open("a", encoding="utf-8")
-        self._logged = finished
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds a step's line, unless it is there."""
-        if self._log and step > self._logged:
-            self._log.write(json.dumps({"step": step, **metrics}) + "\n")
-            self._log.flush()
-            self._logged = step
+        """Adds a step's line. Only after begin()."""
+        assert self._log is not None
+        self._log.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._log.flush()
 
     def save_sample(self, step: int, index: int, image: Image.Image, settings: Mapping[str, Any]) -> None:
         """Writes samples/step-000250-0.png."""
