@@ -16,6 +16,7 @@ from autolora_jax.training.config import TrainConfig
 
 DTYPES = ("bfloat16", "float32")
 LORA_FORMATS = ("kohya", "peft")
+LORA_DTYPES = ("float32", "float16", "bfloat16")
 BUILTIN_NOTE = (
     "No model given: the built-in one draws a zib, which only its LoRA knows, and that from the desert at sunset "
     "alone.\n"
@@ -141,7 +142,8 @@ class TrainingRun:
     """A LoRA of a model, trained on a folder of captioned pictures. Raises ConfigError like the others.
 
     out: the LoRA file. work: folder of checkpoints, latents, samples and log; None is `out` with .train at its end.
-    format: of the file. trigger: phrase that calls the LoRA's subject, for the file's header.
+    format: of the file. save_dtype: of its tensors.
+    trigger: phrase that calls the LoRA's subject, for the file's header.
     """
 
     model: ModelConfig = ModelConfig()
@@ -149,6 +151,7 @@ class TrainingRun:
     out: str = "lora.safetensors"
     work: str | None = None
     format: str = "kohya"
+    save_dtype: str = "float32"
     trigger: str | None = None
     training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
@@ -156,6 +159,7 @@ class TrainingRun:
         if Path(self.out).suffix != ".safetensors":
             raise ConfigError(f"out = {self.out!r} should be a file whose name ends in .safetensors")
         _choice("format", self.format, LORA_FORMATS)
+        _choice("save_dtype", self.save_dtype, LORA_DTYPES)
 
     def folder(self) -> Path:
         """The work folder."""

@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from autolora_jax.lora import attach
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora import export
 from autolora_jax.weights.lora.describe import describe_lora
@@ -17,7 +19,8 @@ from autolora_jax.weights.lora.files import read_lora
 from autolora_jax.weights.lora.metadata import LONGEST, printable, trigger_words
 from autolora_jax.weights.lora.source import find_lora
 from tests.conftest import ROOT
-from tests.lora_reference import Tensors, good, saved, tiny_networks, tiny_targets
+from tests.lora_reference import good, saved, tiny_networks, tiny_targets
+from tests.parity import error
 
 CONVERT = str(ROOT / "convert" / "lora.py")
 
@@ -83,11 +86,11 @@ def test_converted_file_is_the_same_lora(tmp_path: Path, dialect: str) -> None:
 def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read_lora(saved(tmp_path / "a.safetensors", good()), tiny_targets())
 
-    def fails(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
-        path.write_bytes(b"half")
+    def fails(path: Path, content: bytes) -> None:
+        path.write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(export, "save_file", fails)
+    monkeypatch.setattr(Path, "write_bytes", fails)
     with pytest.raises(OSError, match="disk full"):
         export.convert_lora(tmp_path / "b.safetensors", first, "peft", tiny_networks().unet)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
@@ -122,3 +125,36 @@ def test_convert_program_refuses(
     assert stopped.value.code == status
     assert words in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("dialect", export.DIALECTS)
+def test_a_file_in_half_precision(tmp_path: Path, dialect: str) -> None:
+    first = read_lora(saved(tmp_path / "a.safetensors", good()), tiny_targets())
+    trees, _ = attach(first)
+    sizes = {}
+    for dtype in export.DTYPES:
+        path = tmp_path / f"{dtype}.safetensors"
+        export.save_lora(path, trees, dialect, None, tiny_networks().unet, dtype)
+        again = read_lora(path, tiny_targets())
+        for layer, change in first.layers.items():
+            ours, theirs = (c.up @ c.down[:, :, 0, 0] * c.scale for c in (again.layers[layer], change))
+            assert error(ours, theirs) < {"float32": 1e-6, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
+        sizes[dtype] = path.stat().st_size
+        assert path.stat().st_mode & 0o077 == 0o777 & ~umask() & 0o066
+    assert max(sizes["float16"], sizes["bfloat16"]) < sizes["float32"]
+
+
+def test_values_that_half_precision_can_not_hold(tmp_path: Path) -> None:
+    first = read_lora(saved(tmp_path / "a.safetensors", good()), tiny_targets())
+    trees = jax.tree.map(lambda leaf: leaf * 1e6 if leaf.dtype == np.float32 else leaf, attach(first)[0])
+    with pytest.raises(ValueError, match="float16 can't hold; save it as float32"):
+        export.save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks().unet, "float16")
+    with pytest.raises(ValueError, match="'fp16' is not known; choose one of float32, float16, bfloat16"):
+        export.save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks().unet, "fp16")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

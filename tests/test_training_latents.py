@@ -102,6 +102,14 @@ def test_what_changes_a_latent_has_it_encoded_again(pipe, pictures, encoded):
     np.testing.assert_array_equal(other.load(0, False)["mean"], before["mean"])
 
 
+def test_a_picture_that_changes_during_a_run_does_not_stop_it(pipe, pictures):
+    data = open_(pipe, pictures)
+    data.examples[0].path.unlink()
+    os.utime(data.examples[1].path, ns=(1, 1))
+    batch_at = data.batches(dataclasses.replace(CONFIG, batch_size=2), devices=1)
+    assert {batch_at(step)["mean"].shape for step in range(4)} == {(1, 2, 8, 8, 4)}
+
+
 @pytest.mark.parametrize("kept", [0, 20, -1])
 def test_a_file_that_was_cut_short_is_made_again(pipe, pictures, encoded, kept: int):
     data = open_(pipe, pictures)

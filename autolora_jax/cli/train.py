@@ -66,6 +66,7 @@ FLAGS = {
     "caption_dropout": "training.loss.caption_dropout",
     "out": "out",
     "format": "format",
+    "save_dtype": "save_dtype",
     "trigger": "trigger",
     "work": "work",
     "save_every": "training.save_every",
@@ -240,6 +241,12 @@ def train(
         str | None,
         option(
             "--format", panel=OUTPUT, default="kohya", help="Names in it: kohya (A1111, ComfyUI) or peft (diffusers)."
+        ),
+    ] = None,
+    save_dtype: Annotated[
+        str | None,
+        option(
+            "--save-dtype", panel=OUTPUT, default="float32", help="Of the file: float32, or float16 for half the size."
         ),
     ] = None,
     trigger: Annotated[

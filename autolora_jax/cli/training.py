@@ -55,7 +55,7 @@ def _check(run: TrainingRun, work: WorkFolder, overwrite: bool) -> None:
             f"the work folder {work.path} lies among the pictures of {data}, which its samples would join; "
             "choose another --out or --work"
         )
-    require_places(out, work.path, run.format)
+    require_places(out, work.path, run.format, run.save_dtype)
     if out.exists() and not (overwrite or work.finished):
         raise FileExistsError(
             f"{out} exists, and there are no checkpoints in {work.path} that would make it this run's; choose another "
@@ -96,6 +96,7 @@ def _train(run: TrainingRun, work: WorkFolder, display: TrainingDisplay) -> Lora
         run.training,
         work=work.path,
         dialect=run.format,
+        save_dtype=run.save_dtype,
         metadata={"modelspec.trigger_phrase": run.trigger} if run.trigger else None,
         on_start=start,
         on_progress=progress,

@@ -44,8 +44,8 @@ class WorkFolder:
         self._grid.unlink(missing_ok=True)
         self._replace("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         log = self.path / "log.jsonl"
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-        self._replace("log.jsonl", "".join(line for line in lines if 0 < _step(line) <= finished))
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        self._replace("log.jsonl", "".join(f"{line}\n" for line in lines if 0 < _step(line) <= finished))
         self._log = log.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -59,16 +59,15 @@ class WorkFolder:
         self.samples.mkdir(exist_ok=True)
         save_png(self.samples / f"step-{step:06}-{index}.png", image, settings, overwrite=True)
 
-    def save_grid(self) -> Path | None:
-        """samples/grid.png: a column for each step that drew the same prompts as the last one; None without samples."""
+    def save_grid(self) -> None:
+        """Writes samples/grid.png, where there are samples: a column for each step with the prompts of the last one."""
         sampled = self._sampled()
         if not sampled:
-            return None
+            return
         prompts = {step: [read_settings(path)["prompt"] for path in paths] for step, paths in sampled.items()}
         last = prompts[max(prompts)]
         columns = [(f"step {step}", paths) for step, paths in sampled.items() if prompts[step] == last]
         write_png(self._grid, comparison_grid(columns, last), {}, overwrite=True)
-        return self._grid
 
     def close(self) -> None:
         """Closes the log."""

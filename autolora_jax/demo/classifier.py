@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Int, UInt8
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from autolora_jax.demo.world import CHARACTER, LABELS, Scene, labels
 from autolora_jax.demo.world.scene import IGNORED
@@ -95,10 +95,10 @@ class Classifier:
             raise FileNotFoundError(f"{path} is missing; reinstall, or train it: python -m recipes.builtin.classifier")
         return cls(traverse_util.unflatten_dict(load_file(path), sep="/"))
 
-    def save(self, path: Path = WEIGHTS) -> None:
-        """Writes the weights in half precision."""
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What its file holds: the weights in half precision."""
         flat = traverse_util.flatten_dict(self.params, sep="/")
-        save_file({name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}, path)
+        return {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}
 
     def __call__(self, pixels: UInt8[np.ndarray, "n h w c"]) -> Judgement:
         """Judges pictures [n 96 96 3]; a picture's judgement does not depend on the others."""

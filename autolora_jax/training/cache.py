@@ -5,7 +5,6 @@ Latents lie on disk, a file a picture, named by what they were made of: a later 
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import AutoencoderKL, encode_sliced
 from autolora_jax.training.buckets import Crop, load_pixels
 from autolora_jax.training.dataset import DatasetError, Example
+from autolora_jax.weights.writing import write_safetensors
 
 Latent = dict[str, np.ndarray]  # "mean", "std": float32 [h w c], scaled
 
@@ -33,6 +33,7 @@ class LatentCache:
     examples: Sequence[Example]
     crops: Sequence[Crop]
     fingerprint: str  # of the VAE
+    _paths: dict[tuple[int, bool], Path] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     def load(self, index: int, flip: bool) -> Latent:
         """mean and std of a picture's scaled latents."""
@@ -52,14 +53,18 @@ class LatentCache:
                 if not (np.isfinite(mean).all() and np.isfinite(std).all()):
                     problem = "its latents are not finite; load the pipeline in float32, or with another VAE"
                     raise DatasetError(self.examples[index].path, [problem])
-                _save(path, {"mean": mean[0], "std": std[0]})
+                write_safetensors(path, {"mean": mean[0], "std": std[0]})
             yield done + 1
 
     def _path(self, index: int, flip: bool) -> Path:
-        example, crop = self.examples[index], self.crops[index]
-        stat = example.path.stat()
-        text = f"{example.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {crop} {flip} {self.fingerprint}"
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+        """Found once: a picture that is changed or removed while a run goes on is the next run's concern."""
+        if (index, flip) not in self._paths:
+            example, crop = self.examples[index], self.crops[index]
+            stat = example.path.stat()
+            text = f"{example.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {crop} {flip} {self.fingerprint}"
+            name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+            self._paths[index, flip] = self.folder / name
+        return self._paths[index, flip]
 
 
 def fingerprint(network: AutoencoderKL | UNet2DConditionModel, params: Any) -> str:
@@ -83,12 +88,3 @@ def _readable(path: Path) -> bool:
         return path.exists() and bool(load_file(path))
     except SafetensorError:  # cut short by a crash
         return False
-
-
-def _save(path: Path, tensors: Latent) -> None:
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        save_file(tensors, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

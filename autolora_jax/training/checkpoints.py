@@ -24,7 +24,8 @@ class OtherSettings(ConfigError):
 
 
 class Checkpoints:
-    """A folder of checkpoints, named by their step. A context: leaving it waits until the last one is on disk."""
+    """A folder of checkpoints, named by their step. A context: leaving it waits until the last one is on disk, and
+    raises WeightsError when it could not be written."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], keep: int = 2) -> None:
         """settings: JSON values that decide the run; a folder with checkpoints of others is refused.
@@ -49,8 +50,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        with quiet():
-            self._manager.close()
+        try:
+            with quiet():
+                self._manager.close()
+        except Exception as e:  # tensorstore's errors have no class of their own
+            raise WeightsError(f"the last checkpoint in {self.folder} is not written: {brief(e)}") from e
 
     @property
     def latest(self) -> int | None:
@@ -70,10 +74,6 @@ class Checkpoints:
                 self._manager.save(step, args=ocp.args.StandardSave(state._asdict()), force=True)
         except Exception as e:  # tensorstore's errors have no class of their own
             raise WeightsError(f"no checkpoint of step {step} in {self.folder}: {brief(e)}") from e
-
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._manager.wait_until_finished()
 
     def restore(self, like: State) -> State:
         """The newest state, laid out as `like` is. Raises WeightsError when it can't be read or has other shapes."""

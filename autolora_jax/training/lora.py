@@ -30,7 +30,7 @@ from autolora_jax.training.optimizer import learning_rate, make_optimizer
 from autolora_jax.training.progress import OnTrain, Summary, TrainProgress
 from autolora_jax.training.step import State, initial_state
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora.export import DIALECTS, save_lora
+from autolora_jax.weights.lora.export import DIALECTS, DTYPES, save_lora
 from autolora_jax.weights.lora.files import read_lora
 from autolora_jax.weights.lora.metadata import by_component
 from autolora_jax.weights.lora.names import Layer
@@ -51,6 +51,7 @@ def train_lora(
     *,
     work: str | PathLike[str] | None = None,
     dialect: str = "kohya",
+    save_dtype: str = "float32",
     metadata: Mapping[str, str] | None = None,
     on_start: OnStart | None = None,
     on_progress: OnTrain | None = None,
@@ -61,10 +62,12 @@ def train_lora(
     data: see training.dataset.read_folder. out: a .safetensors file.
     work: checkpoints and latents; default: the folder `<out without ending>.train`. A run that finds a checkpoint of
         the same settings there goes on from it and ends with the very numbers of an uninterrupted one.
-    dialect: "kohya" or "peft". metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
+    dialect: "kohya" or "peft". save_dtype: of the file, "float32", "float16" or "bfloat16".
+    metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
     on_start: told what the run is, when all of it is known. on_progress: told of each stage and step.
     on_sample: gets the sample pictures, drawn with plain CFG at scale 1.
-    Base weights stay as and where they are. LoRAs loaded into the pipeline are not used and must be unloaded first.
+    What can be checked is checked before the first picture is encoded. Base weights stay as and where they are. LoRAs
+    loaded into the pipeline are not used and must be unloaded first.
     Raises DatasetError for pictures that can't be trained on, ConfigError for settings that can't be meant or differ
     from those of the checkpoint found, TrainingError when the loss is not finite, WeightsError for unwritable files.
     """
@@ -74,7 +77,7 @@ def train_lora(
         )
     out = Path(out)
     folder = Path(work) if work is not None else out.with_suffix(".train")
-    require_places(out, folder, dialect)
+    require_places(out, folder, dialect, save_dtype)
     tell = on_progress or (lambda progress: None)
     model = pipe.lora_targets()
     chosen = choose_layers(model if config.lora.text_encoders else {"unet": model["unet"]}, config.lora.targets)
@@ -143,7 +146,7 @@ def train_lora(
     trees = stored_delta(state.trainable, config.lora.scale)
     rows = dataset.plan(config, pipe.mesh.shape[DATA]).batch_size
     header = {**training_header(pipe.name, objective, dataset.examples, config, rows, out.stem), **(metadata or {})}
-    save_lora(out, trees, dialect, header, pipe.unet.config)
+    save_lora(out, trees, dialect, header, pipe.unet.config, save_dtype)
     tell(TrainProgress("save", 1, 1))
     return lora.report(read_lora(out, model))
 
@@ -158,10 +161,12 @@ def draw_samples(pipe: AutoLoRAPipeline, trees: Mapping[str, Any], name: str, pr
         pipe.unload_lora()
 
 
-def require_places(out: Path, work: Path, dialect: str) -> None:
+def require_places(out: Path, work: Path, dialect: str, dtype: str) -> None:
     """Raises what would otherwise come when the training is done: ValueError or WeightsError."""
     if dialect not in DIALECTS:
         raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"save_dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     if out.suffix != ".safetensors" or out.is_dir():
         raise ValueError(f"out = {str(out)!r} should be a file that ends in .safetensors")
     for folder in (out.parent, work):

@@ -1,4 +1,4 @@
-"""`python -m recipes.builtin STAGE`: makes the built-in model, stage by stage; each goes on where it was stopped.
+"""`python -m recipes.builtin`: makes the built-in model, stage by stage; each goes on where it was stopped.
 
 Two CPU cores are used best as two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2.
 """
@@ -17,7 +17,7 @@ Work = Annotated[Path, typer.Option(help="Folder for pictures and checkpoints.")
 
 
 @app.command()
-def all(
+def make(
     work: Work = Path("builtin.work"),
     out: Annotated[Path, typer.Option(help="Folder of the model, the LoRAs beside it.")] = PACKAGE,
     autoencoder_steps: Annotated[list[int], typer.Option(help="Of each round.")] = [3300, 8000],  # noqa: B006

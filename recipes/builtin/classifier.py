@@ -27,6 +27,7 @@ from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.loop import fit
 from autolora_jax.training.optimizer import OptimizerConfig, make_optimizer
 from autolora_jax.training.step import initial_state
+from autolora_jax.weights.writing import write_safetensors
 from recipes.builtin.console import Console
 from recipes.builtin.damage import blurred, damaged, noised, to_bytes
 
@@ -151,7 +152,7 @@ def main(
     rows: int = 64,
 ) -> None:
     """Trains and measures the classifier of the built-in world."""
-    train(work, pictures, steps, rows).save(out)
+    write_safetensors(out, train(work, pictures, steps, rows).tensors())
     report = json.dumps(measured(Classifier.load(out)), indent=2)
     out.with_suffix(".json").write_text(f"{report}\n", encoding="utf-8")
     print(report)

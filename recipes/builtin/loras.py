@@ -59,4 +59,13 @@ def train(name: str, work: Path, out: Path, config: TrainConfig | None = None) -
             print(f"{name} {progress.done}/{progress.total} loss {progress.metrics['loss']:.4f}", flush=True)
 
     header = {"modelspec.trigger_phrase": recipe.trigger, "modelspec.license": "Apache-2.0"}
-    train_lora(pipe, folder, out, config or recipe.config, work=work / name / "run", metadata=header, on_progress=show)
+    train_lora(
+        pipe,
+        folder,
+        out,
+        config or recipe.config,
+        work=work / name / "run",
+        save_dtype="float16",
+        metadata=header,
+        on_progress=show,
+    )

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
 
 from autolora_jax.demo.tokenizer import EOS, write_tokenizer
 from autolora_jax.weights.diffusers_folder import INDEX, make_index
 from autolora_jax.weights.tables import export
+from autolora_jax.weights.writing import write_safetensors
 from recipes.builtin.networks import MERGES, NETWORKS, SCHEDULER
 
 FILES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # the others: model
@@ -26,7 +26,9 @@ def write_model(folder: Path, params: Mapping[str, Any], scaling_factor: float) 
             config = dataclasses.replace(config, scaling_factor=scaling_factor)
         half = jax.tree.map(lambda x: np.asarray(x, np.float16), jax.device_get(tree))
         (folder / component).mkdir(parents=True, exist_ok=True)
-        save_file(export(half), folder / component / f"{FILES.get(component, 'model')}.safetensors", {"format": "pt"})
+        write_safetensors(
+            folder / component / f"{FILES.get(component, 'model')}.safetensors", export(half), {"format": "pt"}
+        )
         _write_json(folder / component / "config.json", config.to_dict())
     write_tokenizer(folder / "tokenizer", EOS, MERGES)
     write_tokenizer(folder / "tokenizer_2", "!", MERGES)

@@ -1,14 +1,14 @@
 """Writing LoRA files in the two dialects that other programs read: kohya (sgm block names) and PEFT/diffusers."""
 
-import json
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from flax import traverse_util
-from safetensors.numpy import save_file
 
 from autolora_jax.config import UNetConfig
 from autolora_jax.weights.lora.change import LowRank
@@ -16,12 +16,14 @@ from autolora_jax.weights.lora.dialects import KOHYA, KOHYA_SGM, PEFT
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.lora.names import SPELLINGS, Layer, spell
 from autolora_jax.weights.lora.peft import HEADER_KEY, peft_header
+from autolora_jax.weights.writing import write_safetensors
 
 # dialect -> (naming styles, ending of down, ending of up)
 DIALECTS: Mapping[str, tuple[tuple[str, ...], str, str]] = {
     "kohya": ((KOHYA_SGM, KOHYA), "lora_down.weight", "lora_up.weight"),
     "peft": ((PEFT,), "lora_A.weight", "lora_B.weight"),
 }
+DTYPES: Mapping[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 def save_lora(
@@ -30,15 +32,22 @@ def save_lora(
     dialect: str = "kohya",
     metadata: Mapping[str, str] | None = None,
     unet_config: UNetConfig | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Writes one LoRA's delta trees (component -> tree, as lora.attach gives them) to a .safetensors file.
 
     alpha is part of the trees' `up`, so the file says alpha = rank. The file appears whole or not at all.
     metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
     unet_config: of the base model, for kohya's names of UNet blocks; None: SDXL.
-    Raises ValueError for an unknown dialect and for stacked LoRAs, which one file can't tell apart.
+    dtype: of the tensors, a key of DTYPES; float16 halves the file, and is what most published ones are.
+    Raises ValueError for an unknown dialect or dtype, for stacked LoRAs, which one file can't tell apart, and for
+    values that the dtype can't hold.
     """
-    write_lora(path, dict(_changes(trees)), dialect, metadata, unet_config)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+    write_lora(
+        path, {layer: _as(change, layer, dtype) for layer, change in _changes(trees)}, dialect, metadata, unet_config
+    )
 
 
 def convert_lora(path: str | os.PathLike[str], file: LoraFile, dialect: str, unet_config: UNetConfig) -> None:
@@ -69,13 +78,21 @@ def write_lora(
         name, module = _name(layer, styles, unet_config or UNetConfig())
         is_conv = len(layer.kernel) == 4
         alpha = change.rank if change.alpha is None else change.alpha
-        tensors[f"{name}.{down_ending}"] = np.ascontiguousarray(change.down if is_conv else change.down[:, :, 0, 0])
-        tensors[f"{name}.{up_ending}"] = np.ascontiguousarray(change.up[:, :, None, None] if is_conv else change.up)
+        tensors[f"{name}.{down_ending}"] = change.down if is_conv else change.down[:, :, 0, 0]
+        tensors[f"{name}.{up_ending}"] = change.up[:, :, None, None] if is_conv else change.up
         if dialect == "kohya":
             tensors[f"{name}.alpha"] = np.array(alpha, np.float32)
         alphas.setdefault(layer.component, {})[module] = (change.rank, float(alpha))
     header = {"format": "pt", **(metadata or {})} | ({HEADER_KEY: peft_header(alphas)} if dialect == "peft" else {})
-    _write(Path(path), tensors, header)
+    write_safetensors(Path(path), tensors, header)
+
+
+def _as(change: LowRank, layer: Layer, dtype: str) -> LowRank:
+    with np.errstate(over="ignore"):
+        down, up = change.down.astype(DTYPES[dtype]), change.up.astype(DTYPES[dtype])
+    if not (np.isfinite(down).all() and np.isfinite(up).all()):
+        raise ValueError(f"{layer.component} {layer.path} has values that {dtype} can't hold; save it as float32")
+    return dataclasses.replace(change, down=down, up=up)
 
 
 def _name(layer: Layer, styles: tuple[str, ...], unet_config: UNetConfig) -> tuple[str, str]:
@@ -99,25 +116,3 @@ def _changes(trees: Mapping[str, Any]) -> Iterator[tuple[Layer, LowRank]]:
             as_conv = down if down.ndim == 4 else down[None, None]
             layer = Layer(component, path, (*down.shape[:-1], up.shape[1]))
             yield layer, LowRank(as_conv.transpose(3, 2, 0, 1), up.T, None)
-
-
-def _write(path: Path, tensors: dict[str, np.ndarray], header: dict[str, str]) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, unfinished, metadata=header)
-        _sort_entries(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _sort_entries(path: Path) -> None:
-    """Sorts the header's entries in place: safetensors shuffles them, and the same LoRA should be the same file."""
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
-        assert len(text) == size, "both write JSON without spaces"
-        file.seek(8)
-        file.write(text)
