@@ -18,13 +18,14 @@ coefficient is zero for every image over a stretch of steps is not computed ther
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 Value = float | Sequence[float]  # one for all images, or one per image
+Scale = Value | None  # None: what is usual for the model, see Rule.filled
 
 
 class Branch(NamedTuple):
@@ -52,6 +53,8 @@ class Rule:
     start: float = dataclasses.field(default=0.0, kw_only=True)
     stop: float = dataclasses.field(default=1.0, kw_only=True)
 
+    SCALES: ClassVar[tuple[str, ...]] = ()  # the fields that are scales of classifier-free guidance
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.start <= self.stop <= 1.0:
             raise ValueError(
@@ -62,6 +65,8 @@ class Rule:
             value = getattr(self, field.name)
             if isinstance(value, list | np.ndarray):
                 object.__setattr__(self, field.name, tuple(float(v) for v in value))
+            if value is None and field.name in self.SCALES:
+                continue
             values = np.asarray(getattr(self, field.name), np.float64)
             if values.ndim > 1 or not np.isfinite(values).all():
                 raise ValueError(f"{field.name}={value!r}: need a finite number, or one per image")
@@ -69,6 +74,17 @@ class Rule:
     def coefficients(self) -> Coefficients:
         """The table row inside the interval."""
         raise AssertionError("a rule defines its row")
+
+    def filled(self, usual: float) -> "Rule":
+        """The rule with its open scales at what is usual for a model: 5.0 for SDXL, 7.0 for SD3 in the paper."""
+        open_scales = {name: usual for name in self.SCALES if getattr(self, name) is None}
+        return dataclasses.replace(self, **open_scales) if open_scales else self
+
+    def _scale(self, name: str) -> Any:
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"{name} of {self} is open; a pipeline fills in what is usual for its model, else give it")
+        return np.asarray(value, np.float64)
 
     def outside(self) -> "Rule":
         """The rule outside the interval: the tuned model without this rule's guidance."""
@@ -94,12 +110,17 @@ class NoGuidance(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class CFG(Rule):
-    """Classifier-free guidance of the tuned model: e(∅) + w·(e(y) − e(∅)), Eq. 4. Two evaluations a step, w = 1 one."""
+    """Classifier-free guidance of the tuned model: e(∅) + w·(e(y) − e(∅)), Eq. 4. Two evaluations a step, w = 1 one.
 
-    w: Value = 5.0
+    w: None is the paper's, 5.0 for SDXL, 7.0 for SD3.
+    """
+
+    w: Scale = None
+
+    SCALES = ("w",)
 
     def coefficients(self) -> Coefficients:
-        w = np.asarray(self.w, np.float64)
+        w = self._scale("w")
         return {LORA_NEG: 1 - w, LORA_POS: w}
 
 
@@ -108,17 +129,19 @@ class AutoLoRA(Rule):
     """The tuned model guided by its base: e_base^{w1} + γ·(e_LoRA^{w2} − e_base^{w1}), Eqs. 6, 7 of arXiv 2410.03941.
 
     gamma: γ; 1.5 in the paper. 1 is the tuned model with CFG(w2), 0 the base model with CFG(w1).
-    w1, w2: CFG scales of the base and the tuned model; 5.0 (SDXL), 7.0 (SD3) in the paper. w1 = w2 = 1 is Eq. 6,
-        without CFG: two evaluations a step instead of four.
+    w1, w2: CFG scales of the base and the tuned model; None is the paper's, 5.0 for SDXL, 7.0 for SD3. w1 = w2 = 1 is
+        Eq. 6, without CFG: two evaluations a step instead of four.
     Outside [start, stop) γ is 1: the tuned model keeps its CFG(w2).
     """
 
     gamma: Value = 1.5
-    w1: Value = 5.0
-    w2: Value = 5.0
+    w1: Scale = None
+    w2: Scale = None
+
+    SCALES = ("w1", "w2")
 
     def coefficients(self) -> Coefficients:
-        g, w1, w2 = (np.asarray(v, np.float64) for v in (self.gamma, self.w1, self.w2))
+        g, w1, w2 = np.asarray(self.gamma, np.float64), self._scale("w1"), self._scale("w2")
         return {
             BASE_NEG: (1 - g) * (1 - w1),
             BASE_POS: (1 - g) * w1,
@@ -148,11 +171,13 @@ class PersonalizationGuidance(Rule):
     omega: ω, the LoRA scale of the unconditional branch relative to the image's: 0 = base weights, 1 = CFG(w).
     """
 
-    w: Value = 5.0
+    w: Scale = None
     omega: Value = 0.5
 
+    SCALES = ("w",)
+
     def coefficients(self) -> Coefficients:
-        w = np.asarray(self.w, np.float64)
+        w = self._scale("w")
         return {WEAK_NEG: 1 - w, LORA_POS: w}
 
     def weak_factor(self) -> Any:

@@ -18,9 +18,16 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from autolora_jax import __version__, guidance
 from autolora_jax.guidance import CFG, AutoLoRA, PersonalizationGuidance, Rule
 
-# Our solver -> A1111's name of it; "_karras" becomes its "Schedule type".
-SAMPLERS = {"ddim": "DDIM", "euler": "Euler", "euler_ancestral": "Euler a", "dpmpp_2m": "DPM++ 2M"}
-KARRAS = "_karras"
+# Our solver -> A1111's name of it; the end of a name becomes its "Schedule type".
+SAMPLERS = {
+    "ddim": "DDIM",
+    "euler": "Euler",
+    "euler_ancestral": "Euler a",
+    "dpmpp_2m": "DPM++ 2M",
+    "flow_euler": "Euler",
+    "flow_dpmpp_2m": "DPM++ 2M",
+}
+SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential"}
 
 
 def save_png(path: Path, image: Image.Image, settings: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -87,7 +94,8 @@ def parameters(settings: Mapping[str, Any]) -> str:
     """Settings as A1111 writes them; its names where it has one, then AutoLoRA's own."""
     rule: Rule = settings["guidance"]
     solver = settings["scheduler"]
-    sampler = solver.removesuffix(KARRAS)
+    name, _, spacing = solver.rpartition("_")
+    sampler = name if spacing in SCHEDULE_TYPES else solver
     loras = dict(zip(settings["loras"], settings["lora_scales"], strict=False))
     hashes = dict(zip(settings["loras"], settings.get("lora_hashes", ()), strict=False))
     clip_skip = settings["clip_skip"]
@@ -95,7 +103,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
     fields = {
         "Steps": settings["steps"],
         "Sampler": SAMPLERS.get(sampler, sampler),
-        "Schedule type": "Karras" if solver.endswith(KARRAS) else None,
+        "Schedule type": SCHEDULE_TYPES.get(spacing),
         "CFG scale": _cfg_scale(rule),
         "Seed": settings["seed"],
         "Size": "{}x{}".format(*settings["size"]),

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from jaxtyping import DTypeLike
 from PIL import Image
 
@@ -20,16 +21,16 @@ from autolora_jax.decode import decode
 from autolora_jax.demo import MODEL
 from autolora_jax.guidance import CFG, AutoLoRA, Rule
 from autolora_jax.models.attention import default_implementation
-from autolora_jax.models.clip import CLIPTextModel
-from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import AutoencoderKL
-from autolora_jax.request import Request, Texts, broadcast_negatives, pair_negatives, pair_texts
+from autolora_jax.request import Request, Texts, broadcast_negatives, join_negatives, join_texts
 from autolora_jax.sampler import Images, Shared, sample, step_listener
 from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
 from autolora_jax.sharding import DATA, data_mesh, pad_rows, replicated, split_images
-from autolora_jax.text import ENCODERS, SDXLText, Sizes
+from autolora_jax.text import STAGES, Sizes, TextSettings, TextStage
 from autolora_jax.weights.checkpoint import open_checkpoint
+from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.files import read_lora
+from autolora_jax.weights.networks import network_of
 
 Tree = Mapping[str, Any]
 Size = tuple[int, int]
@@ -66,16 +67,19 @@ class AutoLoRAPipeline:
     def __init__(
         self,
         *,
-        unet: UNet2DConditionModel,
+        family: Family,
+        denoiser: nn.Module,
         vae: AutoencoderKL,
-        text: SDXLText,
+        text: TextStage,
         params: Mapping[str, Tree],
         scheduler: SchedulerConfig,
         mesh: jax.sharding.Mesh,
         name: str,
     ) -> None:
-        self.unet, self.vae, self.text = unet, vae, text
-        self.params = params  # "unet", "vae", "text_encoder", "text_encoder_2"
+        self.family = family
+        self.denoiser: Any = denoiser
+        self.vae, self.text = vae, text
+        self.params = params  # by component: "unet" or "transformer", "vae", "text_encoder", …
         self.scheduler = scheduler
         self.mesh = mesh
         self.name = name
@@ -96,17 +100,20 @@ class AutoLoRAPipeline:
         variant: str | None = None,
         revision: str | None = None,
         tokenizer: str | PathLike[str] | None = None,
+        text_encoder_3: bool = True,
         cache_dir: str | PathLike[str] | None = None,
         on_progress: OnProgress | None = None,
     ) -> "AutoLoRAPipeline":
         """A pipeline on the given devices (default: all), weights placed tensor by tensor.
 
-        source: a diffusers folder, a hub id, a single LDM/sgm-layout .safetensors, or a converted Orbax folder; nothing
-            is the built-in model, "builtin".
+        source: a diffusers folder, a hub id, a single .safetensors file, or a converted Orbax folder; nothing is the
+            built-in model, "builtin".
         dtype: "bfloat16" (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE) or "float32"
             (float32 products too, on every device).
         variant: "fp16" takes the `*.fp16.safetensors` files of a diffusers folder or hub repository.
         tokenizer: folder or hub id that holds tokenizer/ and tokenizer_2/; needed offline for a single file.
+        text_encoder_3: False leaves out SD3's T5 and its 9.5 GB; the model then sees zeros for it, as it did in a part
+            of its training.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
         """
         source = source if source is not None else MODEL
@@ -115,33 +122,40 @@ class AutoLoRAPipeline:
         checkpoint = open_checkpoint(
             source, variant=variant, revision=revision, tokenizer=tokenizer, cache_dir=cache_dir
         )
+        if not text_encoder_3:
+            checkpoint = checkpoint.without("text_encoder_3")
+        family, configs = checkpoint.family, checkpoint.networks
         attention = default_implementation(mesh.devices.flat[0].platform, dtype)
-        settings: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype, "attention": attention}
-        # The SDXL VAE overflows in half precision, and costs little next to the sampler.
-        vae_dtype = jnp.dtype(jnp.float32) if checkpoint.vae.force_upcast else dtype
-        networks = {
-            "unet": (UNet2DConditionModel(config=checkpoint.unet, **settings), dtype),
-            "vae": (AutoencoderKL(config=checkpoint.vae, dtype=vae_dtype, param_dtype=vae_dtype), vae_dtype),
-            "text_encoder": (CLIPTextModel(config=checkpoint.text_encoder, dtype=dtype, param_dtype=dtype), dtype),
-            "text_encoder_2": (CLIPTextModel(config=checkpoint.text_encoder_2, dtype=dtype, param_dtype=dtype), dtype),
+        # SDXL's VAE overflows in half precision, and costs little next to the sampler.
+        dtypes = dict.fromkeys(configs, dtype) | ({"vae": jnp.dtype("float32")} if configs["vae"].force_upcast else {})
+        networks: dict[str, Any] = {
+            name: network_of(
+                config,
+                dtype=dtypes[name],
+                param_dtype=dtypes[name],
+                **({"attention": attention} if name == family.denoiser else {}),
+            )
+            for name, config in configs.items()
         }
         everywhere = replicated(mesh)
         params = {}
-        for i, (component, (_, component_dtype)) in enumerate(networks.items()):
+        for i, component in enumerate(networks):
             if on_progress:
                 on_progress(Progress("load", i, len(networks), component))
-            params[component] = checkpoint.load(component, component_dtype, everywhere)
+            params[component] = checkpoint.load(component, dtypes[component], everywhere)
         if on_progress:
             on_progress(Progress("load", len(networks), len(networks)))
-        text = SDXLText(
+        text = STAGES[family.name](
             checkpoint.tokenizers,
-            [networks[name][0] for name in ENCODERS],
-            {name: params[name] for name in ENCODERS},
+            {name: networks[name] for name in checkpoint.encoders},
+            {name: params[name] for name in checkpoint.encoders},
             checkpoint.force_zeros_for_empty_prompt,
+            networks[family.denoiser].config.joint_attention_dim,
         )
         return cls(
-            unet=networks["unet"][0],
-            vae=networks["vae"][0],
+            family=family,
+            denoiser=networks[family.denoiser],
+            vae=networks["vae"],
             text=text,
             params=params,
             scheduler=checkpoint.scheduler,
@@ -156,7 +170,7 @@ class AutoLoRAPipeline:
         Raises WeightsError when any part of the file can't be applied exactly.
         """
         file = read_lora(source, self.lora_targets())
-        trees, report = lora.attach(file, dtype=self.unet.param_dtype)
+        trees, report = lora.attach(file, dtype=self.denoiser.param_dtype)
         self.add_lora(trees, report, scale)
         return report
 
@@ -174,13 +188,14 @@ class AutoLoRAPipeline:
 
     def lora_targets(self) -> dict[str, Any]:
         """What a LoRA can change: component -> (its parameters, its config)."""
-        networks = {"unet": self.unet, **dict(zip(ENCODERS, self.text.encoders, strict=True))}
+        networks = {self.family.denoiser: self.denoiser, **self.text.encoders}
         return {name: (self.params[name], network.config) for name, network in networks.items()}
 
     def _stack(self) -> None:
-        stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in ("unet", *ENCODERS)}
+        components = (self.family.denoiser, *self.text.encoders)
+        stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in components}
         self._delta = jax.device_put(stacked, replicated(self.mesh))
-        self.text.set_deltas({name: self._delta[name] for name in ENCODERS})
+        self.text.set_deltas({name: self._delta[name] for name in self.text.encoders})
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
 
@@ -202,8 +217,11 @@ class AutoLoRAPipeline:
         latents: np.ndarray | jax.Array | None = None,
         output_type: str = "pil",
         prompt_2: Texts | None = None,
+        prompt_3: Texts | None = None,
         negative_prompt_2: Texts | None = None,
+        negative_prompt_3: Texts | None = None,
         clip_skip: int | None = None,
+        max_sequence_length: int = 256,
         original_size: Size | None = None,
         crops_coords_top_left: Size = (0, 0),
         target_size: Size | None = None,
@@ -218,18 +236,21 @@ class AutoLoRAPipeline:
 
         prompt, negative_prompt: str or one per prompt; negative_prompt=None is what the checkpoint's pipeline means by
             it (zeros for SDXL), "" is encoded. prompt_2, negative_prompt_2: for the second encoder; default: the same.
+            prompt_3, negative_prompt_3: for SD3's third, T5; max_sequence_length: tokens that it reads, 1 to 512.
         seeds: one picture per prompt and seed, ordered prompt-major. 0 ≤ seed < 2^63.
         guidance: AutoLoRA (default when a LoRA is loaded), CFG (default when none is), NoGuidance, AutoGuidance,
             PersonalizationGuidance; its values may be sequences with one entry per picture, or give one rule each.
+            CFG scales left open are the paper's for the model: 5.0 for SDXL, 7.0 for SD3.
         num_inference_steps: solver steps, 1 to the schedule's training timesteps.
-        height, width: pixels, multiples of the VAE's factor (8); default the trained size.
-        scheduler: None = the checkpoint's own; "ddim", "euler", "euler_ancestral", "dpmpp_2m", suffix "_karras".
+        height, width: pixels, multiples of 8 (SDXL) or 16 (SD3); default the trained size.
+        scheduler: None = the checkpoint's own; "ddim", "euler", "euler_ancestral", "dpmpp_2m", suffix "_karras"; for
+            SD3 "flow_euler", "flow_dpmpp_2m".
         timestep_spacing: None = the checkpoint's own; "leading", "linspace", "trailing".
         guidance_rescale: 0..1, pulls the guided prediction's contrast back (arXiv 2305.08891); may be one per picture.
         lora_scale: overrides the scales given at load: a number, one per picture, or [pictures or 1, LoRAs].
         noise: "jax", or "torch" for the values of torch's CPU generator, and so diffusers' pictures of a seed.
-        latents: unit-variance initial noise [n, h/8, w/8, 4] instead of noise from the seeds.
-        output_type: "pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 4]).
+        latents: unit-variance initial noise [n, h/8, w/8, c] instead of noise from the seeds.
+        output_type: "pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 c]).
         clip_skip, original_size, crops_coords_top_left, target_size and their negative_ forms: as in diffusers.
         batch_size: pictures per device at once; more are drawn in turn. 4 fit a 16 GB chip at 1024², bfloat16.
         on_progress: called with Progress as the work proceeds; steps are reported as devices finish them.
@@ -249,19 +270,18 @@ class AutoLoRAPipeline:
             negative_size = Sizes(negative_original_size, negative_crops_coords_top_left, negative_target_size)
         factor = self.vae.config.factor
         request = Request.of(
-            prompts=pair_texts(prompt, prompt_2),
-            negatives=pair_negatives(negative_prompt, negative_prompt_2),
+            prompts=join_texts(prompt, prompt_2, prompt_3),
+            negatives=join_negatives(negative_prompt, negative_prompt_2, negative_prompt_3),
             seeds=seeds,
-            rules=guidance if guidance is not None else (AutoLoRA() if self._loras else CFG()),
+            rules=self.filled(guidance if guidance is not None else (AutoLoRA() if self._loras else CFG())),
             steps=num_inference_steps,
             guidance_rescale=guidance_rescale,
             lora_scale=[self._scales] if lora_scale is None else lora_scale,
             loras=len(self._loras),
             latents=latents,
-            latent_shape=(height // factor, width // factor, self.unet.config.in_channels),
+            latent_shape=(height // factor, width // factor, self.denoiser.config.in_channels),
             noise=noise,
-            sizes=(negative_size, size),
-            clip_skip=clip_skip,
+            text=TextSettings((negative_size, size), clip_skip, max_sequence_length),
         )
         shared_settings = {
             "steps": num_inference_steps,
@@ -289,17 +309,28 @@ class AutoLoRAPipeline:
             )
         return Output([*chain(*batches)] if output_type == "pil" else np.concatenate(batches), settings)
 
+    def filled(self, rules: Rule | Sequence[Rule]) -> Any:
+        """Guidance with its open CFG scales at what is usual for this model."""
+        usual = self.family.guidance_scale
+        return rules.filled(usual) if isinstance(rules, Rule) else [rule.filled(usual) for rule in rules]
+
     def encode_prompt(
-        self, prompt: Texts, negative_prompt: Texts | None = "", *, clip_skip: int | None = None
+        self,
+        prompt: Texts,
+        negative_prompt: Texts | None = "",
+        *,
+        clip_skip: int | None = None,
+        max_sequence_length: int = 256,
     ) -> dict[str, dict[str, np.ndarray]]:
         """Conditioning by kind of weights: {"base", "lora"} -> network keyword -> [n, 2, …] (negative, positive)."""
-        texts = pair_texts(prompt, None)
-        negatives = broadcast_negatives(pair_negatives(negative_prompt, None), len(texts))
+        texts = join_texts(prompt, None, None)
+        negatives = broadcast_negatives(join_negatives(negative_prompt, None, None), len(texts))
         scales = np.tile(np.asarray(self._scales, np.float32), (len(texts), 1))
         trained = self._size(None, None)
         sizes = Sizes(trained, (0, 0), trained)
         by_kind = {"base": np.zeros_like(scales), "lora": scales}
-        return self.text.conditioning(texts, negatives, (sizes, sizes), by_kind, clip_skip)
+        settings = TextSettings((sizes, sizes), clip_skip, max_sequence_length)
+        return self.text.conditioning(texts, negatives, settings, by_kind)
 
     # ---- parts of a call -------------------------------------------------------------------------------------------
 
@@ -319,11 +350,11 @@ class AutoLoRAPipeline:
         rows = devices * min(batch_size, -(-n // devices))
         starts = range(0, n, rows)
         steps = sum(segment.steps for segment in request.plan.segments)
-        adapted = bool(self._delta.get("unet"))
+        name = self.family.denoiser
+        delta = self._delta.get(name, {})
+        adapted = bool(delta)
         shared_scales = request.shared_scales(steps) if adapted else {}
-        shared = jax.device_put(
-            Shared(self.params["unet"], self._delta.get("unet", {}), schedule, shared_scales), replicated(self.mesh)
-        )
+        shared = jax.device_put(Shared(self.params[name], delta, schedule, shared_scales), replicated(self.mesh))
         tiled = request.pixels(self.vae.config.factor) >= TILED_FROM
         reports = count(1)  # a batch may begin before the last one is fetched: only their number says how far we are
 
@@ -345,7 +376,7 @@ class AutoLoRAPipeline:
                 images = pad_rows(self._images(request, schedule, index, adapted), rows)
                 images = jax.device_put(images, split_images(self.mesh))
                 report = on_progress is not None
-                latents = sample(self.unet, request.plan.segments, self.mesh, shared, images, report=report)
+                latents = sample(self.denoiser, request.plan.segments, self.mesh, shared, images, report=report)
                 if as_latents:
                     result = latents, jnp.isfinite(latents).all(axis=(1, 2, 3))
                 else:
@@ -363,16 +394,16 @@ class AutoLoRAPipeline:
         return Images(
             noise=request.initial_noise(index),
             step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
-            conditioning=self.text.conditioning(positive, negative, request.sizes, scales, request.clip_skip),
+            conditioning=self.text.conditioning(positive, negative, request.text, scales),
             coefficients=tuple(c[index] for c in request.plan.coefficients),
             lora_scales=request.image_scales(index, steps) if adapted else {},
             rescale=None if request.rescale is None else request.rescale[index],
         )
 
     def _size(self, height: int | None, width: int | None) -> Size:
-        """Pixels (height, width), whole latent cells; the UNet copes with odd numbers of them."""
-        unit = self.vae.config.factor
-        trained = self.unet.config.sample_size * self.vae.config.factor
+        """Pixels (height, width), whole patches of latent cells; the UNet copes with odd numbers of its single ones."""
+        unit = self.vae.config.factor * self.denoiser.config.patch_size
+        trained = self.denoiser.config.sample_size * self.vae.config.factor
         sizes = {"height": height or trained, "width": width or trained}
         for name, size in sizes.items():
             if size <= 0 or size % unit:

@@ -10,7 +10,7 @@ import numpy as np
 from autolora_jax import guidance
 from autolora_jax import noise as noises
 from autolora_jax.guidance import Plan, Rule
-from autolora_jax.text import Sizes, Text
+from autolora_jax.text import Text, TextSettings
 
 Texts = str | Sequence[str]
 
@@ -29,8 +29,7 @@ class Request:
     noise: str
     latents: np.ndarray | None  # float32 [n h w c], instead of noise from the seeds
     latent_shape: tuple[int, int, int]  # (h, w, c)
-    sizes: tuple[Sizes, Sizes]  # (negative, positive)
-    clip_skip: int | None
+    text: TextSettings
 
     @classmethod
     def of(
@@ -47,8 +46,7 @@ class Request:
         latents: Any,
         latent_shape: tuple[int, int, int],
         noise: str,
-        sizes: tuple[Sizes, Sizes],
-        clip_skip: int | None,
+        text: TextSettings,
     ) -> "Request":
         """The request, or a ValueError that names the argument, what it should be and what came."""
         seed_list = [int(seeds)] if isinstance(seeds, int | np.integer) else [int(s) for s in seeds]
@@ -72,8 +70,7 @@ class Request:
             noise=noise,
             latents=None if latents is None else _given_noise(latents, (n, *latent_shape)),
             latent_shape=latent_shape,
-            sizes=sizes,
-            clip_skip=clip_skip,
+            text=text,
         )
 
     def pixels(self, factor: int) -> int:
@@ -109,34 +106,40 @@ class Request:
             {
                 "prompt": self.positive[i].first,
                 "prompt_2": self.positive[i].second,
+                "prompt_3": self.positive[i].third,
                 "negative_prompt": None if (negative := self.negative[i]) is None else negative.first,
                 "seed": self.seeds[i],
                 "guidance": self.rules[i],
                 "guidance_rescale": 0.0 if self.rescale is None else float(self.rescale[i]),
                 "lora_scales": [] if lora_scales is None else [float(s) for s in lora_scales[i]],
                 "noise": self.noise if self.latents is None else "given",
-                "clip_skip": self.clip_skip,
+                "clip_skip": self.text.clip_skip,
             }
             for i in range(len(self.seeds))
         ]
 
 
-def pair_texts(first: Texts, second: Texts | None) -> list[Text]:
-    """Prompts for both encoders; the second reads the first's unless it is given its own."""
+def join_texts(first: Texts, *others: Texts | None) -> list[Text]:
+    """Prompts for all encoders; the second and third read the first's unless they are given their own."""
     firsts = [first] if isinstance(first, str) else list(first)
-    seconds = firsts if second is None else [second] * len(firsts) if isinstance(second, str) else list(second)
-    if len(seconds) != len(firsts):
-        raise ValueError(
-            f"{len(seconds)} texts for the second encoder, {len(firsts)} for the first; give as many, or one"
-        )
-    return [Text(a, b) for a, b in zip(firsts, seconds, strict=True)]
+    columns = [firsts]
+    for name, other in zip(("second", "third"), others, strict=True):
+        texts = firsts if other is None else [other] * len(firsts) if isinstance(other, str) else list(other)
+        if len(texts) != len(firsts):
+            raise ValueError(
+                f"{len(texts)} texts for the {name} encoder, {len(firsts)} for the first; give as many, or one"
+            )
+        columns.append(texts)
+    return [Text(*row) for row in zip(*columns, strict=True)]
 
 
-def pair_negatives(first: Texts | None, second: Texts | None) -> list[Text | None]:
-    """Negative prompts for both encoders; [None] = what the checkpoint's pipeline means by none."""
-    if first is None:
-        return [None] if second is None else list(pair_texts(second, second))
-    return list(pair_texts(first, second))
+def join_negatives(*texts: Texts | None) -> list[Text | None]:
+    """Negative prompts for all encoders; [None] = what the checkpoint's pipeline means by none."""
+    given = next((text for text in texts if text is not None), None)
+    if given is None:
+        return [None]
+    first, *others = texts
+    return list(join_texts(given if first is None else first, *others))
 
 
 def broadcast_negatives(negatives: list[Text | None], n: int) -> list[Text | None]:

@@ -20,7 +20,7 @@ from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.export import DIALECTS, convert_lora
 from autolora_jax.weights.lora.files import read_lora, targets_of
-from autolora_jax.weights.networks import SDXL
+from autolora_jax.weights.published import SDXL_BASE
 
 
 def main() -> int:
@@ -38,9 +38,9 @@ def main() -> int:
     if not args.out.parent.is_dir():
         parser.error(f"{args.out.parent} is no folder; create it first")
     try:
-        networks = open_checkpoint(args.model).networks if args.model else SDXL
+        networks = open_checkpoint(args.model).networks if args.model else SDXL_BASE
         file = read_lora(args.source, targets_of(networks))
-        convert_lora(args.out, file, args.dialect, networks.unet)
+        convert_lora(args.out, file, args.dialect, networks["unet"])
     except (WeightsError, ConfigError) as e:
         print(e, file=sys.stderr)
         return 1

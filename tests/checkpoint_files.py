@@ -94,12 +94,12 @@ def write_single_file(
 def networks_of(folder: Path) -> Networks:
     """The configs of a diffusers folder."""
     two = {**read_json(folder / "text_encoder_2" / "config.json"), "architectures": ["CLIPTextModelWithProjection"]}
-    return Networks(
-        CLIPTextConfig.from_file(folder / "text_encoder" / "config.json"),
-        CLIPTextConfig.from_dict(two),
-        UNetConfig.from_file(folder / "unet" / "config.json"),
-        VAEConfig.from_file(folder / "vae" / "config.json"),
-    )
+    return {
+        "text_encoder": CLIPTextConfig.from_file(folder / "text_encoder" / "config.json"),
+        "text_encoder_2": CLIPTextConfig.from_dict(two),
+        "unet": UNetConfig.from_file(folder / "unet" / "config.json"),
+        "vae": VAEConfig.from_file(folder / "vae" / "config.json"),
+    }
 
 
 def cast_folder(folder: Path, dtype: str) -> None:

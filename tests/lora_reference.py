@@ -180,7 +180,7 @@ def tiny_networks() -> Networks:
     text = functools.partial(CLIPTextConfig, vocab_size=530)
     one = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, projection_dim=32)
     two = dict(hidden_size=48, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, projection_dim=48)
-    return Networks(
+    return dict(
         text_encoder=text(**one),
         text_encoder_2=text(**two, with_projection=True, hidden_act="gelu"),
         unet=UNetConfig.from_dict(UNET),

@@ -1,7 +1,9 @@
 """The PyTorch reference, tiny and random: what every parity test compares with."""
 
+import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -75,6 +77,20 @@ def randomize(module: torch.nn.Module, seed: int, std: float = 1.0) -> torch.nn.
             else:
                 p.copy_(std * noise / p[0].numel() ** 0.5)
     return module.eval()
+
+
+def trained_weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor that a trained model could have, always the same for a name.
+
+    A test that makes its weights twice, for torch and for us, never has two full-size models in memory.
+    """
+    noise = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape, np.float32)
+    if name.endswith(("pos_embed", "relative_attention_bias.weight")):  # tables
+        return noise
+    if len(shape) == 1:
+        return 0.1 * noise + ("norm" in name and name.endswith("weight"))
+    noise /= np.float32(np.prod(shape[1:])) ** 0.5
+    return noise / 8 if "SelfAttention.q" in name else noise  # T5 trains √d_kv into its queries
 
 
 def tiny_sdxl(workdir: Path, seed: int = 0) -> StableDiffusionXLPipeline:

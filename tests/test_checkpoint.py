@@ -16,11 +16,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from autolora_jax.config import ConfigError, SchedulerConfig
-from autolora_jax.weights import WeightsError, open_checkpoint
-from autolora_jax.weights.networks import COMPONENTS, SDXL
+from autolora_jax.weights import WeightsError, families, open_checkpoint, published
+from autolora_jax.weights.published import SDXL_BASE as SDXL
 from autolora_jax.weights.rules import flat_shapes
 from autolora_jax.weights.tables import export
 from tests.checkpoint_files import (
+    COMPONENTS,
     DTYPES,
     ROOT,
     WEIGHTS,
@@ -76,12 +77,12 @@ def test_a_single_file_and_its_folder_give_the_same_params(folder, tmp_path, dty
 def test_a_checkpoint_says_what_its_files_say(tiny_folder):
     c = open_checkpoint(str(tiny_folder))
     assert c.networks == networks_of(tiny_folder)
-    assert (c.unet, c.vae) == (c.networks.unet, c.networks.vae)
-    assert not c.text_encoder.with_projection
-    assert c.text_encoder_2.with_projection
+    assert c.family.name == "SDXL"
+    assert not c.networks["text_encoder"].with_projection
+    assert c.networks["text_encoder_2"].with_projection
     assert c.scheduler.solver == "euler"
     assert c.force_zeros_for_empty_prompt
-    assert [p.name for p in c.tokenizers] == ["tokenizer", "tokenizer_2"]
+    assert [p.name for p in c.tokenizers.values()] == ["tokenizer", "tokenizer_2"]
 
 
 def test_published_configs_are_sdxl(facts):
@@ -90,10 +91,30 @@ def test_published_configs_are_sdxl(facts):
     from autolora_jax.weights.folders import LocalFolder
 
     folder = LocalFolder(facts / "configs" / "sdxl-base-1.0")
-    assert read_index(folder)["force_zeros_for_empty_prompt"] is True
-    assert read_networks(folder) == SDXL
+    family, index = read_index(folder)
+    assert family == families.SDXL and index["force_zeros_for_empty_prompt"] is True
+    assert read_networks(folder, family) == SDXL
     assert dataclasses.replace(read_scheduler(folder)) == SchedulerConfig()
-    assert tokenizer_folder(folder, "tokenizer_2").name == "tokenizer_2"
+    assert tokenizer_folder(folder, family, "tokenizer_2").name == "tokenizer_2"
+
+
+@pytest.mark.parametrize(
+    ("name", "networks"),
+    [
+        ("sd3-medium", published.SD3_MEDIUM),
+        ("sd3.5-medium", published.SD35_MEDIUM),
+        ("sd3.5-large", published.SD35_LARGE),
+    ],
+)
+def test_published_configs_are_sd3(facts, name, networks):
+    from autolora_jax.weights.diffusers_folder import read_index, read_networks
+    from autolora_jax.weights.folders import LocalFolder
+
+    folder = LocalFolder(facts / "configs" / name)
+    family, _ = read_index(folder)
+    assert family == families.SD3
+    assert read_networks(folder, family) == networks
+    assert family.problems(networks, name) == []
 
 
 # ---- files that hold the same in another way -------------------------------------------------------------------------
@@ -343,10 +364,10 @@ def test_a_single_file_has_no_tokenizers(tiny_folder, tmp_path):
     networks = networks_of(tiny_folder)
     with pytest.raises(WeightsError, match=r"a single file holds no tokenizers; give tokenizer=.*HF_HUB_OFFLINE"):
         _ = open_checkpoint(file, networks=networks, cache_dir=tmp_path / "cache").tokenizers
-    one, two = open_checkpoint(file, networks=networks, tokenizer=tiny_folder).tokenizers
+    one, two = open_checkpoint(file, networks=networks, tokenizer=tiny_folder).tokenizers.values()
     assert (one, two) == (tiny_folder / "tokenizer", tiny_folder / "tokenizer_2")
     (empty := tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match=r"empty has no tokenizer/vocab.json"):
+    with pytest.raises(WeightsError, match=r"empty has no tokenizer/merges.txt with tokenizer/vocab.json"):
         _ = open_checkpoint(file, networks=networks, tokenizer=empty).tokenizers
 
 

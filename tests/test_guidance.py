@@ -89,8 +89,8 @@ def test_coefficients_sum_to_one(rule: Rule):
         (AutoLoRA(1.0, 5.0, 5.0), (LORA_NEG, LORA_POS)),
         (AutoLoRA(0.0, 5.0, 5.0), (BASE_NEG, BASE_POS)),
         (AutoLoRA(1.5, 1.0, 1.0), (BASE_POS, LORA_POS)),
-        (AutoLoRA(), (BASE_NEG, BASE_POS, LORA_NEG, LORA_POS)),
-        (PersonalizationGuidance(), (WEAK_NEG, LORA_POS)),
+        (AutoLoRA().filled(5.0), (BASE_NEG, BASE_POS, LORA_NEG, LORA_POS)),
+        (PersonalizationGuidance().filled(5.0), (WEAK_NEG, LORA_POS)),
     ],
 )
 def test_neutral_values_drop_branches(rule: Rule, branches: tuple[Branch, ...]):
@@ -104,15 +104,21 @@ def test_interval_splits_the_run_and_keeps_cfg_outside():
     np.testing.assert_allclose(p.coefficients[0][0, 0], [-3.0, 4.0])
     assert evaluations(p.segments) == 2 * 2 + 4 * 4 + 2 * 2
     assert [tuple(s) for s in plan(CFG(5.0, start=0.5), 1, 4).segments] == [(2, (LORA_POS,)), (2, two)]
-    assert [s.branches for s in plan(AutoLoRA(start=0.4, stop=0.4), 1, 8).segments] == [two]
+    assert [s.branches for s in plan(AutoLoRA(start=0.4, stop=0.4).filled(5.0), 1, 8).segments] == [two]
 
 
 def test_a_batch_mixes_values_and_rules():
     table = dense(AutoLoRA(gamma=[1.0, 1.5, 2.0], w1=3.0, w2=[2.0, 4.0, 6.0]), 3, 2)
     for i, (g, w2) in enumerate([(1.0, 2.0), (1.5, 4.0), (2.0, 6.0)]):
         np.testing.assert_allclose(table[i], dense(AutoLoRA(g, 3.0, w2), 1, 2)[0])
-    rules = [NoGuidance(), CFG(5.0), AutoLoRA(), PersonalizationGuidance()]
+    rules = [rule.filled(7.0) for rule in (NoGuidance(), CFG(5.0), AutoLoRA(), PersonalizationGuidance())]
     np.testing.assert_allclose(dense(rules, 4, 3), np.concatenate([dense(r, 1, 3) for r in rules]))
+
+
+def test_open_scales_are_filled_with_what_is_usual():
+    assert AutoLoRA(2.0, w2=1.0).filled(7.0) == AutoLoRA(2.0, 7.0, 1.0)
+    assert (CFG().filled(5.0), CFG(3.0).filled(5.0)) == (CFG(5.0), CFG(3.0))
+    assert AutoGuidance().filled(9.0) == AutoGuidance(1.5)  # no scale of CFG
 
 
 def test_rescale_equals_diffusers():
@@ -134,6 +140,7 @@ def test_rescale_equals_diffusers():
         (lambda: CFG(float("nan")), "finite"),
         (lambda: plan(CFG([1.0, 2.0]), 3, 4), "2 values for 3 images"),
         (lambda: plan([CFG(), CFG()], 3, 4), "2 rules for 3 images"),
+        (lambda: plan(AutoLoRA(w1=3.0), 1, 4), " is open; a pipeline fills in"),
     ],
 )
 def test_bad_values_are_refused(make, words: str):

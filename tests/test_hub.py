@@ -11,10 +11,9 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
 from autolora_jax.weights import WeightsError, open_checkpoint
-from autolora_jax.weights.checkpoint import SDXL_REPOSITORY
+from autolora_jax.weights.families import SDXL
 from autolora_jax.weights.hub import is_hub_id, split_hub_id
-from autolora_jax.weights.networks import COMPONENTS
-from tests.checkpoint_files import WEIGHTS, networks_of, write_single_file
+from tests.checkpoint_files import COMPONENTS, WEIGHTS, networks_of, write_single_file
 from tests.hub_server import COMMIT, Hub
 
 CONFIGS = ["model_index.json", *(f"{c}/config.json" for c in COMPONENTS), "scheduler/scheduler_config.json"]
@@ -59,7 +58,7 @@ def test_only_the_files_needed_are_fetched_when_they_are_needed(hub, cache):
         checkpoint.load(component)
         assert hub.downloads == [f"{component}/{WEIGHTS[component]}.safetensors"]
     hub.downloads.clear()
-    first, second = checkpoint.tokenizers
+    first, second = checkpoint.tokenizers.values()
     assert all(name.startswith("tokenizer") for name in hub.downloads)
     assert (first / "vocab.json").exists()
     assert (second / "merges.txt").exists()
@@ -107,12 +106,12 @@ def test_all_files_come_from_one_commit(hub, cache):
 
 def test_a_single_file_in_a_repository(hub, cache, repository, tiny_folder):
     write_single_file(repository / "tiny.safetensors", tiny_folder)
-    hub.repositories[SDXL_REPOSITORY] = tiny_folder
+    hub.repositories[SDXL.repository] = tiny_folder
     networks = networks_of(tiny_folder)
     checkpoint = open_checkpoint("someone/tiny/tiny.safetensors", cache_dir=cache, networks=networks)
     assert hub.downloads == ["tiny.safetensors"]
     hub.downloads.clear()
-    names = {path.name for path in checkpoint.tokenizers}  # SDXL base's, as the file holds none
+    names = {path.name for path in checkpoint.tokenizers.values()}  # SDXL base's, as the file holds none
     assert names == {"tokenizer", "tokenizer_2"}
     assert hub.downloads
     assert all(name.startswith("tokenizer") for name in hub.downloads)

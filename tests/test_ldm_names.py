@@ -8,10 +8,11 @@ import torch
 
 from autolora_jax.config import UNetConfig, VAEConfig
 from autolora_jax.weights import ldm
-from autolora_jax.weights.networks import COMPONENTS, SDXL, shapes_of
+from autolora_jax.weights.networks import shapes_of
+from autolora_jax.weights.published import SDXL_BASE as SDXL
 from autolora_jax.weights.rules import examine, flat_shapes
 from autolora_jax.weights.tables import stages_for, torch_name
-from tests.checkpoint_files import key_list, networks_of, single_file_tensors, state_dict
+from tests.checkpoint_files import COMPONENTS, key_list, networks_of, single_file_tensors, state_dict
 
 SINGLE = "single_file_sd_xl_base_1.0.txt"
 
@@ -23,7 +24,7 @@ def names(config) -> list[str]:
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_every_published_tensor_of_the_folder_has_its_place(facts, component):
     published = key_list(facts / "keys" / "sdxl-base-1.0" / f"{component}.txt")
-    config = getattr(SDXL, component)
+    config = SDXL[component]
     found = examine(published, stages_for(config), shapes_of(config))
     assert found.problems == []
     assert found.dropped == {}
@@ -34,7 +35,7 @@ def test_every_published_tensor_of_the_single_file_has_its_place(facts):
     published = key_list(facts / "keys" / "sdxl-base-1.0" / SINGLE)
     assigned, dropped = 0, set()
     for component, prefix in ldm.PREFIXES.items():
-        config = getattr(SDXL, component)
+        config = SDXL[component]
         mine = {name.removeprefix(prefix): shape for name, shape in published.items() if name.startswith(prefix)}
         stages = (*ldm.stages_for(component, config, names(config)), *stages_for(config))
         found = examine(mine, stages, shapes_of(config))
@@ -88,9 +89,9 @@ def test_other_modules_are_refused(name):
         ldm.ldm_module_name(name, UNetConfig())
 
 
-@pytest.mark.parametrize("config", [SDXL.unet, SDXL.vae])
+@pytest.mark.parametrize("config", [SDXL["unet"], SDXL["vae"]])
 def test_no_two_modules_share_a_name(config):
-    [*_, stage] = ldm.stages_for("unet" if config is SDXL.unet else "vae", config, names(config))
+    [*_, stage] = ldm.stages_for("unet" if config is SDXL["unet"] else "vae", config, names(config))
     assert len(stage) == len(set(stage.values())) == len(names(config))
 
 
@@ -115,7 +116,7 @@ def test_diffusers_reads_the_tests_single_file_as_its_own_folder(tiny_folder, ti
 
 
 def test_the_depths_of_a_config_change_no_name(tiny_folder):
-    config = networks_of(tiny_folder).unet
+    config = networks_of(tiny_folder)["unet"]
     shallow = dataclasses.replace(config, transformer_layers_per_block=(1, 1, 1))
     module = "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj"
     assert ldm.ldm_module_name(module, config) == ldm.ldm_module_name(module, shallow)

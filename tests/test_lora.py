@@ -62,9 +62,9 @@ class Both:
             for a in (self.x.permute(0, 2, 3, 1), self.t, self.prompt, self.pooled, self.sizes, self.ids.int())
         )
         variables = {c: {"params": params[c], "lora": delta.get(c, {})} for c in COMPONENTS}
-        unet = UNet2DConditionModel(config=self.networks.unet).apply(variables["unet"], x, t, prompt, pooled, sizes)
-        one, _ = CLIPTextModel(config=self.networks.text_encoder).apply(variables["text_encoder"], ids)
-        two, last = CLIPTextModel(config=self.networks.text_encoder_2).apply(variables["text_encoder_2"], ids)
+        unet = UNet2DConditionModel(config=self.networks["unet"]).apply(variables["unet"], x, t, prompt, pooled, sizes)
+        one, _ = CLIPTextModel(config=self.networks["text_encoder"]).apply(variables["text_encoder"], ids)
+        two, last = CLIPTextModel(config=self.networks["text_encoder_2"]).apply(variables["text_encoder_2"], ids)
         return {"unet": unet, "text_encoder": one[-2], "text_encoder_2": two[-2], "pooled": last}
 
     def ours(self, tree: Tree, scales: Sequence[float] | Sequence[Sequence[float]]) -> Outputs:
@@ -253,19 +253,19 @@ def test_bfloat16_folds_alpha_in_float32(both: Both, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dialect", ["kohya", "peft"])
 def test_saved_trees_load_as_they_were(both: Both, tmp_path: Path, dialect: str) -> None:
     trees = both.load(random_lora(both.pipe, 1, convolutions=True).save(tmp_path / "a.safetensors", "kohya_sgm"))
-    save_lora(tmp_path / "b.safetensors", trees, dialect, {"modelspec.title": "mine"}, both.networks.unet)
+    save_lora(tmp_path / "b.safetensors", trees, dialect, {"modelspec.title": "mine"}, both.networks["unet"])
     again, report = lora.attach(read_lora(tmp_path / "b.safetensors", both.targets))
     assert jax.tree.structure(again) == jax.tree.structure(trees)
     jax.tree.map(np.testing.assert_array_equal, again, trees)
     assert report.training["title"] == "mine"
     with pytest.raises(ValueError, match="several stacked LoRAs"):
-        save_lora(tmp_path / "c.safetensors", lora.stack([trees, trees]), dialect, unet_config=both.networks.unet)
+        save_lora(tmp_path / "c.safetensors", lora.stack([trees, trees]), dialect, unet_config=both.networks["unet"])
 
 
 def test_diffusers_reads_what_we_save(both: Both, tmp_path: Path) -> None:
     """alpha = rank there, which diffusers reads right when all ranks are equal."""
     random = random_file(both, 6, tmp_path / "a.safetensors", ranks=(4,))
-    save_lora(tmp_path / "b.safetensors", both.load(tmp_path / "a.safetensors"), "kohya", None, both.networks.unet)
+    save_lora(tmp_path / "b.safetensors", both.load(tmp_path / "a.safetensors"), "kohya", None, both.networks["unet"])
     with merged(both.pipe, (random, 0.8)):
         want = both.torch()
     with diffusers_lora(both, tmp_path / "b.safetensors", 0.8):
@@ -276,7 +276,7 @@ def test_diffusers_reads_what_we_convert(both: Both, tmp_path: Path) -> None:
     """From kohya, whose differing alphas diffusers mixes up, to PEFT's header, whose it does not."""
     random = random_file(both, 6, tmp_path / "a.safetensors")
     file = read_lora(tmp_path / "a.safetensors", both.targets)
-    convert_lora(tmp_path / "b.safetensors", file, "peft", both.networks.unet)
+    convert_lora(tmp_path / "b.safetensors", file, "peft", both.networks["unet"])
     with merged(both.pipe, (random, 0.8)):
         want = both.torch()
     with diffusers_lora(both, tmp_path / "b.safetensors", 0.8):

@@ -72,7 +72,7 @@ def test_header_is_shown_safely() -> None:
 def test_converted_file_is_the_same_lora(tmp_path: Path, dialect: str) -> None:
     metadata = {"modelspec.trigger_phrase": "pixel"}
     first = read_lora(saved(tmp_path / "a.safetensors", good(), metadata), tiny_targets())
-    export.convert_lora(tmp_path / "b.safetensors", first, dialect, tiny_networks().unet)
+    export.convert_lora(tmp_path / "b.safetensors", first, dialect, tiny_networks()["unet"])
     second = read_lora(tmp_path / "b.safetensors", tiny_targets())
     assert second.layers.keys() == first.layers.keys()
     assert second.metadata["modelspec.trigger_phrase"] == "pixel"
@@ -92,7 +92,7 @@ def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Path, "write_bytes", fails)
     with pytest.raises(OSError, match="disk full"):
-        export.convert_lora(tmp_path / "b.safetensors", first, "peft", tiny_networks().unet)
+        export.convert_lora(tmp_path / "b.safetensors", first, "peft", tiny_networks()["unet"])
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
@@ -134,7 +134,7 @@ def test_a_file_in_half_precision(tmp_path: Path, dialect: str) -> None:
     sizes = {}
     for dtype in export.DTYPES:
         path = tmp_path / f"{dtype}.safetensors"
-        export.save_lora(path, trees, dialect, None, tiny_networks().unet, dtype)
+        export.save_lora(path, trees, dialect, None, tiny_networks()["unet"], dtype)
         again = read_lora(path, tiny_targets())
         for layer, change in first.layers.items():
             ours, theirs = (c.up @ c.down[:, :, 0, 0] * c.scale for c in (again.layers[layer], change))
@@ -148,9 +148,9 @@ def test_values_that_half_precision_can_not_hold(tmp_path: Path) -> None:
     first = read_lora(saved(tmp_path / "a.safetensors", good()), tiny_targets())
     trees = jax.tree.map(lambda leaf: leaf * 1e6 if leaf.dtype == np.float32 else leaf, attach(first)[0])
     with pytest.raises(ValueError, match="float16 can't hold; save it as float32"):
-        export.save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks().unet, "float16")
+        export.save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks()["unet"], "float16")
     with pytest.raises(ValueError, match="'fp16' is not known; choose one of float32, float16, bfloat16"):
-        export.save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks().unet, "fp16")
+        export.save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks()["unet"], "fp16")
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 

@@ -14,7 +14,7 @@ from autolora_jax.weights.lora.dialects import KINDS, PARTS, naming_style, split
 from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.lora.match import match_layers, raise_problems
 from autolora_jax.weights.lora.names import Name, names
-from autolora_jax.weights.networks import SDXL
+from autolora_jax.weights.published import SDXL_BASE as SDXL
 from autolora_jax.weights.tables import torch_module
 from tests.lora_reference import UNET_MODULE, good, halves, saved, tiny_targets
 

@@ -16,9 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from autolora_jax.config import ConfigError
 from autolora_jax.weights import WeightsError, convert_checkpoint, describe, open_checkpoint, orbax_folder
-from autolora_jax.weights.networks import COMPONENTS
 from autolora_jax.weights.rules import flat_shapes
-from tests.checkpoint_files import ROOT, networks_of, write_single_file
+from tests.checkpoint_files import COMPONENTS, ROOT, networks_of, write_single_file
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def test_a_converted_folder_is_the_same_checkpoint(tiny_folder, converted):
     assert ours.networks == theirs.networks
     assert ours.scheduler == theirs.scheduler
     assert ours.force_zeros_for_empty_prompt == theirs.force_zeros_for_empty_prompt
-    for mine, original in zip(ours.tokenizers, theirs.tokenizers, strict=True):
+    for mine, original in zip(ours.tokenizers.values(), theirs.tokenizers.values(), strict=True):
         assert (mine / "vocab.json").read_bytes() == (original / "vocab.json").read_bytes()
     for component in COMPONENTS:
         assert_same_trees(ours.load(component), theirs.load(component))
@@ -258,7 +257,7 @@ def test_the_program_converts(tiny_folder, tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{tmp_path / 'out'} is ready" in done.stderr
-    assert open_checkpoint(tmp_path / "out").unet == open_checkpoint(tiny_folder).unet
+    assert open_checkpoint(tmp_path / "out").networks == open_checkpoint(tiny_folder).networks
     again = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert again.returncode == 1
     assert "already exists" in again.stderr

@@ -14,6 +14,7 @@ from PIL import Image
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance, grid, pictures
 from autolora_jax.grid import comparison_grid
 from autolora_jax.guidance import Rule
+from autolora_jax.schedules import SOLVERS
 
 # As A1111's modules/infotext_utils.py reads the last line.
 A1111 = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
@@ -24,6 +25,7 @@ def settings(**changes: Any) -> dict[str, Any]:
     return {
         "prompt": "a cute corgi",
         "prompt_2": "a cute corgi",
+        "prompt_3": "a cute corgi",
         "negative_prompt": "blurry",
         "seed": 3,
         "guidance": AutoLoRA(1.5, 5.0, 6.0, start=0.0, stop=0.8),
@@ -74,6 +76,14 @@ def test_parameters_are_what_a1111_reads(tmp_path: Path):
         "Noise": "torch",
         "Version": "autolora-jax 0.1.0",
     }
+
+
+def test_every_scheduler_has_a_name_that_a1111_knows(tmp_path: Path):
+    for solver in SOLVERS:
+        _, fields = a1111(saved(tmp_path / f"{solver}.png", scheduler=solver))
+        assert fields["Sampler"] in {"DDIM", "Euler", "Euler a", "DPM++ 2M"}
+        spacing = solver.rpartition("_")[2].capitalize()
+        assert fields.get("Schedule type") == (spacing if spacing in {"Karras", "Exponential"} else None)
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_autolora_needs_a_lora(tiny_folder):
 
 def test_long_prompts_are_said_to_be_cut(pipe):
     with pytest.warns(UserWarning, match="not read"):
-        pipe.text.tokenize(Text("cat " * 80, "the dog"))
+        pipe.text.tokenize(Text("cat " * 80, "the dog", ""))
 
 
 def test_progress_is_reported_step_by_step(pipe):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from autolora_jax.weights import WeightsError
-from autolora_jax.weights.networks import COMPONENTS, SDXL, shapes_of
+from autolora_jax.weights.networks import shapes_of
+from autolora_jax.weights.published import SDXL_BASE as SDXL
 from autolora_jax.weights.rules import (
     INVERSE,
     Rule,
@@ -19,7 +20,7 @@ from autolora_jax.weights.rules import (
     tree_path,
 )
 from autolora_jax.weights.tables import EXPORT, export, stages_for, torch_module, torch_name
-from tests.checkpoint_files import key_list, networks_of, state_dict
+from tests.checkpoint_files import COMPONENTS, key_list, networks_of, state_dict
 
 TABLE = (
     Rule(r"(.*)\.weight", r"\1.kernel", ndim=4, move=oihw_to_hwio),
@@ -130,7 +131,7 @@ def test_export_undoes_every_row_that_rearranges():
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_exported_trees_are_what_torch_saved(tiny_folder, component):
-    config = getattr(networks_of(tiny_folder), component)
+    config = networks_of(tiny_folder)[component]
     original = state_dict(tiny_folder, component)
     params = convert(original, stages_for(config), shapes_of(config))
     back = export(params)
@@ -143,7 +144,7 @@ def test_exported_trees_are_what_torch_saved(tiny_folder, component):
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_names_go_there_and_back(facts, component):
     published = key_list(facts / "keys" / "sdxl-base-1.0" / f"{component}.txt")
-    leaves = flat_shapes(shapes_of(getattr(SDXL, component)))
+    leaves = flat_shapes(shapes_of(SDXL[component]))
     assert {torch_name(path, len(shape)) for path, shape in leaves.items()} == published.keys()
     for path in leaves:
         module = path.rpartition("/")[0]

@@ -16,7 +16,15 @@ from diffusers import (
 )
 
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.schedules import PREDICTIONS, SOLVERS, SPACINGS, Grid, Schedule, alphas_cumprod, make_schedule
+from autolora_jax.schedules import (
+    PREDICTIONS,
+    SOLVERS,
+    SPACINGS,
+    Schedule,
+    alphas_cumprod,
+    make_schedule,
+    solvers_for,
+)
 
 FINAL = 5e-6  # of the largest |x|; seen: 1.6e-6
 SHAPE = (1, 4, 6, 5)
@@ -31,6 +39,8 @@ SDXL = dict(
     clip_sample=False,
     set_alpha_to_one=False,
 )
+# Of diffusion models; those of flows have their own tests in test_flow_schedules.py.
+DIFFUSION = solvers_for(SchedulerConfig())
 CLASSES = {
     "ddim": DDIMScheduler,
     "euler": EulerDiscreteScheduler,
@@ -54,7 +64,7 @@ def network(x, t):
     return 0.3 * x + 0.5 * library.tanh(2 * x + float(t) / 300) - 0.2 * library.sin(3 * x)
 
 
-def run(table: Schedule, noise: np.ndarray, step_noise: np.ndarray, dtype=np.float32) -> np.ndarray:
+def run(table: Schedule, noise: np.ndarray, step_noise: np.ndarray, dtype=np.float32, network=network) -> np.ndarray:
     """The loop that `Schedule` documents."""
     x = (table.initial_scale * noise).astype(dtype)
     before = np.zeros_like(x)
@@ -94,7 +104,8 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-RUNS = set(itertools.product(SOLVERS, PREDICTIONS)) - {("euler_ancestral", "sample")}  # which diffusers does not take
+# Each with all that diffusers takes.
+RUNS = set(itertools.product(DIFFUSION, PREDICTIONS.keys() - {"flow_prediction"})) - {("euler_ancestral", "sample")}
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
@@ -106,7 +117,7 @@ def test_run_matches_diffusers(scheduler: str, prediction: str, spacing: str):
 
 
 @pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear"])
-@pytest.mark.parametrize(("scheduler", "spacing"), itertools.product(SOLVERS, SPACINGS))
+@pytest.mark.parametrize(("scheduler", "spacing"), itertools.product(DIFFUSION, SPACINGS))
 def test_grid_matches_diffusers(scheduler: str, spacing: str, beta_schedule: str):
     for steps, offset in itertools.product((6, 20, 30), (0, 1)):
         changes = dict(timestep_spacing=spacing, beta_schedule=beta_schedule, steps_offset=offset)
@@ -167,7 +178,7 @@ def test_ddim_is_algorithm_2():
     assert table.initial_scale == 1
 
 
-@pytest.mark.parametrize("scheduler", [s for s in SOLVERS if s != "ddim"])
+@pytest.mark.parametrize("scheduler", [s for s in DIFFUSION if s != "ddim"])
 def test_solvers_are_exact_where_the_picture_is_known(scheduler: str):
     """A network that always knows x0 makes every path straight (in σ): all solvers end in x0, whatever the steps."""
     x0, noise = np.random.default_rng(0).standard_normal((2, *SHAPE))
@@ -179,22 +190,8 @@ def test_solvers_are_exact_where_the_picture_is_known(scheduler: str):
         np.testing.assert_allclose(x, x0, atol=2e-6)
 
 
-def test_first_order_step_is_exact_on_a_straight_flow():
-    """The vocabulary holds for flow matching: signal 1−σ, noise σ, velocity ε − x0."""
-    sigma = np.array([1.0, 0.8, 0.5, 0.1, 0.0])
-    x0, noise = np.random.default_rng(0).standard_normal((2, *SHAPE))
-    ones = np.ones(4)
-    grid = Grid(1000 * sigma[:-1], 1 - sigma[:-1], sigma[:-1], 1 - sigma[1:], sigma[1:], ones, 1.0)
-    steps = SOLVERS["euler"].step(grid)
-    x = noise
-    for i in range(4):
-        x0_seen = x - sigma[i] * (noise - x0)
-        x = steps.keep[i] * x + steps.toward[i] * x0_seen
-        np.testing.assert_allclose(x, (1 - sigma[i + 1]) * x0 + sigma[i + 1] * noise, atol=1e-12)
-
-
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("scheduler", [s for s in SOLVERS if not s.startswith("euler")] + ["euler_ancestral"])
+@pytest.mark.parametrize("scheduler", [s for s in DIFFUSION if not s.startswith("euler")] + ["euler_ancestral"])
 def test_zero_snr_run_matches_diffusers(scheduler: str, spacing: str):
     for steps in (6, 20, 30):
         changes = dict(timestep_spacing=spacing, prediction_type="v_prediction", rescale_betas_zero_snr=True)
@@ -244,7 +241,7 @@ def assert_same(a: Schedule, b: Schedule):
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("scheduler", SOLVERS)
+@pytest.mark.parametrize("scheduler", DIFFUSION)
 def test_one_program_serves_all_schedulers(scheduler: str):
     table = make_schedule(SchedulerConfig(), 7, scheduler)
     assert [a.shape for a in table] == [(7,)] * 8 + [()]

@@ -107,7 +107,7 @@ def test_every_layer_has_a_name_in_every_dialect(dialect: str, tmp_path: Path):
             node = node.setdefault(name, {})
         node["down"] = rng.standard_normal((*layer.kernel[:-1], 2), np.float32)
         node["up"] = rng.standard_normal((2, layer.kernel[-1]), np.float32)
-    save_lora(tmp_path / "all.safetensors", stored_delta(trees, 0.5), dialect, None, tiny_networks().unet)
+    save_lora(tmp_path / "all.safetensors", stored_delta(trees, 0.5), dialect, None, tiny_networks()["unet"])
     read = read_lora(tmp_path / "all.safetensors", TARGETS).layers
     assert read.keys() == set(chosen)
     for layer in chosen:

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.demo.world import character_set, write_folder
-from autolora_jax.text import ENCODERS
+from autolora_jax.text.sdxl import ENCODERS
 from autolora_jax.training import DataConfig, LoraConfig, TrainConfig, cache
 from autolora_jax.training import data as training_data
 from autolora_jax.training.buckets import load_pixels

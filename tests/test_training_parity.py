@@ -15,7 +15,7 @@ from diffusers.optimization import get_scheduler
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.sharding import replicated
-from autolora_jax.text import ENCODERS
+from autolora_jax.text.sdxl import ENCODERS
 from autolora_jax.training.deltas import choose_layers
 from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.objective import Objective
@@ -46,7 +46,9 @@ def theirs(folder: Path) -> StableDiffusionXLPipeline:
 def loss_of(pipe: AutoLoRAPipeline, prediction_type: str, dropout: float) -> DenoiserLoss:
     scheduler = dataclasses.replace(pipe.scheduler, prediction_type=prediction_type)
     objective = Objective(scheduler, min_snr_gamma=GAMMA)
-    return DenoiserLoss(pipe.unet, pipe.text.encoders, objective, lora_scale=ALPHA / RANK, caption_dropout=dropout)
+    return DenoiserLoss(
+        pipe.denoiser, tuple(pipe.text.encoders.values()), objective, lora_scale=ALPHA / RANK, caption_dropout=dropout
+    )
 
 
 def rows(number: int, prompt: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -86,7 +88,8 @@ def test_loss_and_gradients_of_v_prediction_match(ours, small_folder, tmp_path):
     chosen = choose_layers({"unet": ours.lora_targets()["unet"]}, ["attention"])
     assert 2 * len(chosen) == len(parameters)
     trainable = delta_of(parameters, chosen)
-    width, pooled = ours.unet.config.cross_attention_dim, ours.text.encoders[1].config.projection_dim
+    width = ours.denoiser.config.cross_attention_dim
+    pooled = ours.text.encoders["text_encoder_2"].config.projection_dim
     batch = rows(0, {"encoder_hidden_states": normal(1, ROWS, 77, width), "text_embeds": normal(2, ROWS, pooled)})
     empty = {"encoder_hidden_states": normal(3, 77, width), "text_embeds": normal(4, pooled)}
     frozen = {"seed": np.int32(5), "empty_prompt": empty, "params": {"unet": ours.params["unet"]}}

@@ -227,7 +227,7 @@ def test_both_dialects_hold_the_same_lora(pipe, whole, as_peft):
             np.testing.assert_array_equal(getattr(change, half), getattr(other.layers[layer], half))
         assert change.scale == other.layers[layer].scale == 1
     idle = [layer for layer, change in one.layers.items() if not change.up.any()]
-    last = f"layers_{pipe.text.encoders[0].config.num_hidden_layers - 1}/"
+    last = f"layers_{pipe.text.encoders['text_encoder'].config.num_hidden_layers - 1}/"
     assert {layer.component for layer in idle} == {"text_encoder"} and all(last in layer.path for layer in idle)
 
 
@@ -251,7 +251,7 @@ def ours(pipe: AutoLoRAPipeline, whole: Path) -> dict[str, np.ndarray]:
     told = pipe.encode_prompt("a zib, the dog", "")["lora"]
     positive = {name: jnp.asarray(value[:, 1]) for name, value in told.items()}
     sample, t = jnp.asarray(normal(1, 1, 8, 8, 4)), jnp.float32([321])
-    predict = jax.jit(pipe.unet.apply)
+    predict = jax.jit(pipe.denoiser.apply)
     prediction, base = (
         predict({"params": pipe.params["unet"], "lora": at_scale(pipe._delta["unet"], scale)}, sample, t, **positive)
         for scale in np.float32([[1], [0]])

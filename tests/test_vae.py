@@ -10,8 +10,11 @@ import torch
 from diffusers import AutoencoderKL as Reference
 
 from autolora_jax.config import VAEConfig
+from autolora_jax.decode import decode
 from autolora_jax.models import vae as vae_module
 from autolora_jax.models.vae import AutoencoderKL, decode_sliced, decode_tiled, encode_sliced, encode_tiled
+from autolora_jax.sharding import data_mesh
+from autolora_jax.training import cache
 from tests.parity import channels_first, error, normal, params_of
 from tests.reference import VAE, randomize
 
@@ -61,6 +64,24 @@ def test_matches_diffusers(variant):
     assert error(mean, posterior.mean) < PARITY
     assert error(logvar, posterior.logvar) < PARITY
     assert error(apply(network, params, latents, "decode"), decoded) < PARITY
+
+
+def test_sd3s_latents_are_shifted_and_scaled():
+    """(z − shift) · scale on the way in, z / scale + shift on the way out, as SD3's pipeline has it."""
+    module, network, params = build(**{**SMALL, **VARIANTS["SD3"], "scaling_factor": 1.5, "shift_factor": 0.6})
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 24, 16, 3)).astype(np.uint8)
+    latents = normal(1, 1, 12, 8, 16)
+    with torch.no_grad():
+        posterior = module.encode(channels_first(pixels.astype(np.float32)) / 127.5 - 1).latent_dist
+        decoded, unshifted = (module.decode(channels_first(latents) / 1.5 + shift).sample for shift in (0.6, 0.0))
+    mean, std = cache._encode(network, params, jnp.asarray(pixels))
+    assert error(mean, (posterior.mean - 0.6) * 1.5) < PARITY
+    assert error(std, posterior.std * 1.5) < PARITY
+    pictures, finite = decode(network, data_mesh(jax.devices()[:1]), params, jnp.asarray(latents))
+    expected, other = (((x / 2 + 0.5).clamp(0, 1) * 255).numpy().transpose(0, 2, 3, 1) for x in (decoded, unshifted))
+    assert finite.all()
+    assert np.abs(pictures - expected).max() < 0.51  # rounded
+    assert np.abs(other - expected).max() > 10
 
 
 def test_log_variance_is_clipped():

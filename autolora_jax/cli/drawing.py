@@ -28,12 +28,15 @@ class Column(NamedTuple):
     lora_scale: float | None = None  # None: as loaded
 
 
-def columns(config: GenerateConfig) -> list[Column]:
-    """What a run draws: its guidance alone, or, to compare, the base model and the LoRA under CFG before it."""
-    rule = config.rule()
+def columns(config: GenerateConfig, usual: float) -> list[Column]:
+    """What a run draws: its guidance alone, or, to compare, the base model and the LoRA under CFG before it.
+
+    usual: the CFG scale that its model is used with.
+    """
+    rule = config.rule().filled(usual)
     if not config.compare:
         return [Column("", "", rule)]
-    base, tuned = _cfg(rule)
+    base, tuned = _cfg(rule, usual)
     found = [
         Column(f"Base + CFG\n{_numbers(base)}", "base", base, lora_scale=0.0),
         Column(f"LoRA + CFG\n{_numbers(tuned)}", "lora", tuned),
@@ -44,11 +47,11 @@ def columns(config: GenerateConfig) -> list[Column]:
     return found
 
 
-def _cfg(rule: Rule) -> tuple[CFG, CFG]:
+def _cfg(rule: Rule, usual: float) -> tuple[CFG, CFG]:
     """CFG of the base and of the tuned model as strong as in a rule, where it has any."""
     if isinstance(rule, AutoLoRA):
         return CFG(rule.w1), CFG(rule.w2)
-    same = CFG(rule.w) if isinstance(rule, CFG | PersonalizationGuidance) else CFG()
+    same = CFG(rule.w) if isinstance(rule, CFG | PersonalizationGuidance) else CFG(usual)
     return same, same
 
 
@@ -66,13 +69,14 @@ def draw(config: GenerateConfig, overwrite: bool) -> PictureFolder:
     An error that comes after the first picture carries a note that says how many are saved.
     """
     folder = PictureFolder(Path(config.out), overwrite)
-    ways = columns(config)
-    total = len(ways) * len(config.prompts) * len(config.seeds)
+    total = 0
     try:
         with Display() as display:
             hashes = _check_loras(config)
             pipe = _load(config, display)
             folder.write_json("config", record(config))
+            ways = columns(config, pipe.family.guidance_scale)
+            total = len(ways) * len(config.prompts) * len(config.seeds)
             files = [_draw_column(pipe, config, way, folder, hashes, display, total) for way in ways]
             if config.compare:
                 _save_grid(config, ways, files, folder)

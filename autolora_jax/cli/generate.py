@@ -214,7 +214,8 @@ def generate(
             "--scheduler",
             panel=SAMPLER,
             default="the model's",
-            help="ddim, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras.",
+            help="ddim, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; for SD3 flow_euler, "
+            "flow_euler_karras, flow_euler_exponential or flow_dpmpp_2m.",
         ),
     ] = None,
     timestep_spacing: Annotated[

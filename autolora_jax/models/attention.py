@@ -51,6 +51,16 @@ def dot_product_attention(
     return IMPLEMENTATIONS[implementation](q, k, v, causal)
 
 
+def biased_attention(
+    q: Float[Array, "b t h d"], k: Float[Array, "b s h d"], v: Float[Array, "b s h d"], bias: Float[Array, "h t s"]
+) -> Float[Array, "b t h d"]:
+    """softmax(q·kᵀ + bias)·v of every head, in v's dtype: T5's, which divides by no √d.
+
+    Runs as "xla" on every device: the fused kernels above take no bias, and a prompt's logits are small.
+    """
+    return _mixed(_products(q, k) + bias[None], v)
+
+
 def default_implementation(platform: str, dtype: DTypeLike) -> str:
     """The implementation for a device's platform ("cpu", "gpu", "cuda", "tpu") and a compute dtype."""
     if jnp.dtype(dtype) == jnp.float32:  # asked for because of its exact products
@@ -80,14 +90,23 @@ def _xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
 
 def _attend(q: Array, positions: Array, k: Array, v: Array, causal: bool) -> Array:
     """What the queries at these positions get from all keys."""
-    precision = matmul_precision(v.dtype)
-    logits = jnp.einsum("bthd,bshd->bhts", q, k, precision=precision, preferred_element_type=jnp.float32)
-    logits = logits * q.shape[-1] ** -0.5
+    logits = _products(q, k) * q.shape[-1] ** -0.5
     if causal:
         visible = positions[:, None] >= jnp.arange(k.shape[1])[None, :]
         logits = jnp.where(visible[None, None], logits, -jnp.inf)
+    return _mixed(logits, v)
+
+
+def _products(q: Array, k: Array) -> Array:
+    """q·kᵀ of every head, [b h t s] in float32."""
+    precision = matmul_precision(k.dtype)
+    return jnp.einsum("bthd,bshd->bhts", q, k, precision=precision, preferred_element_type=jnp.float32)
+
+
+def _mixed(logits: Array, v: Array) -> Array:
+    """The values, weighed by a softmax of [b h t s]."""
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhts,bshd->bthd", weights, v, precision=precision)
+    return jnp.einsum("bhts,bshd->bthd", weights, v, precision=matmul_precision(v.dtype))
 
 
 def _cudnn(q: Array, k: Array, v: Array, causal: bool) -> Array:

@@ -124,6 +124,19 @@ class Conv(_Adapted):
         return y
 
 
+class TimestepEmbedding(Block):
+    """Dense, SiLU, Dense."""
+
+    features: int
+
+    def setup(self) -> None:
+        self.linear_1 = Dense(self.features, **self.dtypes)
+        self.linear_2 = Dense(self.features, **self.dtypes)
+
+    def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b f"]:
+        return self.linear_2(jax.nn.silu(self.linear_1(x)))
+
+
 class GroupNorm(nn.Module):
     """torch's GroupNorm over (pixels, channels of a group): [b ... c] -> the same. Two-pass float32 statistics."""
 
@@ -146,7 +159,27 @@ class GroupNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """torch's LayerNorm over the last axis, with weight and bias. Two-pass float32 statistics."""
+    """torch's LayerNorm over the last axis. Two-pass float32 statistics."""
+
+    epsilon: float
+    affine: bool = True  # with weight and bias
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
+        y = x.astype(jnp.float32)
+        y = y - y.mean(axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+        if self.affine:
+            weight = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
+            y = _affine(y, weight, bias)
+        return y.astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Last axis over its root mean square, times a weight: no mean, no bias. float32 statistics."""
 
     epsilon: float
     dtype: DTypeLike = jnp.float32
@@ -155,11 +188,9 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
         weight = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
         y = x.astype(jnp.float32)
-        y = y - y.mean(axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
-        return _affine(y, weight, bias).astype(self.dtype)
+        return (y * jnp.asarray(weight, jnp.float32)[(None,) * (y.ndim - 1)]).astype(self.dtype)
 
 
 def _affine(y: Array, weight: Any, bias: Any) -> Array:
@@ -175,6 +206,11 @@ def quick_gelu(x: Array) -> Array:
 def gelu(x: Array) -> Array:
     """The exact, erf form, torch's default: jax.nn.gelu's default is tanh, which moves a run by 4e-4."""
     return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: Array) -> Array:
+    """The tanh form, of SD3's denoiser and of T5 (transformers calls it gelu_new)."""
+    return jax.nn.gelu(x, approximate=True)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"quick_gelu": quick_gelu, "gelu": gelu}

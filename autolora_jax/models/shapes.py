@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from autolora_jax.models.clip import CLIPTextModel
+from autolora_jax.models.mmdit import SD3Transformer2DModel
+from autolora_jax.models.t5 import T5EncoderModel
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import AutoencoderKL
 
@@ -35,6 +37,12 @@ def _unet(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
     return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
 
 
+def _mmdit(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    sample = (1, config.patch_size, config.patch_size, config.in_channels)
+    shapes = sample, (1,), (1, 1, config.joint_attention_dim), (1, config.pooled_projection_dim)
+    return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+
+
 def _vae(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
     return (jax.ShapeDtypeStruct((1, config.factor, config.factor, config.in_channels), jnp.float32),)
 
@@ -43,9 +51,15 @@ def _clip(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
     return (jax.ShapeDtypeStruct((1, config.max_position_embeddings), jnp.int32),)
 
 
+def _t5(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
+
+
 # Network -> the smallest inputs it takes.
 _EXAMPLES: Mapping[type[nn.Module], Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]] = {
     UNet2DConditionModel: _unet,
+    SD3Transformer2DModel: _mmdit,
     AutoencoderKL: _vae,
     CLIPTextModel: _clip,
+    T5EncoderModel: _t5,
 }

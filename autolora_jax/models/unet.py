@@ -9,22 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from autolora_jax.config import UNetConfig
-from autolora_jax.models.layers import Block, Conv, Dense, GroupNorm, sinusoidal_embedding
+from autolora_jax.models.layers import Block, Conv, GroupNorm, TimestepEmbedding, sinusoidal_embedding
 from autolora_jax.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from autolora_jax.models.transformer import Transformer2DModel
-
-
-class TimestepEmbedding(Block):
-    """Dense, SiLU, Dense."""
-
-    features: int
-
-    def setup(self) -> None:
-        self.linear_1 = Dense(self.features, **self.dtypes)
-        self.linear_2 = Dense(self.features, **self.dtypes)
-
-    def __call__(self, x: Float[Array, "b c"]) -> Float[Array, "b f"]:
-        return self.linear_2(jax.nn.silu(self.linear_1(x)))
 
 
 class Level(Block):

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from autolora_jax.pipeline import AutoLoRAPipeline
-from autolora_jax.text import ENCODERS, Sizes, Text
+from autolora_jax.text import Sizes, TextSettings
+from autolora_jax.text.stage import same_text
 from autolora_jax.training.buckets import Plan, assign_all, make_buckets
 from autolora_jax.training.cache import LatentCache, fingerprint
 from autolora_jax.training.config import DataConfig, TrainConfig
@@ -100,7 +101,7 @@ def open_data(
 
 def _buckets(pipe: AutoLoRAPipeline, config: DataConfig) -> tuple[tuple[int, int], ...]:
     factor = pipe.vae.config.factor
-    trained = pipe.unet.config.sample_size * factor
+    trained = pipe.denoiser.config.sample_size * factor
     resolution = config.resolution or trained
     step = BUCKET_STEP if trained >= 8 * BUCKET_STEP and resolution % BUCKET_STEP == 0 else factor
     return make_buckets(resolution, step=step, max_aspect=config.max_aspect)
@@ -109,14 +110,13 @@ def _buckets(pipe: AutoLoRAPipeline, config: DataConfig) -> tuple[tuple[int, int
 def _embed(pipe: AutoLoRAPipeline, caption: str) -> Prompt:
     """What the denoiser reads, in its compute dtype."""
     any_size = Sizes((0, 0), (0, 0), (0, 0))
-    text, nothing = Text(caption, caption), np.zeros((1, 0), np.float32)
-    encoded = pipe.text.conditioning([text], [text], (any_size, any_size), {"base": nothing})["base"]
+    text, nothing = same_text(caption), np.zeros((1, 0), np.float32)
+    encoded = pipe.text.conditioning([text], [text], TextSettings((any_size, any_size)), {"base": nothing})["base"]
     return {
         name: np.asarray(encoded[name][0, 1], dtype)
-        for name, dtype in (("encoder_hidden_states", pipe.unet.dtype), ("text_embeds", np.float32))
+        for name, dtype in (("encoder_hidden_states", pipe.denoiser.dtype), ("text_embeds", np.float32))
     }
 
 
 def _tokenize(pipe: AutoLoRAPipeline, caption: str) -> Prompt:
-    ids = pipe.text.tokenize(Text(caption, caption))
-    return {name: rows[0] for name, rows in zip(ENCODERS, ids, strict=True)}
+    return {name: rows[0] for name, rows in pipe.text.tokenize(same_text(caption)).items()}

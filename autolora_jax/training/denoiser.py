@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.unet import UNet2DConditionModel
-from autolora_jax.text import ENCODERS, HIDDEN_LAYER
+from autolora_jax.text.sdxl import ENCODERS, join
+from autolora_jax.text.stage import HIDDEN_LAYER
 from autolora_jax.training.objective import Noised, Objective
 
 Tree = Mapping[str, Any]
@@ -69,12 +70,11 @@ class DenoiserLoss:
     def _conditioning(self, trainable: Tree, frozen: Tree, prompt: Tree) -> dict[str, Array]:
         if "text_embeds" in prompt:
             return dict(prompt)
-        outputs = [
-            encoder.apply(self._variables(name, trainable, frozen, len(prompt[name])), prompt[name])
-            for name, encoder in zip(ENCODERS, self.encoders, strict=True)
-        ]
-        hidden = [states[HIDDEN_LAYER] for states, _ in outputs]
-        return {"encoder_hidden_states": jnp.concatenate(hidden, axis=-1), "text_embeds": outputs[-1][1]}
+        outputs = {}
+        for name, encoder in zip(ENCODERS, self.encoders, strict=True):
+            states, pooled = encoder.apply(self._variables(name, trainable, frozen, len(prompt[name])), prompt[name])
+            outputs[name] = states[HIDDEN_LAYER], pooled
+        return join(outputs)
 
     def _variables(self, network: str, trainable: Tree, frozen: Tree, rows: int) -> dict[str, Any]:
         if network not in frozen["params"]:

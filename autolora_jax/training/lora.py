@@ -16,7 +16,7 @@ from autolora_jax.config import ConfigError
 from autolora_jax.guidance import CFG
 from autolora_jax.pipeline import AutoLoRAPipeline, Output
 from autolora_jax.sharding import DATA
-from autolora_jax.text import ENCODERS
+from autolora_jax.text.sdxl import ENCODERS
 from autolora_jax.training.cache import fingerprint
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.config import TrainConfig
@@ -98,8 +98,8 @@ def train_lora(
     if remat is None:
         remat = max(crop.target[0] * crop.target[1] for crop in dataset.latents.crops) > LARGE
     loss = DenoiserLoss(
-        unet=pipe.unet.clone(remat=remat),
-        encoders=pipe.text.encoders,
+        unet=pipe.denoiser.clone(remat=remat),
+        encoders=tuple(pipe.text.encoders.values()),
         objective=objective,
         lora_scale=config.lora.scale,
         caption_dropout=config.loss.caption_dropout,
@@ -146,7 +146,7 @@ def train_lora(
     trees = stored_delta(state.trainable, config.lora.scale)
     rows = dataset.plan(config, pipe.mesh.shape[DATA]).batch_size
     header = {**training_header(pipe.name, objective, dataset.examples, config, rows, out.stem), **(metadata or {})}
-    save_lora(out, trees, dialect, header, pipe.unet.config, save_dtype)
+    save_lora(out, trees, dialect, header, pipe.denoiser.config, save_dtype)
     tell(TrainProgress("save", 1, 1))
     return lora.report(read_lora(out, model))
 
@@ -212,8 +212,8 @@ def _identity(pipe: AutoLoRAPipeline, data: TrainingData, config: TrainConfig) -
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
     made_of = {
         "model": pipe.name,
-        "weights": fingerprint(pipe.unet, pipe.params["unet"]["conv_in"])[:16],  # every tuning moves them
-        "dtype": str(pipe.unet.dtype),
+        "weights": fingerprint(pipe.denoiser, pipe.params["unet"]["conv_in"])[:16],  # every tuning moves them
+        "dtype": str(pipe.denoiser.dtype),
         "devices": pipe.mesh.shape[DATA],
     }
     return {**settings, **made_of, "pictures": data.digest(), "latents": data.latents.fingerprint[:16]}

@@ -8,17 +8,16 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import DTypeLike
 
-from autolora_jax.config import CLIPTextConfig, JsonConfig, SchedulerConfig, UNetConfig, VAEConfig
+from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import builtin
 from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.errors import WeightsError, shorten
+from autolora_jax.weights.families import Family, check_together
 from autolora_jax.weights.folders import Folder, LocalFolder
 from autolora_jax.weights.hub import is_hub_id, open_hub, split_hub_id
-from autolora_jax.weights.networks import COMPONENTS, SDXL, Networks, check_together, shapes_of
+from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.single_file import read_single_file
 from autolora_jax.weights.streaming import Placement
-
-SDXL_REPOSITORY = "stabilityai/stable-diffusion-xl-base-1.0"  # whose tokenizers a single file without any is used with
 
 PathOrId = str | PathLike[str]
 
@@ -42,52 +41,47 @@ class Checkpoint:
     """An opened checkpoint: its configs, and ways to its weights and tokenizers, which are read when asked for."""
 
     name: str
+    family: Family
     networks: Networks
     scheduler: SchedulerConfig
     force_zeros_for_empty_prompt: bool
     weights: Mapping[str, Weights]
-    find_tokenizers: Callable[[], tuple[Path, Path]]
+    find_tokenizers: Callable[[tuple[str, ...]], dict[str, Path]]
 
     @property
-    def tokenizers(self) -> tuple[Path, Path]:
-        """The folders of both tokenizers, for transformers' CLIPTokenizer; fetched if need be. Raises WeightsError."""
-        return self.find_tokenizers()
+    def encoders(self) -> tuple[str, ...]:
+        """The text encoders that it has."""
+        return tuple(name for name in self.family.encoders if name in self.networks)
 
     @property
-    def unet(self) -> UNetConfig:
-        return self.networks.unet
+    def tokenizers(self) -> dict[str, Path]:
+        """Text encoder -> the folder of its tokenizer, for transformers; fetched if need be. Raises WeightsError."""
+        names = {encoder: encoder.replace("text_encoder", "tokenizer") for encoder in self.encoders}
+        found = self.find_tokenizers(tuple(names.values()))
+        return {encoder: found[name] for encoder, name in names.items()}
 
-    @property
-    def vae(self) -> VAEConfig:
-        return self.networks.vae
-
-    @property
-    def text_encoder(self) -> CLIPTextConfig:
-        return self.networks.text_encoder
-
-    @property
-    def text_encoder_2(self) -> CLIPTextConfig:
-        return self.networks.text_encoder_2
-
-    def config(self, component: str) -> JsonConfig:
-        """The config of one of COMPONENTS."""
-        config: JsonConfig = getattr(self.networks, component)
-        return config
+    def without(self, component: str) -> "Checkpoint":
+        """The same without an optional component. Raises WeightsError for one that is needed."""
+        if component not in self.family.optional:
+            optional = ", ".join(name for name in self.family.parts if name in self.family.optional) or "none is"
+            raise WeightsError(f"{self.family.name} can't be run without its {component}; optional: {optional}")
+        networks = {name: config for name, config in self.networks.items() if name != component}
+        return dataclasses.replace(self, networks=networks)
 
     def load(self, component: str, dtype: DTypeLike = "float32", placement: Placement = None) -> dict[str, Any]:
         """A component's parameters as nested dicts of jax arrays of this dtype, placed leaf by leaf.
 
-        component: one of COMPONENTS.
+        component: one of `networks`.
         placement: a sharding for all leaves, or a function of (path "a/b/kernel", shape) that gives one per leaf, or
             None for the default device.
         Raises WeightsError listing all names and shapes that do not fit, or naming a tensor with bad values.
         """
-        return self.weights[component].load(shapes_of(self.config(component)), dtype, placement)
+        return self.weights[component].load(shapes_of(self.networks[component]), dtype, placement)
 
     def check(self) -> None:
         """Raises the WeightsError that loading would raise, but for bad values, without reading weights."""
-        for component in COMPONENTS:
-            self.weights[component].check(shapes_of(self.config(component)))
+        for component, config in self.networks.items():
+            self.weights[component].check(shapes_of(config))
 
 
 def open_checkpoint(
@@ -97,18 +91,18 @@ def open_checkpoint(
     revision: str | None = None,
     cache_dir: PathOrId | None = None,
     tokenizer: PathOrId | None = None,
-    networks: Networks = SDXL,
+    networks: Networks | None = None,
 ) -> Checkpoint:
-    """An SDXL checkpoint; no weights are read yet.
+    """A checkpoint of one of families.FAMILIES; no weights are read yet.
 
     source: a diffusers folder, a hub id ("owner/name", or "owner/name/file.safetensors" for a single file in it), a
-        single LDM/sgm-layout .safetensors, a converted Orbax folder, or "builtin".
+        single .safetensors, a converted Orbax folder, or "builtin".
     variant: "fp16" takes the `*.fp16.safetensors` of a diffusers folder. Default: the plain files, or fp16 where only
         those exist.
     revision, cache_dir: of hub repositories.
     tokenizer: folder or hub id with tokenizer/ and tokenizer_2/, instead of the checkpoint's. A single file holds none:
-        its default is SDXL base's, from the hub.
-    networks: the configs of a single file that is not as large as SDXL base; folders have their own.
+        its default are those of the family's repository, from the hub.
+    networks: the configs of a single file that is as large as no published model; folders have their own.
     Raises WeightsError or ConfigError: what was expected, what came, what to do.
     """
     path = builtin(str(source)) or Path(source)
@@ -126,54 +120,65 @@ def open_checkpoint(
             raise WeightsError(f"{folder.where} has no {file}; it has {shorten(there) or 'no .safetensors file'}")
         checkpoint = _single(folder.path(file), networks, cache_dir) if file else _folder(folder, variant)
     if tokenizer is not None:
-        checkpoint = dataclasses.replace(checkpoint, find_tokenizers=lambda: _tokenizers(tokenizer, cache_dir))
+        given = _tokenizers_at(checkpoint.family, tokenizer, cache_dir)
+        checkpoint = dataclasses.replace(checkpoint, find_tokenizers=given)
     check_together(checkpoint.networks, checkpoint.name)
     if path.exists():
         checkpoint.check()  # all that is wrong with a local file shows before minutes of loading
     return checkpoint
 
 
-def _single(path: Path, networks: Networks, cache_dir: PathOrId | None) -> Checkpoint:
+def _single(path: Path, networks: Networks | None, cache_dir: PathOrId | None) -> Checkpoint:
     file = read_single_file(path, networks)
     return Checkpoint(
         name=str(path),
-        networks=networks,
+        family=file.family,
+        networks=file.networks,
         scheduler=file.scheduler,
-        force_zeros_for_empty_prompt=True,
+        force_zeros_for_empty_prompt=file.family.zeros_for_no_prompt,
         weights=file.weights,
-        find_tokenizers=lambda: _tokenizers(SDXL_REPOSITORY, cache_dir),
+        find_tokenizers=_tokenizers_at(file.family, file.family.repository, cache_dir),
     )
 
 
 def _folder(folder: Folder, variant: str | None) -> Checkpoint:
-    index = diffusers_folder.read_index(folder)
-    networks = diffusers_folder.read_networks(folder)
+    family, index = diffusers_folder.read_index(folder)
+    networks = diffusers_folder.read_networks(folder, family)
     weights: Mapping[str, Weights]
     if orbax_folder.MANIFEST in folder.names():
-        weights = orbax_folder.open_weights(folder)
+        weights = orbax_folder.open_weights(folder, networks)
     else:
-        configs = networks._asdict()
-        weights = {c: diffusers_folder.component_weights(folder, c, configs[c], variant) for c in COMPONENTS}
+        weights = {
+            name: diffusers_folder.component_weights(folder, family, name, config, variant)
+            for name, config in networks.items()
+        }
     return Checkpoint(
         name=folder.where,
+        family=family,
         networks=networks,
         scheduler=diffusers_folder.read_scheduler(folder),
-        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", True)),
+        force_zeros_for_empty_prompt=bool(index.get("force_zeros_for_empty_prompt", family.zeros_for_no_prompt)),
         weights=weights,
-        find_tokenizers=lambda: _tokenizers_in(folder),
+        find_tokenizers=lambda names: _tokenizers_in(folder, family, names),
     )
 
 
-def _tokenizers_in(folder: Folder) -> tuple[Path, Path]:
-    first, second = (diffusers_folder.tokenizer_folder(folder, name) for name in ("tokenizer", "tokenizer_2"))
-    return first, second
+def _tokenizers_in(folder: Folder, family: Family, names: tuple[str, ...]) -> dict[str, Path]:
+    return {name: diffusers_folder.tokenizer_folder(folder, family, name) for name in names}
 
 
-def _tokenizers(source: PathOrId, cache_dir: PathOrId | None) -> tuple[Path, Path]:
-    path = Path(source)
-    try:
-        return _tokenizers_in(LocalFolder(path) if path.is_dir() else open_hub(str(source), None, cache_dir))
-    except WeightsError as e:
-        if source == SDXL_REPOSITORY:
-            raise WeightsError(f"a single file holds no tokenizers; give tokenizer=a folder with both. {e}") from None
-        raise
+def _tokenizers_at(
+    family: Family, source: PathOrId, cache_dir: PathOrId | None
+) -> Callable[[tuple[str, ...]], dict[str, Path]]:
+    def find(names: tuple[str, ...]) -> dict[str, Path]:
+        path = Path(source)
+        try:
+            folder = LocalFolder(path) if path.is_dir() else open_hub(str(source), None, cache_dir)
+            return _tokenizers_in(folder, family, names)
+        except WeightsError as e:
+            if source == family.repository:
+                advice = f"give tokenizer=a folder with {', '.join(names)}"
+                raise WeightsError(f"a single file holds no tokenizers; {advice}. {e}") from None
+            raise
+
+    return find

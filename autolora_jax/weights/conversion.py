@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from autolora_jax.weights import orbax_folder
 from autolora_jax.weights.checkpoint import Checkpoint, PathOrId, open_checkpoint
 from autolora_jax.weights.diffusers_folder import INDEX, make_index
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.networks import COMPONENTS, SDXL, Networks, shapes_of
+from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.rules import flat_shapes
 
 DTYPES = ("bfloat16", "float32", "float16")
@@ -27,7 +28,7 @@ def convert_checkpoint(
     revision: str | None = None,
     cache_dir: PathOrId | None = None,
     tokenizer: PathOrId | None = None,
-    networks: Networks = SDXL,
+    networks: Networks | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
     """Writes `source` as a folder that open_checkpoint restores straight onto devices; returns its path.
@@ -50,30 +51,36 @@ def convert_checkpoint(
             tokenizer=tokenizer,
             networks=networks,
         )
-        dtypes = dict.fromkeys(COMPONENTS, dtype)
-        if checkpoint.vae.force_upcast:
+        components = list(checkpoint.networks)
+        dtypes = dict.fromkeys(components, dtype)
+        if checkpoint.networks["vae"].force_upcast:
             dtypes["vae"] = "float32"
         orbax_folder.require_space(out, _bytes(checkpoint, dtypes))
-        for name, folder in zip(("tokenizer", "tokenizer_2"), checkpoint.tokenizers, strict=True):
-            shutil.copytree(folder, part / name)
+        for folder in checkpoint.tokenizers.values():
+            shutil.copytree(folder, part / folder.name)
         scheduler = checkpoint.scheduler
-        orbax_folder.write_json(part / INDEX, make_index(checkpoint.force_zeros_for_empty_prompt, scheduler))
+        orbax_folder.write_json(part / INDEX, _index(checkpoint))
         orbax_folder.write_json(part / "scheduler" / "scheduler_config.json", scheduler.to_dict())
         source_files: dict[str, dict[str, int]] = {}
-        for i, component in enumerate(COMPONENTS):
+        for i, component in enumerate(components):
             if on_progress:
-                on_progress(i, len(COMPONENTS), component)
-            orbax_folder.write_json(part / component / "config.json", checkpoint.config(component).to_dict())
+                on_progress(i, len(components), component)
+            orbax_folder.write_json(part / component / "config.json", checkpoint.networks[component].to_dict())
             # The tree has no name here: it must be gone before the next component is loaded.
             orbax_folder.write_component(part / component, checkpoint.load(component, dtypes[component], host))
             source_files[component] = checkpoint.weights[component].sources()
         orbax_folder.write_manifest(part, str(source), source_files, dtypes)
     if on_progress:
-        on_progress(len(COMPONENTS), len(COMPONENTS), "")
+        on_progress(len(components), len(components), "")
     return out
 
 
 def _bytes(checkpoint: Checkpoint, dtypes: Mapping[str, str]) -> int:
     """Size of all parameters in these dtypes."""
-    shapes = {c: flat_shapes(shapes_of(checkpoint.config(c))).values() for c in COMPONENTS}
-    return sum(math.prod(shape) * jnp.dtype(dtypes[c]).itemsize for c in COMPONENTS for shape in shapes[c])
+    shapes = {c: flat_shapes(shapes_of(config)).values() for c, config in checkpoint.networks.items()}
+    return sum(math.prod(shape) * jnp.dtype(dtypes[c]).itemsize for c in shapes for shape in shapes[c])
+
+
+def _index(checkpoint: Checkpoint) -> dict[str, Any]:
+    zeros = checkpoint.force_zeros_for_empty_prompt
+    return make_index(checkpoint.family, checkpoint.networks, zeros, checkpoint.scheduler)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autolora_jax.config import CLIPTextConfig, JsonConfig, SchedulerConfig, UNetConfig, VAEConfig, read_json
+from autolora_jax.config import CLIPTextConfig, JsonConfig, SchedulerConfig, read_json
 from autolora_jax.weights.errors import WeightsError, shorten
+from autolora_jax.weights.families import FAMILIES, Family
 from autolora_jax.weights.files import TensorFiles, open_tensors, shard_names
 from autolora_jax.weights.folders import Folder
 from autolora_jax.weights.networks import Networks
@@ -13,41 +14,54 @@ from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import stages_for
 
 INDEX = "model_index.json"
-CLASSES: Mapping[str, tuple[str, ...]] = {
-    "text_encoder": ("CLIPTextModel",),
-    "text_encoder_2": ("CLIPTextModelWithProjection",),
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
-}
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.json")
-_STEMS = {"text_encoder": "model", "text_encoder_2": "model"}  # the others: diffusion_pytorch_model
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+)
 
 
-def read_index(folder: Folder) -> dict[str, Any]:
-    """The parsed model_index.json of an SDXL pipeline. Raises WeightsError when it is another pipeline or not whole."""
+def read_index(folder: Folder) -> tuple[Family, dict[str, Any]]:
+    """(family, parsed model_index.json) of a pipeline. Raises WeightsError when it is another one or not whole."""
     names = folder.names()
     if INDEX not in names:
         files = sorted(name for name in names if name.endswith(".safetensors"))
         hint = f"give one of its files ({shorten(files)}), or" if files else "give"
         raise WeightsError(
-            f"{folder.where} has no {INDEX}; {hint} a folder that holds {INDEX}, unet/, vae/, text_encoder/, …"
+            f"{folder.where} has no {INDEX}; {hint} a folder that holds {INDEX}, unet/ or transformer/, vae/, "
+            "text_encoder/, …"
         )
     index = read_json(folder.path(INDEX))
     pipeline = index.get("_class_name")
-    if not str(pipeline).startswith("StableDiffusionXL"):
-        raise WeightsError(f"{folder.where} holds a {pipeline}; only SDXL (StableDiffusionXLPipeline) can be loaded")
-    if missing := [c for c in (*CLASSES, "scheduler") if not _class_of(index, c)]:
+    family = next((f for f in FAMILIES if str(pipeline).startswith(f.pipeline.removesuffix("Pipeline"))), None)
+    if family is None:
+        known = " and ".join(f"{f.name} ({f.pipeline})" for f in FAMILIES)
+        raise WeightsError(f"{folder.where} holds a {pipeline}; only {known} can be loaded")
+    needed = (*family.parts, *family.tokenizers, "scheduler")
+    if missing := [c for c in needed if not _class_of(index, c) and c not in family.optional]:
         refiner = " (the SDXL refiner can't draw on its own; give SDXL base)" if "text_encoder" in missing else ""
         raise WeightsError(f"{folder.where}: {INDEX} has no {', '.join(missing)}{refiner}")
-    wrong = [f"{c} is a {_class_of(index, c)}" for c, known in CLASSES.items() if _class_of(index, c) not in known]
+    known_classes = _classes(family)
+    wrong = [
+        f"{c} is a {_class_of(index, c)}"
+        for c, known in known_classes.items()
+        if _class_of(index, c) not in (*known, None)
+    ]
     if wrong:
-        raise WeightsError(f"{folder.where}: {'; '.join(wrong)}; supported are {_spelled_classes()}")
+        supported = ", ".join(f"{c}: {known[0]}" for c, known in known_classes.items())
+        raise WeightsError(f"{folder.where}: {'; '.join(wrong)}; supported are {supported}")
     folders = {name.split("/")[0] for name in names if "/" in name}
-    if missing := [c for c in (*CLASSES, "scheduler") if c not in folders]:
+    if missing := [c for c in needed if _class_of(index, c) and c not in folders]:
         raise WeightsError(f"{folder.where} lacks the folders {', '.join(missing)}, which {INDEX} names; download them")
-    return index
+    return family, index
+
+
+def _classes(family: Family) -> dict[str, tuple[str, ...]]:
+    parts = {name: part.classes for name, part in family.parts.items()}
+    return parts | {name: tokenizer.classes for name, tokenizer in family.tokenizers.items()}
 
 
 def _class_of(index: Mapping[str, Any], component: str) -> str | None:
@@ -56,24 +70,18 @@ def _class_of(index: Mapping[str, Any], component: str) -> str | None:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 
 
-def _spelled_classes() -> str:
-    return ", ".join(f"{c}: {known[0]}" for c, known in CLASSES.items())
+def read_networks(folder: Folder, family: Family) -> Networks:
+    """The configs of the networks that model_index.json names. Raises ConfigError or WeightsError naming the file."""
+    index = read_json(folder.path(INDEX))
+    return {name: _config(folder, family, name) for name in family.parts if _class_of(index, name)}
 
 
-def read_networks(folder: Folder) -> Networks:
-    """The four networks' configs. Raises ConfigError or WeightsError naming the file."""
-
-    def text(component: str) -> CLIPTextConfig:
-        path = _required(folder, f"{component}/config.json")
-        # Some files are silent about their architecture; model_index.json has been checked.
-        return CLIPTextConfig.from_dict({**read_json(path), "architectures": [CLASSES[component][0]]}, str(path))
-
-    return Networks(
-        text_encoder=text("text_encoder"),
-        text_encoder_2=text("text_encoder_2"),
-        unet=UNetConfig.from_file(_required(folder, "unet/config.json")),
-        vae=VAEConfig.from_file(_required(folder, "vae/config.json")),
-    )
+def _config(folder: Folder, family: Family, component: str) -> JsonConfig:
+    part, path = family.parts[component], _required(folder, f"{component}/config.json")
+    raw = read_json(path)
+    if part.config is CLIPTextConfig:  # some files are silent about their architecture; model_index.json is checked
+        raw = {**raw, "architectures": [part.classes[0]]}
+    return part.config.from_dict(raw, str(path))
 
 
 def read_scheduler(folder: Folder) -> SchedulerConfig:
@@ -86,15 +94,17 @@ def _required(folder: Folder, name: str) -> Path:
     return folder.path(name)
 
 
-def component_weights(folder: Folder, component: str, config: JsonConfig, variant: str | None) -> TensorWeights:
+def component_weights(
+    folder: Folder, family: Family, component: str, config: JsonConfig, variant: str | None
+) -> TensorWeights:
     """Where a component's tensors are. Nothing is fetched before they are opened."""
-    name = weights_file(folder, component, variant)
+    name = weights_file(folder, component, family.parts[component].stem, variant)
     return TensorWeights(lambda: _open(folder, name), "", stages_for(config))
 
 
-def weights_file(folder: Folder, component: str, variant: str | None) -> str:
+def weights_file(folder: Folder, component: str, stem: str, variant: str | None) -> str:
     """The component's safetensors file or index: of the variant, if one is asked for; else plain; else fp16."""
-    stem = f"{component}/{_STEMS.get(component, 'diffusion_pytorch_model')}"
+    stem = f"{component}/{stem}"
     names = folder.names()
     for choice in (variant,) if variant else (None, "fp16"):
         dot = f".{choice}" if choice else ""
@@ -126,22 +136,31 @@ def _open(folder: Folder, name: str) -> TensorFiles:
     return open_tensors(path)
 
 
-def tokenizer_folder(folder: Folder, name: str) -> Path:
-    """The folder "tokenizer" or "tokenizer_2" on this machine, with what transformers' CLIPTokenizer reads."""
+def tokenizer_folder(folder: Folder, family: Family, name: str) -> Path:
+    """The folder of a tokenizer on this machine, with what transformers reads."""
     there = folder.names()
-    wanted = [f"{name}/{file}" for file in TOKENIZER_FILES if f"{name}/{file}" in there]
-    if not {f"{name}/vocab.json", f"{name}/merges.txt"} <= set(wanted) and f"{name}/tokenizer.json" not in wanted:
-        raise WeightsError(f"{folder.where} has no {name}/vocab.json with {name}/merges.txt; download them")
-    paths = [folder.path(file) for file in wanted]
+    wanted = [file for file in TOKENIZER_FILES if f"{name}/{file}" in there]
+    needs = family.tokenizers[name].needs
+    if not any(files <= set(wanted) for files in needs):
+        options = " or ".join(" with ".join(f"{name}/{file}" for file in sorted(files)) for files in needs)
+        raise WeightsError(f"{folder.where} has no {options}; download it")
+    paths = [folder.path(f"{name}/{file}") for file in wanted]
     return paths[0].parent
 
 
-def make_index(force_zeros_for_empty_prompt: bool, scheduler: SchedulerConfig) -> dict[str, Any]:
-    """The model_index.json of an SDXL pipeline."""
-    libraries = {c: "transformers" if known[0].startswith("CLIP") else "diffusers" for c, known in CLASSES.items()}
+def make_index(
+    family: Family, networks: Networks, force_zeros_for_empty_prompt: bool, scheduler: SchedulerConfig
+) -> dict[str, Any]:
+    """The model_index.json of a pipeline of these networks."""
+    entries = {}
+    for name, classes in _classes(family).items():
+        absent = name.replace("tokenizer", "text_encoder") in family.parts.keys() - networks.keys()
+        library = "diffusers" if family.parts.get(name) and "text" not in name else "transformers"
+        entries[name] = [None, None] if absent else [library, classes[0]]
+    zeros = {"force_zeros_for_empty_prompt": force_zeros_for_empty_prompt} if family.zeros_for_no_prompt else {}
     return {
-        "_class_name": "StableDiffusionXLPipeline",
-        "force_zeros_for_empty_prompt": force_zeros_for_empty_prompt,
+        "_class_name": family.pipeline,
+        **zeros,
         "scheduler": ["diffusers", scheduler.to_dict()["_class_name"]],
-        **{c: [libraries[c], known[0]] for c, known in CLASSES.items()},
+        **entries,
     }

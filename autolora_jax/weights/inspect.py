@@ -11,19 +11,20 @@ from typing import Any, TypeVar
 from autolora_jax.config import ConfigError, JsonConfig, SchedulerConfig
 from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.errors import WeightsError, shorten
+from autolora_jax.weights.families import Family, check_together
 from autolora_jax.weights.files import kind_of, open_tensors
 from autolora_jax.weights.folders import LocalFolder
 from autolora_jax.weights.lora.describe import LoraDescription, describe_lora
 from autolora_jax.weights.lora.metadata import listing
 from autolora_jax.weights.lora.source import find_lora
-from autolora_jax.weights.networks import COMPONENTS, Networks, check_together, shapes_of
+from autolora_jax.weights.networks import shapes_of
 from autolora_jax.weights.orbax_folder import OrbaxWeights
 from autolora_jax.weights.single_file import read_single_file, what_else
 from autolora_jax.weights.streaming import TensorWeights
 
 T = TypeVar("T")
 
-FOLDER, CONVERTED, SINGLE = "SDXL, diffusers folder", "SDXL, converted folder (Orbax)", "SDXL, single file"
+FOLDER, CONVERTED, SINGLE = "diffusers folder", "converted folder (Orbax)", "single file"
 OTHER_FOLDER = "folder"  # of a LoRA, perhaps
 
 
@@ -110,7 +111,6 @@ def describe(path: str | PathLike[str]) -> Description:
         with open_tensors(path) as files:
             other, metadata = what_else(files.tensors), files.metadata
         if other is None:
-            kind = SINGLE
             return _single(path, metadata)
         lora = describe_lora(path) if "LoRA" in other[0] else None
         problems = lora.problems if lora else (other[1],)
@@ -128,21 +128,22 @@ def _folder_kind(path: Path) -> str:
 
 def _folder(path: Path, kind: str) -> Description:
     folder = LocalFolder(path)
-    diffusers_folder.read_index(folder)
-    networks = diffusers_folder.read_networks(folder)
+    family, _ = diffusers_folder.read_index(folder)
+    networks = diffusers_folder.read_networks(folder, family)
     attempts = Attempts()
     attempts.run(check_together, networks, folder.where)
     scheduler = attempts.run(diffusers_folder.read_scheduler, folder)
-    for name in ("tokenizer", "tokenizer_2"):
-        attempts.run(diffusers_folder.tokenizer_folder, folder, name)
+    for name in family.tokenizers:
+        if name.replace("tokenizer", "text_encoder") in networks:
+            attempts.run(diffusers_folder.tokenizer_folder, folder, family, name)
     if kind == CONVERTED:
-        stored = orbax_folder.open_weights(folder)
-        found = {name: attempts.run(_stored, stored[name], getattr(networks, name)) for name in COMPONENTS}
+        stored = orbax_folder.open_weights(folder, networks)
+        found = {name: attempts.run(_stored, stored[name], config) for name, config in networks.items()}
     else:
-        found = {name: attempts.run(_in_folder, folder, name, networks) for name in COMPONENTS}
+        found = {name: attempts.run(_in_folder, folder, family, name, config) for name, config in networks.items()}
     return Description(
         str(path),
-        kind,
+        f"{family.name}, {kind}",
         components={name: component for name, component in found.items() if component},
         scheduler=scheduler,
         problems=tuple(attempts.problems),
@@ -151,13 +152,13 @@ def _folder(path: Path, kind: str) -> Description:
 
 def _single(path: Path, metadata: Mapping[str, str]) -> Description:
     file = read_single_file(path)
-    components = {name: _tensors(weights, getattr(file.networks, name)) for name, weights in file.weights.items()}
-    return Description(str(path), SINGLE, components, file.scheduler, file.dropped, metadata)
+    components = {name: _tensors(weights, file.networks[name]) for name, weights in file.weights.items()}
+    kind = f"{file.family.name}, {SINGLE}"
+    return Description(str(path), kind, components, file.scheduler, file.dropped, metadata)
 
 
-def _in_folder(folder: LocalFolder, name: str, networks: Networks) -> Component:
-    config = getattr(networks, name)
-    return _tensors(diffusers_folder.component_weights(folder, name, config, None), config)
+def _in_folder(folder: LocalFolder, family: Family, name: str, config: JsonConfig) -> Component:
+    return _tensors(diffusers_folder.component_weights(folder, family, name, config, None), config)
 
 
 def _tensors(weights: TensorWeights, config: JsonConfig) -> Component:

@@ -2,7 +2,7 @@
 
     OUT/autolora.json           manifest: format, dtypes, source, size of every other file; written last
     OUT/<component>/orbax/      the component's parameter tree
-    OUT/model_index.json, OUT/scheduler/, OUT/tokenizer/, OUT/tokenizer_2/, OUT/<component>/config.json: as in diffusers
+    OUT/model_index.json, OUT/scheduler/, OUT/tokenizer…/, OUT/<component>/config.json: as in diffusers
 
 Restoring reads every leaf straight onto its devices: each process and device only its own part, cast on the way.
 """
@@ -25,7 +25,7 @@ from jaxtyping import DTypeLike
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.folders import Folder, LocalFolder
-from autolora_jax.weights.networks import COMPONENTS
+from autolora_jax.weights.networks import Networks
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.streaming import Placement
 
@@ -80,7 +80,7 @@ class OrbaxWeights(NamedTuple):
         return tree
 
 
-def open_weights(folder: Folder) -> dict[str, OrbaxWeights]:
+def open_weights(folder: Folder, networks: Networks) -> dict[str, OrbaxWeights]:
     """The components of a converted folder. Raises WeightsError when it is not whole."""
     if not isinstance(folder, LocalFolder):
         raise WeightsError(f"{folder.where} is a converted folder; download all of it (hf download) and give its path")
@@ -90,7 +90,7 @@ def open_weights(folder: Folder) -> dict[str, OrbaxWeights]:
         f"{n} ({size} bytes, not {manifest['files'][n]})" for n, size in sizes.items() if size != manifest["files"][n]
     ]:
         raise WeightsError(f"{folder.where}: {shorten(wrong)}; the folder is damaged, convert or copy it again")
-    if absent := [component for component in COMPONENTS if component not in manifest["dtypes"]]:
+    if absent := [component for component in networks if component not in manifest["dtypes"]]:
         raise WeightsError(f"{folder.where} has no {', '.join(absent)}; convert the checkpoint again")
     return {component: OrbaxWeights((folder.root / component / "orbax").absolute()) for component in manifest["dtypes"]}
 

@@ -1,4 +1,4 @@
-"""Single-file checkpoints in the LDM/sgm layout, as civitai ships them: four networks, no configs, no tokenizers."""
+"""Single-file checkpoints, as civitai ships them: several networks, no configs, no tokenizers."""
 
 import dataclasses
 import re
@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autolora_jax.config import JsonConfig, SchedulerConfig
-from autolora_jax.weights import ldm
 from autolora_jax.weights.errors import WeightsError, shorten
+from autolora_jax.weights.families import Family
 from autolora_jax.weights.files import TensorFiles, TensorInfo, open_tensors
-from autolora_jax.weights.networks import SDXL, Networks, shapes_of
+from autolora_jax.weights.layouts import LAYOUTS, Layout
+from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.rules import flat_shapes
 from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import stages_for, torch_name
@@ -26,7 +27,6 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     ("a Stable Diffusion 1 checkpoint", "give an SDXL one", r"cond_stage_model\.transformer\..*"),
     ("a Stable Diffusion 2 checkpoint", "give an SDXL one", r"cond_stage_model\.model\..*"),
     ("the SDXL refiner", "it can't draw on its own; give SDXL base", r"conditioner\.embedders\.0\.model\..*"),
-    ("a Stable Diffusion 3 checkpoint", "give an SDXL one", _UNET + r"joint_blocks\..*"),
     ("a Flux checkpoint", "give an SDXL one", _UNET + r"double_blocks\..*"),
     ("a video model", "give an SDXL one", r".*\.time_stack\..*"),
     (
@@ -60,69 +60,74 @@ def what_else(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | None:
         return _BY_INPUT_CHANNELS[
             channels
         ], f"its UNet takes {channels} channels, 4 are needed; give the base checkpoint"
-    if not any(name.startswith(tuple(ldm.PREFIXES.values())) for name in tensors):
-        return "no model known here", "give an SDXL one"
+    if layout_of(tensors) is None:
+        return "no model known here", f"give one of {' or '.join(layout.family.name for layout in LAYOUTS)}"
     return None
+
+
+def layout_of(tensors: Mapping[str, TensorInfo]) -> Layout | None:
+    """The layout whose components the tensors' names begin with; None when none fits."""
+    signs = (layout for layout in LAYOUTS if any(re.fullmatch(layout.sign, name) for name in tensors))
+    likely = next(signs, LAYOUTS[0])
+    return likely if any(name.startswith(tuple(likely.prefixes.values())) for name in tensors) else None
 
 
 @dataclasses.dataclass(frozen=True)
 class SingleFile:
     """A checked single file: its configs, and how each component's tensors are found."""
 
-    networks: Networks
+    family: Family
+    networks: Networks  # of the components it holds
     scheduler: SchedulerConfig
     weights: Mapping[str, TensorWeights]
     dropped: Mapping[str, str]  # tensors of no component -> why they are left out
 
 
-def read_single_file(path: Path, networks: Networks = SDXL) -> SingleFile:
-    """What a file holds; it can't say what its networks are. Raises WeightsError when it is not a whole SDXL."""
+def read_single_file(path: Path, networks: Networks | None = None) -> SingleFile:
+    """What a file holds. Raises WeightsError when it is not a whole checkpoint.
+
+    networks: configs of its components; None: those of the published model that its tensors look like.
+    """
     with open_tensors(path) as files:
         tensors, metadata = files.tensors, files.metadata
     if other := what_else(tensors):
-        raise WeightsError(f"{path} looks like {other[0]}, not an SDXL checkpoint: {other[1]}")
+        raise WeightsError(f"{path} looks like {other[0]}, not a checkpoint to draw with: {other[1]}")
+    layout = layout_of(tensors)
+    assert layout is not None, "what_else has said so"
+    found = {c for c, prefix in layout.prefixes.items() if any(name.startswith(prefix) for name in tensors)}
     problems = [
         f"no {component}: no tensor starts with {prefix}"
-        for component, prefix in ldm.PREFIXES.items()
-        if not any(name.startswith(prefix) for name in tensors)
+        for component, prefix in layout.prefixes.items()
+        if component not in found | layout.separate
     ]
-    dropped, unknown = _extras(tensors)
+    dropped, unknown = _extras(tensors, layout)
     if unknown:
         problems.append(f"{len(unknown)} tensors of no component: {shorten(unknown)}")
     if problems:
-        raise WeightsError(f"{path} is not a whole SDXL checkpoint:\n  " + "\n  ".join(problems))
-    weights = {component: _component(path, component, config) for component, config in networks._asdict().items()}
-    return SingleFile(networks, _scheduler(tensors, metadata), weights, dropped)
+        raise WeightsError(f"{path} is not a whole {layout.family.name} checkpoint:\n  " + "\n  ".join(problems))
+    configs = layout.networks(tensors) if networks is None else networks
+    held = {component: config for component, config in configs.items() if component in found}
+    weights = {component: _component(path, layout, component, config) for component, config in held.items()}
+    return SingleFile(layout.family, held, layout.scheduler(tensors, metadata), weights, dropped)
 
 
-def _extras(tensors: Mapping[str, TensorInfo]) -> tuple[dict[str, str], list[str]]:
+def _extras(tensors: Mapping[str, TensorInfo], layout: Layout) -> tuple[dict[str, str], list[str]]:
     """(tensor of no component -> why it is left out, those that nobody knows)."""
     dropped, unknown = {}, []
     for name in tensors:
-        reasons = [rule.drop for rule in ldm.EXTRAS if re.fullmatch(rule.pattern, name)]
+        reasons = [rule.drop for rule in layout.extras if re.fullmatch(rule.pattern, name)]
         if reasons and reasons[0]:
             dropped[name] = reasons[0]
-        elif not name.startswith(tuple(ldm.PREFIXES.values())):
+        elif not name.startswith(tuple(layout.prefixes.values())):
             unknown.append(name)
     return dropped, unknown
 
 
-def _component(path: Path, component: str, config: JsonConfig) -> TensorWeights:
+def _component(path: Path, layout: Layout, component: str, config: JsonConfig) -> TensorWeights:
     names = [torch_name(leaf, len(shape)) for leaf, shape in flat_shapes(shapes_of(config)).items()]
-    stages = (*ldm.stages_for(component, config, names), *stages_for(config))
-    return TensorWeights(_opener(path), ldm.PREFIXES[component], stages)
+    stages = (*layout.stages(component, config, names), *stages_for(config))
+    return TensorWeights(_opener(path), layout.prefixes[component], stages)
 
 
 def _opener(path: Path) -> Callable[[], TensorFiles]:
     return lambda: open_tensors(path)
-
-
-def _scheduler(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> SchedulerConfig:
-    """SDXL's, unless the file says that it was trained on v-prediction: by a mark, or in its modelspec header.
-
-    Source: ComfyUI's supported_models.py (v_pred, ztsnr), Stability-AI/ModelSpec.
-    """
-    v = "v_pred" in tensors or metadata.get("modelspec.prediction_type", "").lower().startswith("v")
-    return SchedulerConfig(
-        prediction_type="v_prediction" if v else "epsilon", rescale_betas_zero_snr="ztsnr" in tensors
-    )

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from autolora_jax.config import CLIPTextConfig, JsonConfig, UNetConfig, VAEConfig
+from autolora_jax.config import CLIPTextConfig, JsonConfig, MMDiTConfig, T5Config, UNetConfig, VAEConfig
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.rules import Rule, Stage, hwio_to_oihw, oi11_to_io, oihw_to_hwio, transposed
 
@@ -27,6 +27,10 @@ UNET: tuple[Stage, ...] = (
         *_NORM_AND_BIAS,
     ),
 )
+
+_POSITIONS = Rule(r"pos_embed\.pos_embed", r"pos_embed.pos_embed", ndim=3)  # a table, not a layer
+
+MMDIT: tuple[Stage, ...] = ((*UNET[0], _POSITIONS),)
 
 VAE: tuple[Stage, ...] = (
     # Names before diffusers 0.13; files saved then are still published.
@@ -58,6 +62,15 @@ CLIP: tuple[Stage, ...] = (
     ),
 )
 
+T5: tuple[Stage, ...] = (
+    (
+        Rule(r"(shared|.*\.relative_attention_bias)\.weight", r"\1.embedding", ndim=2),
+        Rule(r"(encoder\.block\..*(?<!relative_attention_bias))\.weight", r"\1.kernel", ndim=2, move=transposed),
+        *_NORM_AND_BIAS,
+        Rule(r"encoder\.embed_tokens\.weight", drop="shared.weight, which stands beside it, once more"),
+    ),
+)
+
 _NO_PROJECTION: Stage = (Rule(r"text_projection\.weight", drop="this encoder is used without its projection"),)
 
 EXPORT: tuple[Rule, ...] = (
@@ -66,6 +79,7 @@ EXPORT: tuple[Rule, ...] = (
     Rule(r"(.*)\.scale", r"\1.weight", ndim=1),
     Rule(r"(.*)\.bias", r"\1.bias", ndim=1),
     Rule(r"(.*)\.embedding", r"\1.weight", ndim=2),
+    _POSITIONS,
 )
 
 
@@ -74,12 +88,16 @@ def stages_for(config: JsonConfig) -> tuple[Stage, ...]:
     match config:
         case UNetConfig():
             return UNET
+        case MMDiTConfig():
+            return MMDIT
         case VAEConfig():
             return VAE
         case CLIPTextConfig(with_projection=True):
             return CLIP
         case CLIPTextConfig():
             return (*CLIP[:-1], _NO_PROJECTION, *CLIP[-1:])
+        case T5Config():
+            return T5
     raise TypeError(f"no table for a {type(config).__name__}")
 
 
@@ -90,8 +108,8 @@ def torch_name(path: str, ndim: int) -> str:
 
 def torch_module(path: str) -> str:
     """Canonical name of a module: "mid_block/attentions_0/to_out_0" -> "mid_block.attentions.0.to_out.0"."""
-    # `linear_1` is the one attribute of these networks that ends in a number of its own.
-    return re.sub(r"(?<!linear)_(\d+)(?=\.|$)", r".\1", path.replace("/", "."))
+    # `linear_1` and T5's `wi_0` are the attributes of these networks that end in a number of their own.
+    return re.sub(r"(?<!linear)(?<!\.wi)_(\d+)(?=\.|$)", r".\1", path.replace("/", "."))
 
 
 def export(params: Mapping[str, Any]) -> dict[str, np.ndarray]:

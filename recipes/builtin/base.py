@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 from autolora_jax.demo.tokenizer import EOS, write_tokenizer
 from autolora_jax.demo.world import caption
 from autolora_jax.sharding import data_mesh
-from autolora_jax.text import ENCODERS
+from autolora_jax.text.sdxl import ENCODERS
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.loop import fit

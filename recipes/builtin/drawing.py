@@ -24,7 +24,7 @@ def draw_pairs(
 ) -> np.ndarray:
     """uint8 [n 96 96 3]: picture i of prompt i and seed i. on_batch: told how many more pictures are drawn."""
     factor = pipe.vae.config.factor
-    noise = initial_noise(seeds, (SIZE // factor, SIZE // factor, pipe.unet.config.in_channels), "jax")
+    noise = initial_noise(seeds, (SIZE // factor, SIZE // factor, pipe.denoiser.config.in_channels), "jax")
 
     def tell(output: Output) -> None:
         if on_batch:

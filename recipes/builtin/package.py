@@ -11,6 +11,7 @@ import numpy as np
 
 from autolora_jax.demo.tokenizer import EOS, write_tokenizer
 from autolora_jax.weights.diffusers_folder import INDEX, make_index
+from autolora_jax.weights.families import SDXL
 from autolora_jax.weights.tables import export
 from autolora_jax.weights.writing import write_safetensors
 from recipes.builtin.networks import MERGES, NETWORKS, SCHEDULER
@@ -20,6 +21,7 @@ FILES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  #
 
 def write_model(folder: Path, params: Mapping[str, Any], scaling_factor: float) -> None:
     """Writes component -> weights as a model that diffusers and this library load."""
+    configs = {component: NETWORKS[component].config for component in params}
     for component, tree in params.items():
         config = NETWORKS[component].config
         if component == "vae":
@@ -35,7 +37,7 @@ def write_model(folder: Path, params: Mapping[str, Any], scaling_factor: float) 
     (folder / "scheduler").mkdir(exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER.to_dict())
     # An empty negative prompt is encoded: what the model was trained to take for no prompt.
-    _write_json(folder / INDEX, make_index(force_zeros_for_empty_prompt=False, scheduler=SCHEDULER))
+    _write_json(folder / INDEX, make_index(SDXL, configs, force_zeros_for_empty_prompt=False, scheduler=SCHEDULER))
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

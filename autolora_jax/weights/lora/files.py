@@ -29,15 +29,14 @@ class LoraFile:
 
 def targets_of(networks: Networks) -> Targets:
     """What a LoRA for a checkpoint of these configs may change; for read_lora where no weights are loaded."""
-    components = ("unet", "text_encoder", "text_encoder_2")
-    return {c: (shapes_of(getattr(networks, c)), getattr(networks, c)) for c in components}
+    return {name: (shapes_of(config), config) for name, config in networks.items() if name != "vae"}
 
 
 def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
     """The changes that a LoRA file holds for a model.
 
     source: a .safetensors file, a folder that holds one, or a hub id; see source.
-    targets: component ("unet", "text_encoder", "text_encoder_2") -> (its parameters or their shapes, its config).
+    targets: component ("unet" or "transformer", "text_encoder", …) -> (its parameters or their shapes, its config).
     Raises WeightsError that names the file, its dialect, every key that can't be applied exactly, and what to do.
     """
     path = find_lora(source)

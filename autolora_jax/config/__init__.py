@@ -1,0 +1,26 @@
+"""What a model is: frozen, hashable dataclasses read from the JSON files beside a checkpoint. Standard library only.
+
+Field names and defaults are those of the published files: `UNetConfig()` *is* SDXL base 1.0, `MMDiTConfig()` is SD3
+Medium. A JSON key that asks for something these networks do not do is an error, never a shrug: it would give wrong
+pictures silently.
+"""
+
+from autolora_jax.config.base import ConfigError, JsonConfig, read_json
+from autolora_jax.config.clip import CLIPTextConfig
+from autolora_jax.config.mmdit import MMDiTConfig
+from autolora_jax.config.scheduler import SchedulerConfig
+from autolora_jax.config.t5 import T5Config
+from autolora_jax.config.unet import UNetConfig
+from autolora_jax.config.vae import VAEConfig
+
+__all__ = [
+    "CLIPTextConfig",
+    "ConfigError",
+    "JsonConfig",
+    "MMDiTConfig",
+    "SchedulerConfig",
+    "T5Config",
+    "UNetConfig",
+    "VAEConfig",
+    "read_json",
+]

@@ -1,0 +1,129 @@
+"""Base of the configs: reads a JSON object strictly into a frozen, hashable dataclass."""
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+C = TypeVar("C", bound="JsonConfig")  # not Self: runtime type checkers decorate methods one by one
+
+# Keys that transformers writes into every text encoder's file; none changes what an encoder computes.
+BOOKKEEPING = frozenset(
+    {
+        "architectures",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "decoder_start_token_id",
+        "diversity_penalty",
+        "dtype",
+        "early_stopping",
+        "encoder_no_repeat_ngram_size",
+        "id2label",
+        "initializer_factor",
+        "is_encoder_decoder",
+        "label2id",
+        "length_penalty",
+        "max_length",
+        "min_length",
+        "no_repeat_ngram_size",
+        "num_beam_groups",
+        "num_beams",
+        "num_return_sequences",
+        "pad_token_id",
+        "problem_type",
+        "remove_invalid_values",
+        "repetition_penalty",
+        "return_dict",
+        "temperature",
+        "tie_word_embeddings",
+        "top_k",
+        "top_p",
+        "torch_dtype",
+        "transformers_version",
+        "typical_p",
+        "use_bfloat16",
+        "use_cache",
+    }
+)
+
+
+class ConfigError(ValueError):
+    """A config file asks for something unknown, unsupported or impossible."""
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(_hashable(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value (lists as tuples) has the annotated type."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, h) for h in hint.__args__)
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(v, hint.__args__[0]) for v in value)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def _spelled(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint)
+
+
+@dataclasses.dataclass(frozen=True)
+class JsonConfig:
+    """Base of all configs: reads a JSON object strictly."""
+
+    # Keys that only this value (or its absence) may have: the networks are built for it.
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    # Keys that do not change a prediction (training, bookkeeping, hints to other programs).
+    IRRELEVANT: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def from_dict(cls: type[C], raw: Mapping[str, Any], where: str = "config") -> C:
+        """Config from a parsed JSON object. Raises ConfigError naming every key that can't be honoured."""
+        hints = typing.get_type_hints(cls)
+        fields = {f.name for f in dataclasses.fields(cls)}
+        problems, known = [], {}
+        for key, value in raw.items():
+            if key in fields:
+                known[key] = _hashable(value)
+                if not _fits(known[key], hints[key]):
+                    problems.append(f"{key} = {value!r} should be {_spelled(hints[key])}")
+            elif key in cls.FIXED:
+                if _hashable(value) not in cls.FIXED[key]:
+                    options = " or ".join(map(repr, cls.FIXED[key]))
+                    problems.append(f"{key} = {value!r} is not supported (only {options})")
+            elif not (key.startswith("_") or key in cls.IRRELEVANT or value is None or value is False):
+                problems.append(f"{key} = {value!r} is not known here and might change the result")
+        if problems:
+            raise ConfigError(f"{where}: " + "; ".join(problems))
+        try:
+            return cls(**known)
+        except ConfigError as e:
+            raise ConfigError(f"{where}: {e}") from None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that from_dict reads as this config."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_file(cls: type[C], path: Path) -> C:
+        """Config from a JSON file. Raises ConfigError naming the file when it can't be read or honoured."""
+        return cls.from_dict(read_json(path), str(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ConfigError naming the file when it is missing, broken or no object."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise ConfigError(f"{path} is not valid JSON ({e}); download it again") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} should hold a JSON object, not a {type(raw).__name__}")
+    return raw

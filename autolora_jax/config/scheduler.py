@@ -1,0 +1,198 @@
+"""The noise schedule of a checkpoint."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from autolora_jax.config.base import C, ConfigError, JsonConfig
+
+# Solvers by what their diffusers classes read. DPM's class is one for both kinds of model.
+DIFFUSION = ("euler", "euler_ancestral", "ddim", "dpmpp_2m")
+FLOW = ("flow_euler", "flow_dpmpp_2m")
+DPM = ("dpmpp_2m", "flow_dpmpp_2m")
+SPACED = ("euler", "flow_euler", *DPM)
+
+
+@dataclasses.dataclass(frozen=True)
+class SchedulerConfig(JsonConfig):
+    """The noise schedule a checkpoint was trained with, and its default solver (scheduler/scheduler_config.json).
+
+    Defaults: SDXL's; with solver="flow_euler" and prediction_type="flow_prediction" SD3's.
+    """
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    prediction_type: str = "epsilon"
+    timestep_spacing: str = "leading"
+    steps_offset: int = 1
+    set_alpha_to_one: bool = False
+    final_sigmas_type: str = "zero"
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    rescale_betas_zero_snr: bool = False
+    # Flow matching alone; see schedules.flow. DPM's class calls `shift` flow_shift.
+    shift: float = 3.0
+    use_dynamic_shifting: bool = False
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    base_image_seq_len: int = 256
+    max_image_seq_len: int = 4096
+    time_shift_type: str = "exponential"
+    shift_terminal: float | None = None
+    solver: str = "euler"  # our name of the file's _class_name; see schedules.SOLVERS
+
+    # diffusers' class -> our solver; DPM's is flow_dpmpp_2m where use_flow_sigmas is true.
+    CLASSES: ClassVar[Mapping[str, str]] = {
+        "EulerDiscreteScheduler": "euler",
+        "EulerAncestralDiscreteScheduler": "euler_ancestral",
+        "DDIMScheduler": "ddim",
+        "DPMSolverMultistepScheduler": "dpmpp_2m",
+        "FlowMatchEulerDiscreteScheduler": "flow_euler",
+    }
+    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "algorithm_type": ("dpmsolver++",),
+        "clip_sample": (False,),
+        "euler_at_final": (False,),
+        "interpolation_type": ("linear",),
+        "invert_sigmas": (False,),
+        "lambda_min_clipped": (float("-inf"), "-Infinity"),
+        "lower_order_final": (True,),
+        "solver_order": (2,),
+        "solver_type": ("midpoint",),
+        "stochastic_sampling": (False,),
+        "timestep_type": ("discrete",),
+        "use_flow_sigmas": (True,),
+    }
+    IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
+        {"clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "skip_prk_steps"}
+    )
+    # Keys that only some classes read; files keep them when a pipeline is given another scheduler.
+    READ_ONLY_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "algorithm_type": DPM,
+        "base_image_seq_len": FLOW,
+        "base_shift": FLOW,
+        "beta_end": DIFFUSION,
+        "beta_schedule": DIFFUSION,
+        "beta_start": DIFFUSION,
+        "clip_sample": ("ddim",),
+        "euler_at_final": DPM,
+        "final_sigmas_type": (*DIFFUSION, "flow_dpmpp_2m"),
+        "flow_shift": ("flow_dpmpp_2m",),
+        "interpolation_type": ("euler",),
+        "invert_sigmas": ("flow_euler",),
+        "lambda_min_clipped": ("dpmpp_2m",),
+        "lower_order_final": DPM,
+        "max_image_seq_len": FLOW,
+        "max_shift": FLOW,
+        "prediction_type": (*DIFFUSION, "flow_dpmpp_2m"),
+        "rescale_betas_zero_snr": DIFFUSION,
+        "set_alpha_to_one": DIFFUSION,
+        "shift": ("flow_euler",),
+        "shift_terminal": ("flow_euler",),
+        "sigma_max": ("euler",),
+        "sigma_min": ("euler",),
+        "solver_order": DPM,
+        "solver_type": DPM,
+        "steps_offset": DIFFUSION,
+        "stochastic_sampling": ("flow_euler",),
+        "thresholding": ("ddim", *DPM),
+        "time_shift_type": FLOW,
+        "timestep_spacing": DIFFUSION,
+        "timestep_type": ("euler",),
+        "trained_betas": DIFFUSION,
+        "use_beta_sigmas": SPACED,
+        "use_dynamic_shifting": FLOW,
+        "use_exponential_sigmas": SPACED,
+        "use_flow_sigmas": ("flow_dpmpp_2m",),
+        "use_karras_sigmas": SPACED,
+        "variance_type": DPM,
+    }
+    # What diffusers' classes assume where a file is silent. Source: the signatures of their __init__, diffusers 0.42.1.
+    ABSENT: ClassVar[Mapping[str, Any]] = {
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "clip_sample": True,
+        "flow_shift": 1.0,
+        "set_alpha_to_one": True,
+        "shift": 1.0,
+        "steps_offset": 0,
+    }
+
+    @property
+    def flow(self) -> bool:
+        """Whether the network predicts the velocity of a flow."""
+        return self.prediction_type == "flow_prediction"
+
+    def __post_init__(self) -> None:
+        if problems := [*_contradictions(self)]:
+            raise ConfigError("; ".join(problems))
+
+    @classmethod
+    def from_dict(cls: type[C], raw: Mapping[str, Any], where: str = "config") -> C:
+        """Config from a parsed scheduler_config.json. Raises ConfigError for what would give other images."""
+        return super().from_dict(_as_diffusers_reads(raw, where), where)
+
+    def to_dict(self) -> dict[str, Any]:
+        raw = super().to_dict()
+        solver = raw.pop("solver")
+        diffusers_class = {solver: name for name, solver in self.CLASSES.items()}
+        if solver == "flow_dpmpp_2m":
+            raw |= {"use_flow_sigmas": True, "flow_shift": raw.pop("shift")}
+            name = diffusers_class["dpmpp_2m"]
+        else:
+            name = diffusers_class[solver]
+        kept = {key: value for key, value in raw.items() if _reads(solver, key)}
+        # For DDIM's class, which users switch an SDXL pipeline to.
+        return {"_class_name": name, **kept, **({} if self.flow else {"clip_sample": False})}
+
+
+def _reads(solver: str, key: str) -> bool:
+    return solver in SchedulerConfig.READ_ONLY_BY.get(key, (solver,))
+
+
+def _as_diffusers_reads(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A scheduler's file as its class reads it: with its defaults for silent keys, without keys it does not know."""
+    name, classes = raw.get("_class_name"), SchedulerConfig.CLASSES
+    if not isinstance(name, str) or name not in classes:
+        raise ConfigError(f"{where}: scheduler {name!r} is not supported; supported are {', '.join(classes)}")
+    solver = classes[name]
+    if solver == "dpmpp_2m" and raw.get("use_flow_sigmas"):
+        solver = "flow_dpmpp_2m"
+    absent = {
+        **SchedulerConfig.ABSENT,
+        "timestep_spacing": "leading" if solver == "ddim" else "linspace",
+        # DPM's class has no such key; then SD3's pipeline takes this one.
+        "max_shift": 1.15 if solver == "flow_euler" else 1.16,
+    }
+    read = {key: value for key, value in {**absent, **raw}.items() if _reads(solver, key)}
+    if "flow_shift" in read:
+        read["shift"] = read.pop("flow_shift")
+    if solver == "flow_euler":  # all that its class can sample
+        read["prediction_type"] = "flow_prediction"
+    return {**read, "solver": solver}
+
+
+def _contradictions(config: SchedulerConfig) -> Iterator[str]:
+    """What can't be meant, or not together."""
+    if config.flow != (config.solver in FLOW):
+        yield (
+            f"prediction_type = {config.prediction_type!r} does not go with the solver {config.solver}: "
+            f"'flow_prediction' and the solvers of flows ({', '.join(FLOW)}; use_flow_sigmas = true) belong together"
+        )
+    if config.use_exponential_sigmas and config.solver != "flow_euler":
+        yield "use_exponential_sigmas = True is supported with the solver flow_euler alone"
+    if config.use_karras_sigmas and config.use_exponential_sigmas:
+        yield "use_karras_sigmas and use_exponential_sigmas exclude each other"
+    if config.solver == "flow_dpmpp_2m" and config.use_karras_sigmas:
+        yield "use_karras_sigmas and use_flow_sigmas exclude each other"
+    if config.solver == "flow_dpmpp_2m" and config.final_sigmas_type != "zero":
+        yield f"final_sigmas_type = {config.final_sigmas_type!r} is not supported with use_flow_sigmas (only 'zero')"
+    if config.shift <= 0:
+        yield f"shift = {config.shift} should be above 0"
+    if config.use_dynamic_shifting and config.base_image_seq_len == config.max_image_seq_len:
+        yield f"base_image_seq_len and max_image_seq_len should differ, but both are {config.max_image_seq_len}"
+    if not 0 <= (config.shift_terminal or 0) < 1:
+        yield f"shift_terminal = {config.shift_terminal} should be between 0 (none) and 1"

@@ -1,0 +1,84 @@
+"""A run as a table of coefficients."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from autolora_jax.config import SchedulerConfig
+from autolora_jax.schedules import diffusion, flow
+from autolora_jax.schedules.choice import choose
+from autolora_jax.schedules.predictions import PREDICTIONS
+from autolora_jax.schedules.solvers import SOLVERS, Solver, own_scheduler, solvers_for
+
+Row = Float[Any, "n"]  # numpy from make_schedule, traced inside the sampler
+
+
+class Schedule(NamedTuple):
+    """Coefficients of a run of n steps, float32. For step i, with unit-variance noise z and x = initial_scale·z first:
+
+        prediction = network(input_scale[i]·x, timestep[i])
+        denoised   = denoised_from_x[i]·x + denoised_from_prediction[i]·prediction
+        x          = keep[i]·x + toward[i]·denoised + previous[i]·(last step's denoised) + fresh[i]·z_i
+
+    and x is the latents. z_i is needed only if `fresh` has an entry that is not 0.
+    """
+
+    timestep: Row  # 0..num_train_timesteps−1, of a flow σ·num_train_timesteps; not always whole
+    input_scale: Row
+    denoised_from_x: Row
+    denoised_from_prediction: Row
+    keep: Row
+    toward: Row
+    previous: Row
+    fresh: Row
+    initial_scale: Float[Any, ""]
+
+
+def make_schedule(
+    config: SchedulerConfig,
+    num_inference_steps: int,
+    scheduler: str | None = None,
+    timestep_spacing: str | None = None,
+    image_seq_len: int | None = None,
+) -> Schedule:
+    """The table of a run.
+
+    num_inference_steps: 1..config.num_train_timesteps.
+    scheduler: a key of solvers_for(config); None is the checkpoint's own, with Karras sigmas if its file asks for them.
+    timestep_spacing: a key of SPACINGS; None is the checkpoint's own. Flows have none.
+    image_seq_len: latent patches of a picture, as the network sees them; needed by a config with dynamic shifting.
+    Raises ValueError for unknown names, for a solver of another kind of model, and for steps that do not fit.
+    """
+    if not 1 <= num_inference_steps <= config.num_train_timesteps:
+        raise ValueError(
+            f"num_inference_steps should be between 1 and the {config.num_train_timesteps} training timesteps, "
+            f"not {num_inference_steps}; 20 to 50 is usual"
+        )
+    solver = _solver(config, scheduler or own_scheduler(config))
+    if config.flow:
+        if timestep_spacing is not None:
+            raise ValueError(f"timestep_spacing {timestep_spacing!r} means nothing to a flow model; leave it out")
+        config = flow.at_resolution(config, image_seq_len)
+    else:
+        spacing = config.timestep_spacing if timestep_spacing is None else timestep_spacing
+        choose(diffusion.SPACINGS, spacing, "timestep_spacing")
+        config = dataclasses.replace(config, timestep_spacing=spacing)
+    grid = solver.grid(config, num_inference_steps)
+    if not config.flow:
+        diffusion.check(grid, config)
+    steps = solver.step(grid)
+    from_x, from_prediction = choose(PREDICTIONS, config.prediction_type, "prediction_type")(grid.signal, grid.noise)
+    arrays = (grid.timestep, grid.input_scale, from_x, from_prediction, *steps, grid.initial_scale)
+    return Schedule(*(np.asarray(a, np.float32) for a in arrays))
+
+
+def _solver(config: SchedulerConfig, name: str) -> Solver:
+    fitting = solvers_for(config)
+    if name in SOLVERS and name not in fitting:
+        raise ValueError(
+            f"scheduler {name!r} is not for this checkpoint, which predicts {config.prediction_type!r}; "
+            f"use one of {', '.join(fitting)}"
+        )
+    return choose(fitting, name, "scheduler")

@@ -1,0 +1,204 @@
+"""What all families' prompts share: tokenizers, text encoders with deltas, and a memory of what was encoded.
+
+Each distinct (text, LoRA scale) is encoded once and kept on the host, so many seeds of a prompt cost one encoding.
+Deltas of the text encoders act on the tuned branches only; the base branches see the base encoders' embeddings.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Int
+from transformers import CLIPTokenizer, T5TokenizerFast
+
+from autolora_jax import lora
+from autolora_jax.config import CLIPTextConfig, JsonConfig, T5Config
+from autolora_jax.models.clip import CLIPTextModel
+
+Tree = Mapping[str, Any]
+Keywords = dict[str, Any]  # of the denoiser -> array
+TOKENIZERS: Mapping[type[JsonConfig], Any] = {CLIPTextConfig: CLIPTokenizer, T5Config: T5TokenizerFast}
+HIDDEN_LAYER = -2  # of CLIP encoders, SDXL and SD3 read the last layer but one
+CACHED_BYTES = 2**31  # of encoded prompts on the host
+
+
+class Text(NamedTuple):
+    """One prompt: what each of the encoders reads. Of a family with two encoders nobody reads the third."""
+
+    first: str
+    second: str
+    third: str
+
+
+def same_text(text: str) -> Text:
+    """The same for all encoders."""
+    return Text(text, text, text)
+
+
+class Sizes(NamedTuple):
+    """SDXL's size conditioning, pixels, each (height, width) or (top, left)."""
+
+    original: tuple[int, int]
+    crops_top_left: tuple[int, int]
+    target: tuple[int, int]
+
+    def time_ids(self) -> np.ndarray:
+        """float32 [6]."""
+        return np.array([*self.original, *self.crops_top_left, *self.target], np.float32)
+
+
+class TextSettings(NamedTuple):
+    """How a call's prompts are read.
+
+    sizes: (negative, positive); SDXL's. clip_skip: None = the last but one layer; k skips k more.
+    max_sequence_length: tokens of T5; SD3's.
+    """
+
+    sizes: tuple[Sizes, Sizes]
+    clip_skip: int | None = None
+    max_sequence_length: int = 256
+
+
+class TextStage:
+    """Tokenizers and text encoders of one pipeline, with their (replaceable) deltas. Families are subclasses."""
+
+    def __init__(
+        self,
+        tokenizers: Mapping[str, Path],
+        encoders: Mapping[str, nn.Module],
+        params: Mapping[str, Tree],
+        force_zeros_for_empty_prompt: bool,
+        joint_attention_dim: int,
+    ) -> None:
+        """tokenizers, encoders, params: by the encoders' names. joint_attention_dim: width of the prompt's tokens."""
+        self.encoders = dict(encoders)
+        self.tokenizers = {
+            name: TOKENIZERS[type(encoder.config)].from_pretrained(tokenizers[name])
+            for name, encoder in encoders.items()
+        }
+        self.params = params
+        self.force_zeros = force_zeros_for_empty_prompt
+        self.joint_attention_dim = joint_attention_dim
+        self.deltas: Mapping[str, Tree] = {}
+        self._cache: dict[Any, Keywords] = {}
+
+    def set_deltas(self, deltas: Mapping[str, Tree]) -> None:
+        """Replaces the encoders' delta trees (encoder -> tree)."""
+        self.deltas = {name: deltas[name] for name in self.encoders if deltas.get(name)}
+        self._cache = {key: value for key, value in self._cache.items() if not key[-1]}
+
+    def conditioning(
+        self,
+        positive: Sequence[Text],
+        negative: Sequence[Text | None],
+        settings: TextSettings,
+        scales: Mapping[str, np.ndarray],
+    ) -> dict[str, Keywords]:
+        """kind of weights -> denoiser's keyword -> array [n, 2, ...], (negative, positive) along axis 1.
+
+        positive, negative: n each; a negative None means zeros where the checkpoint's pipeline does so, else "".
+        scales: kind of weights ("base", "weak", "lora") -> LoRA scales [n, loras].
+        """
+        self.check(settings)
+        result = {}
+        for kind, values in scales.items():
+            rows = [
+                [self._encode(text, s, settings) for text in pair]
+                for *pair, s in zip(negative, positive, values, strict=True)
+            ]
+            told = {name: np.stack([[row[i][name] for i in (0, 1)] for row in rows]) for name in rows[0][0]}
+            same = {name: np.repeat(array[None], len(rows), axis=0) for name, array in self.of_sizes(settings).items()}
+            result[kind] = {**told, **same}
+        return result
+
+    def tokenize(
+        self, text: Text, max_sequence_length: int = TextSettings._field_defaults["max_sequence_length"]
+    ) -> dict[str, Int[np.ndarray, "1 t"]]:
+        """Token ids for each encoder. Warns when a prompt is longer than the encoder can read."""
+        return {
+            name: self._ids(self.tokenizers[name], part, self.length(name, max_sequence_length))
+            for name, part in zip(self.encoders, text, strict=False)
+        }
+
+    def length(self, encoder: str, max_sequence_length: int) -> int:
+        """Tokens that an encoder reads."""
+        config = self.encoders[encoder].config
+        return config.max_position_embeddings if isinstance(config, CLIPTextConfig) else max_sequence_length
+
+    # ---- what families say -----------------------------------------------------------------------------------------
+
+    def check(self, settings: TextSettings) -> None:
+        """Raises ValueError for settings that can't be meant."""
+        skip = settings.clip_skip or 0
+        for name, encoder in self.encoders.items():
+            if isinstance(encoder, CLIPTextModel) and not 0 <= skip <= encoder.config.num_hidden_layers - 1:
+                most = encoder.config.num_hidden_layers - 1
+                raise ValueError(f"clip_skip={settings.clip_skip} is out of range; {name} has layers for 0 to {most}")
+
+    def of_sizes(self, settings: TextSettings) -> Keywords:
+        """What the denoiser is told beside the prompt: keyword -> [2, ...] (negative, positive)."""
+        return {}
+
+    def join(self, outputs: Mapping[str, tuple[Any, Any]], max_sequence_length: int) -> Keywords:
+        """The denoiser's keywords from the encoders' outputs (hidden states [b t d], pooled [b p]), numpy or traced."""
+        raise AssertionError("a family joins its encoders in its own way")
+
+    # ---- encoding --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _ids(tokenizer: Any, text: str, length: int) -> Int[np.ndarray, "1 t"]:
+        ids = tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
+        full = tokenizer(text).input_ids
+        if len(full) > length:
+            ending = 1  # the token that ends a text
+            cut = tokenizer.decode(full[length - ending : -ending]).strip()
+            room = length - len(tokenizer("").input_ids)
+            warnings.warn(f"prompt is longer than {room} tokens; not read: {cut!r}", stacklevel=2)
+        return np.array([ids], np.int32)
+
+    def _encode(self, text: Text | None, scales: np.ndarray, settings: TextSettings) -> Keywords:
+        if text is None:
+            if self.force_zeros:
+                like = self._encode(same_text(""), np.zeros_like(scales), settings)
+                return {name: np.zeros_like(array) for name, array in like.items()}
+            text = same_text("")
+        adapted = bool(self.deltas) and bool(np.any(scales))
+        key = (text, settings.clip_skip, settings.max_sequence_length, tuple(map(float, scales)) if adapted else ())
+        if key not in self._cache:
+            found = self._run(text, scales.astype(np.float32) if adapted else None, settings)
+            size = sum(array.nbytes for array in found.values())
+            while self._cache and (len(self._cache) + 1) * size > CACHED_BYTES:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[key] = found
+        return self._cache[key]
+
+    def _run(self, text: Text, scales: np.ndarray | None, settings: TextSettings) -> Keywords:
+        layer = HIDDEN_LAYER - (settings.clip_skip or 0)
+        outputs = {}
+        for name, ids in self.tokenize(text, settings.max_sequence_length).items():
+            delta = self.deltas.get(name, {}) if scales is not None else {}
+            outputs[name] = encode(self.encoders[name], layer, self.params[name], delta, scales if delta else None, ids)
+        joined = self.join(jax.device_get(outputs), settings.max_sequence_length)
+        return {name: array[0] for name, array in joined.items()}
+
+
+@partial(jax.jit, static_argnames=("encoder", "layer"))
+def encode(
+    encoder: nn.Module, layer: int, params: Tree, delta: Tree, scales: Array | None, ids: Int[Array, "b t"]
+) -> tuple[Array, Array | None]:
+    """(hidden states [b t d], pooled [b p] or None) of an encoder.
+
+    layer: of CLIP encoders, index into the tuple of hidden states, taken without the final norm; −2 is SDXL's and
+    SD3's. T5 has but its last, normed state. scales: [loras], or None for the base encoder.
+    """
+    variables = {"params": params} if scales is None else {"params": params, "lora": lora.at_scale(delta, scales)}
+    output = encoder.apply(variables, ids)
+    if isinstance(output, tuple):
+        hidden, pooled = output
+        return hidden[layer], pooled
+    return output, None

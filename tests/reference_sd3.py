@@ -1,0 +1,134 @@
+"""PyTorch's SD3 and SD3.5, tiny and random, and whole guided runs of them, written out from the paper's equations."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
+
+from tests.reference import TEXT, VAE, randomize, save_tokenizer
+from tests.reference_run import combine
+
+WIDTH = 96  # of the prompt's tokens: more than the CLIPs' 32 + 48, as in SD3
+TRANSFORMER = dict(
+    sample_size=16,
+    patch_size=2,
+    in_channels=16,
+    out_channels=16,
+    num_layers=3,
+    attention_head_dim=16,
+    num_attention_heads=2,
+    joint_attention_dim=WIDTH,
+    caption_projection_dim=32,
+    pooled_projection_dim=32 + 48,
+    pos_embed_max_size=12,
+)
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    "sd3": {},
+    "sd3.5": {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)},
+}
+SCHEDULERS = {
+    "flow_euler": (FlowMatchEulerDiscreteScheduler, {}),
+    "flow_dpmpp_2m": (
+        DPMSolverMultistepScheduler,
+        {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"},
+    ),
+}
+
+
+def t5_tokenizer(folder: Path) -> T5TokenizerFast:
+    """A T5 tokenizer of letters and a few words, written to `folder`."""
+    words = ["▁cat", "▁the", "▁dog", "▁a", "at"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), *((word, -1.0) for word in words), ("▁", -3.0)]
+    vocabulary += [(letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz,."]
+    tokenizer = T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+    tokenizer.save_pretrained(folder)
+    return T5TokenizerFast.from_pretrained(folder)
+
+
+def tiny_sd3(workdir: Path, kind: str = "sd3", seed: int = 0) -> StableDiffusion3Pipeline:
+    """A tiny random SD3 or SD3.5, float32; the tokenizers are written under workdir."""
+    tok1 = save_tokenizer(workdir / "tokenizer", "<|endoftext|>")
+    tok2 = save_tokenizer(workdir / "tokenizer_2", "!")
+    tok3 = t5_tokenizer(workdir / "tokenizer_3")
+    sizes = (
+        dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, hidden_act="quick_gelu", projection_dim=32),
+        dict(hidden_size=48, intermediate_size=96, num_hidden_layers=4, hidden_act="gelu", projection_dim=48),
+    )
+    one, two = (CLIPTextConfig(vocab_size=len(tok1), num_attention_heads=4, **size, **TEXT) for size in sizes)
+    t5 = T5Config(
+        vocab_size=len(tok3),
+        d_model=WIDTH,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
+        feed_forward_proj="gated-gelu",
+        layer_norm_epsilon=1e-6,
+    )
+    vae = {**VAE, "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
+    return StableDiffusion3Pipeline(
+        transformer=randomize(SD3Transformer2DModel(**{**TRANSFORMER, **KINDS[kind]}), seed),
+        vae=randomize(AutoencoderKL(**vae, use_quant_conv=False, use_post_quant_conv=False), seed + 1),
+        text_encoder=randomize(CLIPTextModelWithProjection(one), seed + 2),
+        text_encoder_2=randomize(CLIPTextModelWithProjection(two), seed + 3),
+        text_encoder_3=randomize(T5EncoderModel(t5), seed + 4, std=0.5),
+        tokenizer=tok1,
+        tokenizer_2=tok2,
+        tokenizer_3=tok3,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+@torch.no_grad()
+def run(
+    base: StableDiffusion3Pipeline,
+    tuned: StableDiffusion3Pipeline,
+    rule: Any,
+    *,
+    scheduler: str,
+    steps: int,
+    seed: int,
+    prompt: str,
+    negative_prompt: str,
+    height: int,
+    width: int,
+    max_sequence_length: int = 256,
+) -> np.ndarray:
+    """Final latents [h w c] of one image; noise from torch's CPU generator."""
+    pipes = {"base": base, "lora": tuned}
+    told = {}
+    for kind, pipe in pipes.items():
+        positive, negative, pooled, negative_pooled = pipe.encode_prompt(
+            prompt,
+            None,
+            None,
+            negative_prompt=negative_prompt,
+            do_classifier_free_guidance=True,
+            max_sequence_length=max_sequence_length,
+        )
+        told[kind] = ((negative, negative_pooled), (positive, pooled))
+    cls, overrides = SCHEDULERS[scheduler]
+    config = {} if overrides else dict(base.scheduler.config)
+    solver = cls.from_config({**config, **overrides})
+    solver.set_timesteps(steps)
+    x = torch.randn((1, 16, height // 8, width // 8), generator=torch.Generator("cpu").manual_seed(seed))
+    for i, t in enumerate(solver.timesteps):
+
+        def e(kind: str, which: int, x=x, t=t) -> torch.Tensor:
+            hidden, pooled = told[kind][which]
+            network = pipes[kind].transformer
+            return network(x, hidden, pooled, t.expand(1), return_dict=False)[0]
+
+        now = rule if int(rule.start * steps) <= i < int(rule.stop * steps) else rule.outside()
+        x = solver.step(combine(now, e), t, x).prev_sample
+    return x[0].permute(1, 2, 0).numpy()

@@ -1,0 +1,162 @@
+"""Whole runs of SD3 and SD3.5 against PyTorch: guidance × scheduler, with and without T5, and what it refuses."""
+
+import copy
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline
+from autolora_jax.text.stage import same_text
+from autolora_jax.weights.errors import WeightsError
+from tests import reference_sd3
+from tests.parity import error
+
+# Final latents, of the reference's maximum; seen: 3e-6.
+LATENTS = 5e-5
+EMBEDDINGS = 1e-5  # seen: 8e-7
+CALL = dict(prompt="a cat, the dog", negative_prompt="mist", height=96, width=128, max_sequence_length=24)
+SEEDS = [3, 2**40 + 5]
+RULES = {
+    "cfg": CFG(4.0),
+    "autolora": AutoLoRA(1.5, 3.0, 4.0),
+    "interval": AutoLoRA(1.5, 3.0, 4.0, start=0.2, stop=0.7),
+}
+
+
+@pytest.fixture(scope="module", params=reference_sd3.KINDS)
+def theirs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    """(diffusers' base pipeline, the same with a LoRA, folder with the base pipeline and lora.safetensors)."""
+    folder = tmp_path_factory.mktemp(request.param.replace(".", ""))
+    base = reference_sd3.tiny_sd3(folder, request.param)
+    base.set_progress_bar_config(disable=True)
+    base.save_pretrained(folder)
+    tuned = StableDiffusion3Pipeline(**{**base.components, "transformer": copy.deepcopy(base.transformer)})
+    write_lora(base, folder / "lora.safetensors")
+    tuned.load_lora_weights(folder, weight_name="lora.safetensors")
+    return base, tuned, folder
+
+
+def write_lora(pipe: StableDiffusion3Pipeline, path: Path) -> None:
+    """A LoRA of the transformer's attention as diffusers' training script saves it."""
+    transformer = copy.deepcopy(pipe.transformer)
+    targets = ["attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.add_k_proj", "attn.to_add_out"]
+    torch.manual_seed(7)
+    transformer.add_adapter(LoraConfig(r=3, lora_alpha=3, init_lora_weights=False, target_modules=targets))
+    state = get_peft_model_state_dict(transformer)
+    save_file({f"transformer.{name}": 2 * tensor.contiguous() for name, tensor in state.items()}, path)
+
+
+@pytest.fixture(scope="module")
+def pipe(theirs) -> AutoLoRAPipeline:
+    """Ours, float32, on two of the eight devices, with the LoRA."""
+    folder = theirs[2]
+    pipe = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:2])
+    pipe.load_lora(folder / "lora.safetensors")
+    return pipe
+
+
+@pytest.mark.parametrize("scheduler", reference_sd3.SCHEDULERS)
+@pytest.mark.parametrize("rule", RULES)
+def test_guidance_matches_torch(pipe, theirs, rule: str, scheduler: str):
+    base, tuned, _ = theirs
+    steps = 6
+    ours = pipe(
+        **CALL,
+        seeds=SEEDS,
+        guidance=RULES[rule],
+        num_inference_steps=steps,
+        scheduler=scheduler,
+        noise="torch",
+        output_type="latent",
+    ).images
+    reference = [
+        reference_sd3.run(base, tuned, RULES[rule], scheduler=scheduler, steps=steps, seed=seed, **CALL)
+        for seed in SEEDS
+    ]
+    assert error(ours, np.stack(reference)) < LATENTS
+
+
+def test_pictures_equal_diffusers_own_pipeline(pipe, theirs):
+    """Its own call, at the default size and scale 7.0, through the VAE."""
+    _, tuned, _ = theirs
+    generator = torch.Generator("cpu").manual_seed(5)
+    call = dict(num_inference_steps=4, max_sequence_length=24)
+    reference = tuned("the cat", negative_prompt="", generator=generator, guidance_scale=7.0, output_type="np", **call)
+    ours = pipe("the cat", seeds=5, guidance=CFG(), noise="torch", output_type="np", **call)
+    assert ours.settings[0]["guidance"] == CFG(7.0)
+    assert np.abs(ours.images / 255.0 - reference.images).max() < 0.5 / 255 + 1e-4  # the 8-bit levels
+
+
+def test_without_t5_matches_torch(pipe, theirs):
+    base, tuned, folder = theirs
+    ours = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:2], text_encoder_3=False)
+    assert "text_encoder_3" not in ours.params
+    ours.load_lora(folder / "lora.safetensors")
+    bare = [
+        StableDiffusion3Pipeline(**{**p.components, "text_encoder_3": None, "tokenizer_3": None}) for p in (base, tuned)
+    ]
+    settings = dict(seeds=SEEDS[:1], num_inference_steps=4, noise="torch", output_type="latent")
+    images = ours(**CALL, guidance=RULES["autolora"], **settings).images
+    reference = reference_sd3.run(*bare, RULES["autolora"], scheduler="flow_euler", steps=4, seed=SEEDS[0], **CALL)
+    assert error(images[0], reference) < LATENTS
+
+
+@pytest.mark.parametrize("clip_skip", [None, 1])
+def test_prompts_match_diffusers(pipe, theirs, clip_skip: int | None):
+    base, _, _ = theirs
+    ours = pipe.encode_prompt("a cat! the dog", "mist", clip_skip=clip_skip, max_sequence_length=24)["base"]
+    with torch.no_grad():
+        positive, negative, pooled, negative_pooled = base.encode_prompt(
+            "a cat! the dog", None, None, negative_prompt="mist", clip_skip=clip_skip, max_sequence_length=24
+        )
+    for name, pair in (
+        ("encoder_hidden_states", (negative, positive)),
+        ("pooled_projections", (negative_pooled, pooled)),
+    ):
+        assert error(ours[name][0], torch.cat(pair)) < EMBEDDINGS
+
+
+def test_one_program_serves_all_values(pipe, count_compilations):
+    call = dict(num_inference_steps=3, output_type="latent", max_sequence_length=24)
+    pipe("a cat", seeds=[0, 1], guidance=AutoLoRA(), **call)
+    with count_compilations() as compiled:
+        pipe("the dog", seeds=[7, 8], guidance=AutoLoRA(1.2, 2.0, 3.0), lora_scale=0.3, **call)
+    assert not compiled
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (dict(height=100), "height=100 is not a positive multiple of 16; 96 is"),
+        (dict(height=256), "should be a multiple of the patch size 2, at most 24"),
+        (dict(max_sequence_length=513), "max_sequence_length=513 should be 1 to 512"),
+        (dict(scheduler="ddim"), "ddim"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(pipe, call, words: str):
+    with pytest.raises(ValueError, match=words):
+        pipe(**{"prompt": "a cat", "num_inference_steps": 2, "max_sequence_length": 24, **call})
+
+
+def test_only_t5_can_be_left_out(pipe, tiny_folder, theirs, tmp_path):
+    with pytest.raises(WeightsError, match="SDXL can't be run without its text_encoder_3; optional: none"):
+        AutoLoRAPipeline.from_pretrained(tiny_folder, text_encoder_3=False)
+    index = json.loads((theirs[2] / "model_index.json").read_text())
+    del index["text_encoder_2"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(WeightsError, match="has no text_encoder_2"):
+        AutoLoRAPipeline.from_pretrained(tmp_path)
+
+
+def test_long_prompts_are_said_to_be_cut(pipe):
+    with pytest.warns(UserWarning, match="longer than 23 tokens; not read"):
+        ids = pipe.text.tokenize(same_text("cat " * 30), 24)
+    assert [ids[name].shape for name in pipe.text.encoders] == [(1, 77), (1, 77), (1, 24)]
