@@ -34,6 +34,7 @@ from autolora_jax.weights.networks import network_of
 
 Tree = Mapping[str, Any]
 Size = tuple[int, int]
+T5_PLACES = ("device", "host")
 TILED_FROM = 2048 * 2048  # pixels from which the VAE decodes in tiles
 
 
@@ -100,7 +101,8 @@ class AutoLoRAPipeline:
         variant: str | None = None,
         revision: str | None = None,
         tokenizer: str | PathLike[str] | None = None,
-        text_encoder_3: bool = True,
+        text_encoders: str | PathLike[str] | None = None,
+        text_encoder_3: str | None = "device",
         cache_dir: str | PathLike[str] | None = None,
         on_progress: OnProgress | None = None,
     ) -> "AutoLoRAPipeline":
@@ -111,19 +113,31 @@ class AutoLoRAPipeline:
         dtype: "bfloat16" (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE) or "float32"
             (float32 products too, on every device).
         variant: "fp16" takes the `*.fp16.safetensors` files of a diffusers folder or hub repository.
-        tokenizer: folder or hub id that holds tokenizer/ and tokenizer_2/; needed offline for a single file.
-        text_encoder_3: False leaves out SD3's T5 and its 9.5 GB; the model then sees zeros for it, as it did in a part
-            of its training.
+        tokenizer: folder or hub id that holds tokenizer/, tokenizer_2/, …; needed offline for a single file.
+        text_encoders: folder, file or hub id with the text encoders that a single file of SD3 leaves out; needed
+            offline for CLIP, and for T5, which else stays out.
+        text_encoder_3: where SD3's T5 and its 9.5 GB are. "device": with the rest. "host": in host memory, from where
+            they pass through the first device for every new prompt. None: nowhere; the model then sees zeros for it, as
+            it did in a part of its training.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
         """
         source = source if source is not None else MODEL
         dtype = jnp.dtype(dtype)
         mesh = data_mesh(devices)
         checkpoint = open_checkpoint(
-            source, variant=variant, revision=revision, tokenizer=tokenizer, cache_dir=cache_dir
+            source,
+            variant=variant,
+            revision=revision,
+            tokenizer=tokenizer,
+            text_encoders=text_encoders,
+            cache_dir=cache_dir,
         )
-        if not text_encoder_3:
+        if text_encoder_3 not in (*T5_PLACES, None):
+            raise ValueError(f"text_encoder_3={text_encoder_3!r}: use 'device', 'host' or None")
+        if text_encoder_3 is None:
             checkpoint = checkpoint.without("text_encoder_3")
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        on_host = {"text_encoder_3": host} if text_encoder_3 == "host" else {}
         family, configs = checkpoint.family, checkpoint.networks
         attention = default_implementation(mesh.devices.flat[0].platform, dtype)
         # SDXL's VAE overflows in half precision, and costs little next to the sampler.
@@ -142,7 +156,7 @@ class AutoLoRAPipeline:
         for i, component in enumerate(networks):
             if on_progress:
                 on_progress(Progress("load", i, len(networks), component))
-            params[component] = checkpoint.load(component, dtypes[component], everywhere)
+            params[component] = checkpoint.load(component, dtypes[component], on_host.get(component, everywhere))
         if on_progress:
             on_progress(Progress("load", len(networks), len(networks)))
         text = STAGES[family.name](
@@ -151,6 +165,7 @@ class AutoLoRAPipeline:
             {name: params[name] for name in checkpoint.encoders},
             checkpoint.force_zeros_for_empty_prompt,
             networks[family.denoiser].config.joint_attention_dim,
+            streamed={name: mesh.local_devices[0] for name in on_host if name in checkpoint.encoders},
         )
         return cls(
             family=family,
@@ -262,8 +277,9 @@ class AutoLoRAPipeline:
             raise ValueError(f"output_type={output_type!r}: use 'pil', 'np' or 'latent'")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: need at least 1 picture per device")
-        schedule = make_schedule(self.scheduler, num_inference_steps, scheduler, timestep_spacing)
         height, width = self._size(height, width)
+        tokens = height * width // (self.vae.config.factor * self.denoiser.config.patch_size) ** 2
+        schedule = make_schedule(self.scheduler, num_inference_steps, scheduler, timestep_spacing, tokens)
         size = Sizes(original_size or (height, width), crops_coords_top_left, target_size or (height, width))
         negative_size = size
         if negative_original_size and negative_target_size:  # diffusers takes them only together

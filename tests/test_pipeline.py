@@ -101,6 +101,13 @@ def test_rescale_and_zero_negative_match_torch(pipe, tiny_pipeline, lora):
     assert error(ours, torch_latents(tiny_pipeline, lora, RULES["cfg"], rescale=0.7, negative_prompt=None)) < LATENTS
 
 
+def test_clip_skip_matches_diffusers(pipe, tiny_pipeline):
+    """Which skips for the prompt, not for the negative one."""
+    ours = pipe.encode_prompt("a cat", "mist", clip_skip=1)["base"]["encoder_hidden_states"][0]
+    positive, negative, *_ = tiny_pipeline.encode_prompt("a cat", negative_prompt="mist", clip_skip=1)
+    assert error(ours, torch.cat([negative, positive]).detach().numpy()) < LATENTS
+
+
 def test_v_prediction_matches_torch(pipe, tiny_pipeline, lora, monkeypatch):
     config = dataclasses.replace(pipe.scheduler, prediction_type="v_prediction", timestep_spacing="trailing")
     monkeypatch.setattr(pipe, "scheduler", config)

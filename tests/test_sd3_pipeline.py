@@ -17,7 +17,7 @@ from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline
 from autolora_jax.text.stage import same_text
 from autolora_jax.weights.errors import WeightsError
 from tests import reference_sd3
-from tests.parity import error
+from tests.parity import error, normal
 
 # Final latents, of the reference's maximum; seen: 3e-6.
 LATENTS = 5e-5
@@ -97,7 +97,7 @@ def test_pictures_equal_diffusers_own_pipeline(pipe, theirs):
 
 def test_without_t5_matches_torch(pipe, theirs):
     base, tuned, folder = theirs
-    ours = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:2], text_encoder_3=False)
+    ours = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:2], text_encoder_3=None)
     assert "text_encoder_3" not in ours.params
     ours.load_lora(folder / "lora.safetensors")
     bare = [
@@ -107,6 +107,29 @@ def test_without_t5_matches_torch(pipe, theirs):
     images = ours(**CALL, guidance=RULES["autolora"], **settings).images
     reference = reference_sd3.run(*bare, RULES["autolora"], scheduler="flow_euler", steps=4, seed=SEEDS[0], **CALL)
     assert error(images[0], reference) < LATENTS
+
+
+def test_t5_from_the_host_is_the_same(pipe, theirs):
+    """Also with a delta of its own."""
+    change = {"encoder": {"block_1": {"layer_0": {"SelfAttention": {"q": leaf(96, 32)}}}}}
+    told = []
+    for place in ("device", "host"):
+        one = jax.devices()[:1]
+        ours = AutoLoRAPipeline.from_pretrained(theirs[2], dtype="float32", devices=one, text_encoder_3=place)
+        ours.add_lora({"text_encoder_3": change}, pipe.reports[0], 0.7)
+        both = ours.encode_prompt("a cat", "mist", max_sequence_length=24)
+        told.append({kind: both[kind]["encoder_hidden_states"] for kind in ("base", "lora")})
+    device, host = told
+    assert error(host["base"], device["base"]) < 1e-6  # seen: 0
+    assert error(host["lora"], device["lora"]) < 1e-6  # seen: 0
+    assert error(host["lora"], host["base"]) > 1e-3
+    with pytest.raises(ValueError, match="use 'device', 'host' or None"):
+        AutoLoRAPipeline.from_pretrained(theirs[2], text_encoder_3="cpu")
+
+
+def leaf(inputs: int, outputs: int) -> dict[str, np.ndarray]:
+    """One LoRA's change of a Dense layer."""
+    return {"down": normal(1, inputs, 2), "up": normal(2, 2, outputs), "owner": np.zeros(2, np.int32)}
 
 
 @pytest.mark.parametrize("clip_skip", [None, 1])
@@ -148,7 +171,7 @@ def test_what_cannot_be_drawn_is_refused(pipe, call, words: str):
 
 def test_only_t5_can_be_left_out(pipe, tiny_folder, theirs, tmp_path):
     with pytest.raises(WeightsError, match="SDXL can't be run without its text_encoder_3; optional: none"):
-        AutoLoRAPipeline.from_pretrained(tiny_folder, text_encoder_3=False)
+        AutoLoRAPipeline.from_pretrained(tiny_folder, text_encoder_3=None)
     index = json.loads((theirs[2] / "model_index.json").read_text())
     del index["text_encoder_2"]
     (tmp_path / "model_index.json").write_text(json.dumps(index))

@@ -168,7 +168,7 @@ def test_batches_are_a_function_of_the_step_and_draw_no_number_twice(pipe, pictu
     batches = [batch_at(step) for step in range(4)]
     for step in (2, 0):
         np.testing.assert_equal(data.batches(config, devices=2)(step), batches[step])
-    assert batches[0]["mean"].shape == (3, 4, 8, 8, 4) and batches[0]["time_ids"].shape == (3, 4, 6)
+    assert batches[0]["mean"].shape == (3, 4, 8, 8, 4) and batches[0]["sizes"]["time_ids"].shape == (3, 4, 6)
     drawn = np.concatenate([batch["draw"].ravel() for batch in batches])
     np.testing.assert_array_equal(drawn, np.arange(4 * 12))
     known = [data.latents.load(i, flip)["mean"] for i in range(2) for flip in (False, True)]
@@ -187,6 +187,6 @@ def test_rows_belong_together(pipe, pictures):
             for f in (False, True)
             if np.array_equal(data.latents.load(i, f)["mean"], batch["mean"][0, k])
         )
-        np.testing.assert_array_equal(batch["time_ids"][0, k], data.latents.crops[index].time_ids(flip))
+        np.testing.assert_array_equal(batch["sizes"]["time_ids"][0, k], data.latents.crops[index].time_ids(flip))
         expected = data.prompts[data.examples[index].caption]["text_embeds"]
         np.testing.assert_array_equal(batch["prompt"]["text_embeds"][0, k], expected)

@@ -15,7 +15,7 @@ from diffusers.optimization import get_scheduler
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.sharding import replicated
-from autolora_jax.text.sdxl import ENCODERS
+from autolora_jax.text.sdxl import ENCODERS, join
 from autolora_jax.training.deltas import choose_layers
 from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.objective import Objective
@@ -46,9 +46,8 @@ def theirs(folder: Path) -> StableDiffusionXLPipeline:
 def loss_of(pipe: AutoLoRAPipeline, prediction_type: str, dropout: float) -> DenoiserLoss:
     scheduler = dataclasses.replace(pipe.scheduler, prediction_type=prediction_type)
     objective = Objective(scheduler, min_snr_gamma=GAMMA)
-    return DenoiserLoss(
-        pipe.denoiser, tuple(pipe.text.encoders.values()), objective, lora_scale=ALPHA / RANK, caption_dropout=dropout
-    )
+    encoders, settings = tuple(pipe.text.encoders.items()), dict(lora_scale=ALPHA / RANK, caption_dropout=dropout)
+    return DenoiserLoss("unet", pipe.denoiser, encoders, join, objective, **settings)
 
 
 def rows(number: int, prompt: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -56,7 +55,7 @@ def rows(number: int, prompt: dict[str, np.ndarray]) -> dict[str, Any]:
     return {
         "mean": normal(10 + number, ROWS, 8, 12, 4),
         "std": 0.1 * np.abs(normal(20 + number, ROWS, 8, 12, 4)),
-        "time_ids": TIME_IDS,
+        "sizes": {"time_ids": TIME_IDS},
         "draw": np.arange(number * ROWS, (number + 1) * ROWS, dtype=np.int32),
         "prompt": prompt,
     }

@@ -17,6 +17,7 @@ from autolora_jax.config import ConfigError, SchedulerConfig, UNetConfig
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.sharding import batch_rows, data_mesh, replicated
+from autolora_jax.text.sdxl import join
 from autolora_jax.training import loop
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.deltas import choose_layers, new_delta
@@ -155,11 +156,13 @@ def test_the_denoisers_gradients_do_not_depend_on_devices_and_micro_batches():
     trees = jax.tree.map(lambda leaf: normal(leaf.size, *leaf.shape) / leaf.shape[0] ** 0.5, new_delta(chosen, 2, 0))
     empty = {"encoder_hidden_states": normal(1, 5, 24), "text_embeds": normal(2, 16)}
     frozen = {"seed": np.int32(0), "empty_prompt": empty, "params": {"unet": params}}
-    loss = DenoiserLoss(network, (), Objective(SchedulerConfig(), 5.0), lora_scale=0.7, caption_dropout=0.3)
+    loss = DenoiserLoss(
+        "unet", network, (), join, Objective(SchedulerConfig(), 5.0), lora_scale=0.7, caption_dropout=0.3
+    )
     rows = {
         "mean": normal(3, 4, 8, 8, 4),
         "std": np.abs(normal(4, 4, 8, 8, 4)),
-        "time_ids": np.full((4, 6), 64, np.float32),
+        "sizes": {"time_ids": np.full((4, 6), 64, np.float32)},
         "draw": np.arange(4, dtype=np.int32),
         "prompt": {"encoder_hidden_states": normal(5, 4, 5, 24), "text_embeds": normal(6, 4, 16)},
     }
@@ -176,7 +179,7 @@ def test_the_denoisers_gradients_do_not_depend_on_devices_and_micro_batches():
     for a, b in zip(*(jax.tree.leaves(tree) for tree in change), strict=True):
         assert error(b, a) < DENOISER
 
-    half = dataclasses.replace(loss, unet=network.clone(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16))
+    half = dataclasses.replace(loss, denoiser=network.clone(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16))
     frozen["params"] = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), frozen["params"])
     gradients = jax.jit(jax.grad(lambda *trees: half(*trees)[0].mean()))(trees, frozen, rows)
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype(jnp.float32)}

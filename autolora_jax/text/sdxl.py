@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from autolora_jax.text.stage import Keywords, TextSettings, TextStage
+from autolora_jax.text.stage import Join, Keywords, TextSettings, TextStage
 
 ENCODERS = ("text_encoder", "text_encoder_2")
 
@@ -27,5 +27,5 @@ class SDXLText(TextStage):
     def of_sizes(self, settings: TextSettings) -> Keywords:
         return {"time_ids": np.stack([sizes.time_ids() for sizes in settings.sizes])}  # [2 6]
 
-    def join(self, outputs: Mapping[str, tuple[Any, Any]], max_sequence_length: int) -> Keywords:
-        return join(outputs)
+    def join(self, max_sequence_length: int) -> Join:
+        return join

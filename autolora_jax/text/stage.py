@@ -5,7 +5,7 @@ Deltas of the text encoders act on the tuned branches only; the base branches se
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +19,13 @@ from transformers import CLIPTokenizer, T5TokenizerFast
 from autolora_jax import lora
 from autolora_jax.config import CLIPTextConfig, JsonConfig, T5Config
 from autolora_jax.models.clip import CLIPTextModel
+from autolora_jax.models.t5 import T5EncoderModel
+from autolora_jax.text.streaming import encode_streamed
 
 Tree = Mapping[str, Any]
 Keywords = dict[str, Any]  # of the denoiser -> array
+# encoder -> (hidden states [b t d], pooled [b p]), numpy or traced
+Join = Callable[[Mapping[str, tuple[Any, Any]]], Keywords]
 TOKENIZERS: Mapping[type[JsonConfig], Any] = {CLIPTextConfig: CLIPTokenizer, T5Config: T5TokenizerFast}
 HIDDEN_LAYER = -2  # of CLIP encoders, SDXL and SD3 read the last layer but one
 CACHED_BYTES = 2**31  # of encoded prompts on the host
@@ -55,7 +59,7 @@ class Sizes(NamedTuple):
 class TextSettings(NamedTuple):
     """How a call's prompts are read.
 
-    sizes: (negative, positive); SDXL's. clip_skip: None = the last but one layer; k skips k more.
+    sizes: (negative, positive); SDXL's. clip_skip: of the positive prompt; None = the last but one layer, k skips k more.
     max_sequence_length: tokens of T5; SD3's.
     """
 
@@ -74,8 +78,12 @@ class TextStage:
         params: Mapping[str, Tree],
         force_zeros_for_empty_prompt: bool,
         joint_attention_dim: int,
+        streamed: Mapping[str, jax.Device],
     ) -> None:
-        """tokenizers, encoders, params: by the encoders' names. joint_attention_dim: width of the prompt's tokens."""
+        """tokenizers, encoders, params: by the encoders' names. joint_attention_dim: width of the prompt's tokens.
+
+        streamed: encoders whose parameters lie on the host -> the device that computes them; see text.streaming.
+        """
         self.encoders = dict(encoders)
         self.tokenizers = {
             name: TOKENIZERS[type(encoder.config)].from_pretrained(tokenizers[name])
@@ -84,6 +92,7 @@ class TextStage:
         self.params = params
         self.force_zeros = force_zeros_for_empty_prompt
         self.joint_attention_dim = joint_attention_dim
+        self.streamed = dict(streamed)
         self.deltas: Mapping[str, Tree] = {}
         self._cache: dict[Any, Keywords] = {}
 
@@ -105,11 +114,12 @@ class TextStage:
         scales: kind of weights ("base", "weak", "lora") -> LoRA scales [n, loras].
         """
         self.check(settings)
+        plain = settings._replace(clip_skip=None)  # clip_skip is for the prompt alone, as in diffusers' pipelines
         result = {}
         for kind, values in scales.items():
             rows = [
-                [self._encode(text, s, settings) for text in pair]
-                for *pair, s in zip(negative, positive, values, strict=True)
+                [self._encode(no, s, plain), self._encode(yes, s, settings)]
+                for no, yes, s in zip(negative, positive, values, strict=True)
             ]
             told = {name: np.stack([[row[i][name] for i in (0, 1)] for row in rows]) for name in rows[0][0]}
             same = {name: np.repeat(array[None], len(rows), axis=0) for name, array in self.of_sizes(settings).items()}
@@ -144,8 +154,8 @@ class TextStage:
         """What the denoiser is told beside the prompt: keyword -> [2, ...] (negative, positive)."""
         return {}
 
-    def join(self, outputs: Mapping[str, tuple[Any, Any]], max_sequence_length: int) -> Keywords:
-        """The denoiser's keywords from the encoders' outputs (hidden states [b t d], pooled [b p]), numpy or traced."""
+    def join(self, max_sequence_length: int) -> Join:
+        """From the encoders' outputs to the denoiser's keywords. Hashable: training compiles it in."""
         raise AssertionError("a family joins its encoders in its own way")
 
     # ---- encoding --------------------------------------------------------------------------------------------------
@@ -179,11 +189,16 @@ class TextStage:
 
     def _run(self, text: Text, scales: np.ndarray | None, settings: TextSettings) -> Keywords:
         layer = HIDDEN_LAYER - (settings.clip_skip or 0)
-        outputs = {}
+        outputs: dict[str, tuple[Array, Array | None]] = {}
         for name, ids in self.tokenize(text, settings.max_sequence_length).items():
             delta = self.deltas.get(name, {}) if scales is not None else {}
-            outputs[name] = encode(self.encoders[name], layer, self.params[name], delta, scales if delta else None, ids)
-        joined = self.join(jax.device_get(outputs), settings.max_sequence_length)
+            encoder, params, at = self.encoders[name], self.params[name], scales if delta else None
+            if name in self.streamed:
+                assert isinstance(encoder, T5EncoderModel)
+                outputs[name] = encode_streamed(encoder, params, delta, at, ids, self.streamed[name]), None
+            else:
+                outputs[name] = encode(encoder, layer, params, delta, at, ids)
+        joined = self.join(settings.max_sequence_length)(jax.device_get(outputs))
         return {name: array[0] for name, array in joined.items()}
 
 
@@ -197,7 +212,11 @@ def encode(
     SD3's. T5 has but its last, normed state. scales: [loras], or None for the base encoder.
     """
     variables = {"params": params} if scales is None else {"params": params, "lora": lora.at_scale(delta, scales)}
-    output = encoder.apply(variables, ids)
+    return output_at(encoder.apply(variables, ids), layer)
+
+
+def output_at(output: Any, layer: int = HIDDEN_LAYER) -> tuple[Array, Array | None]:
+    """(hidden states, pooled) of what an encoder returns; see encode."""
     if isinstance(output, tuple):
         hidden, pooled = output
         return hidden[layer], pooled

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import AutoencoderKL, encode_sliced
 from autolora_jax.training.buckets import Crop, load_pixels
 from autolora_jax.training.dataset import DatasetError, Example
@@ -67,7 +67,7 @@ class LatentCache:
         return self._paths[index, flip]
 
 
-def fingerprint(network: AutoencoderKL | UNet2DConditionModel, params: Any) -> str:
+def fingerprint(network: nn.Module, params: Any) -> str:
     """Of a network: its config and weights, or those of a part of it."""
     digest = hashlib.sha256(repr(network.config).encode())
     for leaf in jax.tree.leaves(params):

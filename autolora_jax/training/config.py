@@ -23,7 +23,7 @@ class LoraConfig:
 
     rank, alpha: the delta is (alpha / rank)·up·down; alpha None is rank.
     targets: groups (training.deltas.GROUPS) or patterns of layers' published names.
-    text_encoders: whether both text encoders learn too, their attention by the same targets.
+    text_encoders: whether both CLIP text encoders learn too, their attention by the same targets.
     """
 
     rank: int = 16
@@ -79,12 +79,18 @@ class LossConfig:
     noise_offset: float = 0.0
     min_timestep: int = 0
     max_timestep: int | None = None
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.caption_dropout <= 1:
             raise ConfigError(f"caption_dropout = {self.caption_dropout} should be a share, 0 to 1")
         if not 0 <= self.noise_offset < math.inf:
             raise ConfigError(f"noise_offset = {self.noise_offset} should be 0 (none) or above; 0.05 is usual")
+        if not (math.isfinite(self.logit_mean) and 0 < self.logit_std < math.inf):
+            raise ConfigError(
+                f"logit_mean = {self.logit_mean}, logit_std = {self.logit_std}: need a number and one above 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,10 +18,11 @@ from autolora_jax.training.config import DataConfig, TrainConfig
 from autolora_jax.training.dataset import Example, read_folder
 from autolora_jax.training.progress import OnTrain, TrainProgress
 
-# Distinct captions up to which their embeddings are kept (0.3 MB each for SDXL in bfloat16); with more, the text
+# Captions' embeddings are kept up to here (0.3 MB each for SDXL in bfloat16, 2.7 MB for SD3); with more, the text
 # encoders run in every step.
-MOST_EMBEDDED = 2048
+MOST_EMBEDDED = 2**31  # bytes
 BUCKET_STEP = 64  # of SDXL's buckets; of smaller models' the VAE's factor
+ANY_SIZE = TextSettings((Sizes((0, 0), (0, 0), (0, 0)),) * 2)
 Prompt = Mapping[str, np.ndarray]
 
 
@@ -32,6 +33,7 @@ class TrainingData(NamedTuple):
     latents: LatentCache
     prompts: Mapping[str, Prompt]  # caption, "" among them -> one row of a batch's "prompt"
     embedded: bool  # whether prompts are what the denoiser reads, or token ids
+    tell_sizes: Callable[[Sizes], Prompt]  # what the denoiser is told of a crop: one row of a batch's "sizes"
 
     def plan(self, config: TrainConfig, devices: int) -> Plan:
         """Which pictures each step sees; its micro-batches share a bucket."""
@@ -47,7 +49,7 @@ class TrainingData(NamedTuple):
         def row(index: int, flip: bool, draw: int) -> dict[str, Any]:
             return {
                 **self.latents.load(index, flip),
-                "time_ids": self.latents.crops[index].time_ids(flip),
+                "sizes": self.tell_sizes(self.latents.crops[index].sizes(flip)),
                 "prompt": self.prompts[self.examples[index].caption],
                 "draw": np.int32(draw),
             }
@@ -90,18 +92,24 @@ def open_data(
         tell(TrainProgress("latents", done, len(examples) * len(flips)))
 
     captions = dict.fromkeys(["", *(example.caption for example in examples)])
-    embedded = not config.lora.text_encoders and len(captions) <= MOST_EMBEDDED
+    size = sum(array.nbytes for array in _embed(pipe, "").values())
+    embedded = not config.lora.text_encoders and len(captions) * size <= MOST_EMBEDDED
     make = _embed if embedded else _tokenize
     prompts: dict[str, Prompt] = {}
     for caption in captions:
         prompts[caption] = make(pipe, caption)
         tell(TrainProgress("captions", len(prompts), len(captions)))
-    return TrainingData(examples, latents, prompts, embedded)
+
+    def tell_sizes(sizes: Sizes) -> Prompt:
+        return {name: rows[1] for name, rows in pipe.text.of_sizes(TextSettings((sizes, sizes))).items()}
+
+    return TrainingData(examples, latents, prompts, embedded, tell_sizes)
 
 
 def _buckets(pipe: AutoLoRAPipeline, config: DataConfig) -> tuple[tuple[int, int], ...]:
     factor = pipe.vae.config.factor
     trained = pipe.denoiser.config.sample_size * factor
+    factor *= pipe.denoiser.config.patch_size
     resolution = config.resolution or trained
     step = BUCKET_STEP if trained >= 8 * BUCKET_STEP and resolution % BUCKET_STEP == 0 else factor
     return make_buckets(resolution, step=step, max_aspect=config.max_aspect)
@@ -109,12 +117,12 @@ def _buckets(pipe: AutoLoRAPipeline, config: DataConfig) -> tuple[tuple[int, int
 
 def _embed(pipe: AutoLoRAPipeline, caption: str) -> Prompt:
     """What the denoiser reads, in its compute dtype."""
-    any_size = Sizes((0, 0), (0, 0), (0, 0))
     text, nothing = same_text(caption), np.zeros((1, 0), np.float32)
-    encoded = pipe.text.conditioning([text], [text], TextSettings((any_size, any_size)), {"base": nothing})["base"]
+    encoded = pipe.text.conditioning([text], [text], ANY_SIZE, {"base": nothing})["base"]
+    told = {name: array[0, 1] for name, array in encoded.items() if name not in pipe.text.of_sizes(ANY_SIZE)}
+    # Tokens as the denoiser computes them; the pooled vector is small.
     return {
-        name: np.asarray(encoded[name][0, 1], dtype)
-        for name, dtype in (("encoder_hidden_states", pipe.denoiser.dtype), ("text_embeds", np.float32))
+        name: np.asarray(array, pipe.denoiser.dtype if array.ndim == 2 else np.float32) for name, array in told.items()
     }
 
 

@@ -14,12 +14,14 @@ from autolora_jax.weights.tables import torch_module
 
 # Name -> pattern searched in a layer's published name ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q").
 GROUPS: Mapping[str, str] = {
-    "attention": r"\.(to_q|to_k|to_v|to_out\.0|q_proj|k_proj|v_proj|out_proj)$",
-    "cross_attention": r"\.attn2\.(to_q|to_k|to_v|to_out\.0)$",
-    "feed_forward": r"\.(ff\.net\.0\.proj|ff\.net\.2|mlp\.fc1|mlp\.fc2)$",
+    "attention": r"\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out|[qkv]_proj|out_proj|SelfAttention\.[qkvo])$",
+    "cross_attention": r"attentions\..*\.attn2\.(to_[qkv]|to_out\.0)$",  # SD3.5's attn2 attends to the image itself
+    "feed_forward": r"\.(ff(_context)?\.net\.(0\.proj|2)|mlp\.fc[12]|DenseReluDense\.w(i_0|i_1|o))$",
     "projections": r"\.attentions\.\d+\.proj_(in|out)$",
     "convolutions": r"(resnets\.\d+\.conv(1|2|_shortcut)|samplers\.0\.conv)$",
-    "embeddings": r"(time_emb_proj|(time|add)_embedding\.linear_[12])$",
+    # Of the timestep and the pooled prompt, with what every block takes of them.
+    "embeddings": r"(time_emb_proj|norm(1|1_context|_out)\.linear"
+    r"|((time|add)_embedding|(timestep|text)_embedder)\.linear_[12])$",
 }
 
 

@@ -1,4 +1,4 @@
-"""The loss of SDXL's denoiser and, where they learn too, of its text encoders: for a LoRA and for whole networks alike.
+"""The loss of a denoiser and, where they learn too, of its text encoders: for a LoRA and for whole networks alike.
 
 Which of the two is a matter of the trees: a network whose weights are `frozen` has a delta in `trainable` (or none),
 one that is not frozen has its weights there.
@@ -8,14 +8,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from autolora_jax.models.clip import CLIPTextModel
-from autolora_jax.models.unet import UNet2DConditionModel
-from autolora_jax.text.sdxl import ENCODERS, join
-from autolora_jax.text.stage import HIDDEN_LAYER
+from autolora_jax.text.stage import Join, output_at
 from autolora_jax.training.objective import Noised, Objective
 
 Tree = Mapping[str, Any]
@@ -25,31 +23,35 @@ Tree = Mapping[str, Any]
 class DenoiserLoss:
     """A `step.Loss` over batches of rows
 
-        {"mean", "std": [b h w c], "time_ids": [b 6], "draw": int32 [b], "prompt": …}
+        {"mean", "std": [b h w c], "draw": int32 [b], "sizes": …, "prompt": …}
 
     mean, std: of the scaled latents' distribution. draw: number of the row's random draws, never used twice in a run.
-    prompt: {"encoder_hidden_states", "text_embeds"}, or token ids {"text_encoder", "text_encoder_2"} where the encoders
-    learn. frozen: {"seed": int32, "empty_prompt": like one row of "prompt", "params": network -> weights}.
+    sizes: keywords that tell the denoiser of sizes, {"time_ids": [b 6]} for SDXL. prompt: the keywords that tell it of
+    the prompt, or token ids by the encoders' names where they learn.
+    frozen: {"seed": int32, "empty_prompt": like one row of "prompt", "params": network -> weights}.
 
     lora_scale: alpha / rank, what the deltas are multiplied by.
     caption_dropout: share of rows that see the empty prompt, for classifier-free guidance.
     """
 
-    unet: UNet2DConditionModel
-    encoders: tuple[CLIPTextModel, ...]
+    name: str  # of the denoiser, "unet" or "transformer"
+    denoiser: nn.Module
+    encoders: tuple[tuple[str, nn.Module], ...]
+    join: Join  # of the encoders' outputs
     objective: Objective
     lora_scale: float = 1.0
     caption_dropout: float = 0.0
 
     def __call__(self, trainable: Tree, frozen: Tree, batch: Tree) -> tuple[Float[Array, "b"], dict[str, Array]]:
         noised, prompt = self.draw(frozen, batch)
-        prediction = self.unet.apply(
-            self._variables("unet", trainable, frozen, len(batch["draw"])),
+        prediction = self.denoiser.apply(
+            self._variables(self.name, trainable, frozen, len(batch["draw"])),
             noised.latents,
-            noised.timesteps.astype(jnp.float32),
+            noised.timesteps,
             **self._conditioning(trainable, frozen, prompt),
-            time_ids=batch["time_ids"],
+            **batch["sizes"],
         )
+        assert isinstance(prediction, jax.Array)
         return self.objective.losses(prediction, noised), {}
 
     def draw(self, frozen: Tree, batch: Tree) -> tuple[Noised, Tree]:
@@ -68,13 +70,13 @@ class DenoiserLoss:
         return noised, prompt
 
     def _conditioning(self, trainable: Tree, frozen: Tree, prompt: Tree) -> dict[str, Array]:
-        if "text_embeds" in prompt:
+        if "encoder_hidden_states" in prompt:
             return dict(prompt)
         outputs = {}
-        for name, encoder in zip(ENCODERS, self.encoders, strict=True):
-            states, pooled = encoder.apply(self._variables(name, trainable, frozen, len(prompt[name])), prompt[name])
-            outputs[name] = states[HIDDEN_LAYER], pooled
-        return join(outputs)
+        for name, encoder in self.encoders:
+            variables = self._variables(name, trainable, frozen, len(prompt[name]))
+            outputs[name] = output_at(encoder.apply(variables, prompt[name]))
+        return self.join(outputs)
 
     def _variables(self, network: str, trainable: Tree, frozen: Tree, rows: int) -> dict[str, Any]:
         if network not in frozen["params"]:

@@ -7,28 +7,51 @@ same file.
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from autolora_jax.training.config import TrainConfig
 from autolora_jax.training.dataset import Example
 from autolora_jax.training.objective import Objective
+from autolora_jax.weights import families
 
-PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # a flow model has no entry
+
+
+class Names(NamedTuple):
+    """What a family of models is called in headers."""
+
+    architecture: str  # modelspec's
+    base_model: str  # sd-scripts'
+    module: str  # sd-scripts' network module
+
+
+FAMILIES = {
+    families.SDXL.name: Names("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "networks.lora"),
+    families.SD3.name: Names("stable-diffusion-3", "sd3", "networks.lora_sd3"),
+}
 
 
 def training_header(
-    model: str, objective: Objective, examples: Sequence[Example], config: TrainConfig, rows: int, title: str
+    model: str,
+    family: str,
+    objective: Objective,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    rows: int,
+    title: str,
 ) -> dict[str, str]:
     """Header entries of a LoRA of the named base model. rows: pictures a step, of all devices."""
+    names = FAMILIES[family]
     tags = Counter(tag.strip() for example in examples for tag in example.caption.split(",") if tag.strip())
     captions = {example.caption for example in examples}
     values = {
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.architecture": f"{names.architecture}/lora",
         "modelspec.title": title,
-        "modelspec.prediction_type": PREDICTIONS[objective.scheduler.prediction_type],
+        "modelspec.prediction_type": PREDICTIONS.get(objective.scheduler.prediction_type),
         "ss_sd_model_name": model,
-        "ss_base_model_version": "sdxl_base_v1-0",
-        "ss_network_module": "networks.lora",
+        "ss_base_model_version": names.base_model,
+        "ss_network_module": names.module,
         "ss_network_dim": config.lora.rank,
         "ss_network_alpha": config.lora.alpha or config.lora.rank,
         "ss_num_train_images": sum(example.repeats for example in examples),
@@ -40,7 +63,7 @@ def training_header(
         "ss_lr_scheduler": config.optimizer.schedule,
         "ss_lr_warmup_steps": config.optimizer.warmup_steps,
         "ss_optimizer": "adamw",
-        "ss_min_snr_gamma": config.loss.min_snr_gamma,
+        "ss_min_snr_gamma": None if objective.flow else config.loss.min_snr_gamma,
         "ss_noise_offset": config.loss.noise_offset or None,
         "ss_caption_dropout_rate": config.loss.caption_dropout,
         "ss_seed": config.seed,

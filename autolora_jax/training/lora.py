@@ -16,11 +16,10 @@ from autolora_jax.config import ConfigError
 from autolora_jax.guidance import CFG
 from autolora_jax.pipeline import AutoLoRAPipeline, Output
 from autolora_jax.sharding import DATA
-from autolora_jax.text.sdxl import ENCODERS
 from autolora_jax.training.cache import fingerprint
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.config import TrainConfig
-from autolora_jax.training.data import TrainingData, open_data
+from autolora_jax.training.data import ANY_SIZE, TrainingData, open_data
 from autolora_jax.training.deltas import choose_layers, new_delta, stored_delta
 from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.header import training_header
@@ -36,6 +35,7 @@ from autolora_jax.weights.lora.metadata import by_component
 from autolora_jax.weights.lora.names import Layer
 
 CHECKPOINTS = "checkpoints"  # in the work folder
+CLIPS = ("text_encoder", "text_encoder_2")  # the encoders that may learn
 LARGE = 512 * 512  # pixels from which activations are recomputed rather than kept
 SAMPLES = 4  # pictures at most, where no prompts are given
 
@@ -80,8 +80,10 @@ def train_lora(
     require_places(out, folder, dialect, save_dtype)
     tell = on_progress or (lambda progress: None)
     model = pipe.lora_targets()
-    chosen = choose_layers(model if config.lora.text_encoders else {"unet": model["unet"]}, config.lora.targets)
-    if config.lora.text_encoders and not any(layer.component in ENCODERS for layer in chosen):
+    denoiser = pipe.family.denoiser
+    learning = (denoiser, *CLIPS) if config.lora.text_encoders else (denoiser,)
+    chosen = choose_layers({name: model[name] for name in learning}, config.lora.targets)
+    if config.lora.text_encoders and not any(layer.component in CLIPS for layer in chosen):
         raise ConfigError(
             f"text_encoders is on, but targets {config.lora.targets} are found in no layer of them; add 'attention' or "
             "'feed_forward', or turn it off"
@@ -92,19 +94,29 @@ def train_lora(
         config.loss.noise_offset,
         config.loss.min_timestep,
         config.loss.max_timestep,
+        config.loss.logit_mean,
+        config.loss.logit_std,
     )
     dataset = open_data(pipe, data, folder / "latents", config, tell)
     remat = config.gradient_checkpointing
     if remat is None:
         remat = max(crop.target[0] * crop.target[1] for crop in dataset.latents.crops) > LARGE
     loss = DenoiserLoss(
-        unet=pipe.denoiser.clone(remat=remat),
-        encoders=tuple(pipe.text.encoders.values()),
+        name=denoiser,
+        denoiser=pipe.denoiser.clone(remat=remat),
+        encoders=tuple(pipe.text.encoders.items()),
+        join=pipe.text.join(ANY_SIZE.max_sequence_length),
         objective=objective,
         lora_scale=config.lora.scale,
         caption_dropout=config.loss.caption_dropout,
     )
-    needed = ("unet",) if dataset.embedded else ("unet", *ENCODERS)
+    if not dataset.embedded and pipe.text.streamed:
+        where = ", ".join(pipe.text.streamed)
+        raise ConfigError(
+            f"{where} lies on the host, but is needed in every step where text encoders learn or captions are too many "
+            "to keep their embeddings; load the pipeline with it on the device, or without it"
+        )
+    needed = (denoiser,) if dataset.embedded else (denoiser, *pipe.text.encoders)
     frozen = {
         "seed": np.int32(config.seed),
         "empty_prompt": dataset.prompts[""],
@@ -145,7 +157,10 @@ def train_lora(
     tell(TrainProgress("save", 0, 1))
     trees = stored_delta(state.trainable, config.lora.scale)
     rows = dataset.plan(config, pipe.mesh.shape[DATA]).batch_size
-    header = {**training_header(pipe.name, objective, dataset.examples, config, rows, out.stem), **(metadata or {})}
+    header = {
+        **training_header(pipe.name, pipe.family.name, objective, dataset.examples, config, rows, out.stem),
+        **(metadata or {}),
+    }
     save_lora(out, trees, dialect, header, pipe.denoiser.config, save_dtype)
     tell(TrainProgress("save", 1, 1))
     return lora.report(read_lora(out, model))
@@ -203,6 +218,12 @@ def _summary(
     )
 
 
+@jax.jit
+def _corners(params: Any) -> list[jax.Array]:
+    """A few values of every tensor: whatever tuned or merged into the weights, it shows there."""
+    return [leaf.reshape(-1)[:8] for leaf in jax.tree.leaves(params)]
+
+
 # Settings that do not touch the numbers: a run may be resumed with others.
 FREE = ("save_every", "sample_every", "sample_prompts")
 
@@ -212,7 +233,7 @@ def _identity(pipe: AutoLoRAPipeline, data: TrainingData, config: TrainConfig) -
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
     made_of = {
         "model": pipe.name,
-        "weights": fingerprint(pipe.denoiser, pipe.params["unet"]["conv_in"])[:16],  # every tuning moves them
+        "weights": fingerprint(pipe.denoiser, _corners(pipe.params[pipe.family.denoiser]))[:16],
         "dtype": str(pipe.denoiser.dtype),
         "devices": pipe.mesh.shape[DATA],
     }

@@ -1,8 +1,14 @@
 """What a denoiser is trained for: pictures, noised at random timesteps, are told apart from their noise.
 
-    x_t = √ᾱ_t·x_0 + √(1−ᾱ_t)·ε          loss = weight_t · ‖network(x_t, t) − target‖²
+    x_t = signal_t·x_0 + noise_t·ε          loss = weight_t · ‖network(x_t, t) − target‖²
 
-Source: diffusers examples/text_to_image/train_text_to_image_lora_sdxl.py (losses and their weights).
+| model              | signal, noise    | timesteps are drawn | target                 |
+|--------------------|------------------|---------------------|------------------------|
+| diffusion (SDXL)   | √ᾱ_t, √(1−ᾱ_t)   | uniformly           | ε, or v = √ᾱ·ε − √(1−ᾱ)·x_0 |
+| flow (SD3)         | 1−σ_t, σ_t       | logit-normally      | ε − x_0                |
+
+Sources: diffusers examples/text_to_image/train_text_to_image_lora_sdxl.py (losses and their weights); arXiv 2403.03206,
+section 3.1, and diffusers training_utils.py compute_density_for_timestep_sampling (flow).
 """
 
 import dataclasses
@@ -15,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from autolora_jax.config import ConfigError, SchedulerConfig
-from autolora_jax.schedules import alphas_cumprod
+from autolora_jax.schedules import alphas_cumprod, flow_training_sigmas
 
 Vector = Float[Array, "b"]
 Latents = Float[Array, "b h w c"]
@@ -26,9 +32,9 @@ class Noised(NamedTuple):
 
     clean: Latents
     noise: Latents
-    timesteps: Int[Array, "b"]
-    signal_level: Vector  # √ᾱ
-    noise_level: Vector  # √(1−ᾱ)
+    timesteps: Vector  # as the network is told
+    signal_level: Vector
+    noise_level: Vector
 
     @property
     def latents(self) -> Latents:
@@ -44,6 +50,7 @@ TARGETS: dict[str, tuple[Callable[[Noised], Latents], Callable[[Vector, float], 
         lambda n: _rows(n.signal_level) * n.noise - _rows(n.noise_level) * n.clean,
         lambda snr, gamma: jnp.minimum(snr, gamma) / (snr + 1),
     ),
+    "flow_prediction": (lambda n: n.noise - n.clean, lambda snr, gamma: jnp.ones_like(snr)),  # the draw weighs already
 }
 
 
@@ -52,9 +59,10 @@ class Objective:
     """How timesteps are drawn and errors weighed. Static: a part of the compiled step.
 
     scheduler: the checkpoint's; its prediction type is what the network predicts.
-    min_snr_gamma: cut-off of Min-SNR weighting; None weighs all timesteps alike.
+    min_snr_gamma: cut-off of Min-SNR weighting; None weighs all timesteps alike, as flow models always do.
     noise_offset: std of a constant added to each channel's noise, which teaches very dark and very light pictures.
-    min_timestep, max_timestep: timesteps are uniform in [min, max); None is the scheduler's last.
+    min_timestep, max_timestep: timesteps are drawn from [min, max); None is the scheduler's last.
+    logit_mean, logit_std: of a flow model's timesteps, whose logit is normal; a higher mean is more noise.
     """
 
     scheduler: SchedulerConfig
@@ -62,6 +70,8 @@ class Objective:
     noise_offset: float = 0.0
     min_timestep: int = 0
     max_timestep: int | None = None
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
 
     def __post_init__(self) -> None:
         if self.scheduler.prediction_type not in TARGETS:
@@ -76,6 +86,11 @@ class Objective:
             raise ConfigError(f"min_snr_gamma = {self.min_snr_gamma} should be above 0 (5 is usual), or none")
 
     @property
+    def flow(self) -> bool:
+        """Whether the model predicts a flow's velocity."""
+        return self.scheduler.prediction_type == "flow_prediction"
+
+    @property
     def last(self) -> int:
         """First timestep that is not drawn any more."""
         return self.scheduler.num_train_timesteps if self.max_timestep is None else self.max_timestep
@@ -88,16 +103,28 @@ class Objective:
             noise = jax.random.normal(for_noise, latents.shape[1:], jnp.float32)
             if self.noise_offset:
                 noise += self.noise_offset * jax.random.normal(for_offset, (1, 1, latents.shape[-1]), jnp.float32)
-            return jax.random.randint(for_time, (), self.min_timestep, self.last), noise
+            return self._timestep(for_time), noise
 
         timesteps, noise = jax.vmap(one)(keys)
         return self.noised(latents, timesteps, noise)
 
+    def _timestep(self, key: Array) -> Int[Array, ""]:
+        if not self.flow:
+            return jax.random.randint(key, (), self.min_timestep, self.last)
+        share = jax.nn.sigmoid(self.logit_mean + self.logit_std * jax.random.normal(key, (), jnp.float32))
+        drawn = self.min_timestep + jnp.floor(share * (self.last - self.min_timestep)).astype(jnp.int32)
+        return jnp.minimum(drawn, self.last - 1)  # a share may round to 1
+
     def noised(self, latents: Latents, timesteps: Int[Array, "b"], noise: Latents) -> Noised:
-        """Latents with this noise at these timesteps."""
-        alphas = alphas_cumprod(self.scheduler)
-        signal, level = (jnp.asarray(np.sqrt(a), jnp.float32) for a in (alphas, 1 - alphas))
-        return Noised(latents.astype(jnp.float32), noise, timesteps, signal[timesteps], level[timesteps])
+        """Latents with this noise at these of the scheduler's training timesteps, counted from the least noise."""
+        if self.flow:
+            sigmas = flow_training_sigmas(self.scheduler)
+            told, *levels = sigmas * self.scheduler.num_train_timesteps, 1 - sigmas, sigmas
+        else:
+            alphas = alphas_cumprod(self.scheduler)
+            told, *levels = np.arange(len(alphas)), np.sqrt(alphas), np.sqrt(1 - alphas)
+        of_rows = (jnp.asarray(table, jnp.float32)[timesteps] for table in (told, *levels))
+        return Noised(latents.astype(jnp.float32), noise, *of_rows)
 
     def losses(self, prediction: Latents, noised: Noised) -> Vector:
         """Weighted mean squared error of each row, float32."""

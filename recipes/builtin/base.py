@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 from autolora_jax.demo.tokenizer import EOS, write_tokenizer
 from autolora_jax.demo.world import caption
 from autolora_jax.sharding import data_mesh
-from autolora_jax.text.sdxl import ENCODERS
+from autolora_jax.text.sdxl import ENCODERS, join
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.loop import fit
@@ -90,15 +90,17 @@ def train(work: Path, data: Corpus, steps: int, rows: int) -> State:
         batch = {
             "mean": data.mean[index] * scale,
             "std": data.std[index] * scale,
-            "time_ids": np.tile(time_ids, (rows, 1)),
+            "sizes": {"time_ids": np.tile(time_ids, (rows, 1))},
             "draw": step * rows + np.arange(rows, dtype=np.int32),
             "prompt": {name: ids[index, which] for name, ids in data.ids.items()},
         }
         return jax.tree.map(lambda leaf: leaf[None], batch)
 
     loss = DenoiserLoss(
-        unet=NETWORKS["unet"],
-        encoders=tuple(NETWORKS[name] for name in ENCODERS),
+        name="unet",
+        denoiser=NETWORKS["unet"],
+        encoders=tuple((name, NETWORKS[name]) for name in ENCODERS),
+        join=join,
         objective=Objective(SCHEDULER),
         caption_dropout=DROPOUT,
     )
