@@ -25,7 +25,15 @@ from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.request import Request, Texts, broadcast_negatives, join_negatives, join_texts
 from autolora_jax.sampler import Images, Shared, sample, step_listener
 from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
-from autolora_jax.sharding import DATA, data_mesh, pad_rows, replicated, split_images
+from autolora_jax.sharding import (
+    WEIGHTS,
+    data_mesh,
+    pad_rows,
+    replicated,
+    split_axes,
+    split_images,
+    weight_placement,
+)
 from autolora_jax.text import STAGES, Sizes, TextSettings, TextStage
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
@@ -98,6 +106,7 @@ class AutoLoRAPipeline:
         *,
         dtype: DTypeLike = "bfloat16",
         devices: Sequence[jax.Device] | None = None,
+        weight_shards: int = 1,
         variant: str | None = None,
         revision: str | None = None,
         tokenizer: str | PathLike[str] | None = None,
@@ -112,6 +121,7 @@ class AutoLoRAPipeline:
             built-in model, "builtin".
         dtype: "bfloat16" (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE) or "float32"
             (float32 products too, on every device).
+        weight_shards: devices that hold one copy of the weights together, for a model too large for one of them.
         variant: "fp16" takes the `*.fp16.safetensors` files of a diffusers folder or hub repository.
         tokenizer: folder or hub id that holds tokenizer/, tokenizer_2/, …; needed offline for a single file.
         text_encoders: folder, file or hub id with the text encoders that a single file of SD3 leaves out; needed
@@ -123,7 +133,7 @@ class AutoLoRAPipeline:
         """
         source = source if source is not None else MODEL
         dtype = jnp.dtype(dtype)
-        mesh = data_mesh(devices)
+        mesh = data_mesh(devices, weight_shards)
         checkpoint = open_checkpoint(
             source,
             variant=variant,
@@ -151,12 +161,13 @@ class AutoLoRAPipeline:
             )
             for name, config in configs.items()
         }
-        everywhere = replicated(mesh)
+        split, everywhere = weight_placement(mesh), replicated(mesh)
+        places = dict.fromkeys(networks, split) | {"vae": everywhere} | on_host
         params = {}
         for i, component in enumerate(networks):
             if on_progress:
                 on_progress(Progress("load", i, len(networks), component))
-            params[component] = checkpoint.load(component, dtypes[component], on_host.get(component, everywhere))
+            params[component] = checkpoint.load(component, dtypes[component], places[component])
         if on_progress:
             on_progress(Progress("load", len(networks), len(networks)))
         text = STAGES[family.name](
@@ -362,7 +373,7 @@ class AutoLoRAPipeline:
 
         Every batch is padded to the same number of rows, so that the last one compiles nothing.
         """
-        n, devices = len(request.seeds), self.mesh.shape[DATA]
+        n, devices = len(request.seeds), self.mesh.size
         rows = devices * min(batch_size, -(-n // devices))
         starts = range(0, n, rows)
         steps = sum(segment.steps for segment in request.plan.segments)
@@ -370,7 +381,9 @@ class AutoLoRAPipeline:
         delta = self._delta.get(name, {})
         adapted = bool(delta)
         shared_scales = request.shared_scales(steps) if adapted else {}
-        shared = jax.device_put(Shared(self.params[name], delta, schedule, shared_scales), replicated(self.mesh))
+        small = jax.device_put((delta, schedule, shared_scales), replicated(self.mesh))
+        shared = Shared(self.params[name], *small)
+        axes = split_axes(shared.params) if self.mesh.shape[WEIGHTS] > 1 else ()
         tiled = request.pixels(self.vae.config.factor) >= TILED_FROM
         reports = count(1)  # a batch may begin before the last one is fetched: only their number says how far we are
 
@@ -392,7 +405,9 @@ class AutoLoRAPipeline:
                 images = pad_rows(self._images(request, schedule, index, adapted), rows)
                 images = jax.device_put(images, split_images(self.mesh))
                 report = on_progress is not None
-                latents = sample(self.denoiser, request.plan.segments, self.mesh, shared, images, report=report)
+                latents = sample(
+                    self.denoiser, request.plan.segments, self.mesh, shared, images, report=report, axes=axes
+                )
                 if as_latents:
                     result = latents, jnp.isfinite(latents).all(axis=(1, 2, 3))
                 else:

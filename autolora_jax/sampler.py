@@ -1,8 +1,8 @@
 """The one program: initial noise -> latents. A pure function, compiled once per (network, shapes, branches).
 
     for every step:  ê = Σ_b c_b · e(x; prompt_b, LoRA_b)        guidance.py says which branches, with which numbers
-                     D = the denoised picture that ê implies      schedules.py: linear in (x, ê)
-                     x = the solver's step                        schedules.py: linear in (x, D, previous D, noise)
+                     D = the denoised picture that ê implies      schedules: linear in (x, ê)
+                     x = the solver's step                        schedules: linear in (x, D, previous D, noise)
 
 Static: the network, the mesh, which branches are evaluated on which stretch of steps. Everything else is an argument:
 weights, deltas, schedule, coefficients, LoRA scales, prompts, noise. State and step arithmetic are float32 whatever the
@@ -20,13 +20,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from autolora_jax import guidance, lora
 from autolora_jax.guidance import LORA_POS, Segment
 from autolora_jax.schedules import Schedule
-from autolora_jax.sharding import map_images
+from autolora_jax.sharding import Axes, map_images, part_specs, put_together
 
 Tree = Mapping[str, Any]
 Values = Array | np.ndarray  # numpy before a call, traced inside
@@ -87,18 +87,29 @@ class step_listener:
         _listeners.remove(self.listener)
 
 
-@partial(jax.jit, static_argnames=("network", "segments", "mesh", "report"))
+@partial(jax.jit, static_argnames=("network", "segments", "mesh", "report", "axes"))
 def sample(
-    network: nn.Module, segments: tuple[Segment, ...], mesh: Mesh, shared: Shared, images: Images, report: bool = False
+    network: nn.Module,
+    segments: tuple[Segment, ...],
+    mesh: Mesh,
+    shared: Shared,
+    images: Images,
+    report: bool = False,
+    axes: Axes = (),
 ) -> Float[Array, "b h w c"]:
-    """Latents [b h w c], float32, one per image, split over the mesh's data axis; b is a multiple of its size.
+    """Latents [b h w c], float32, one per image, split over the mesh's devices; b is a multiple of their number.
 
     report: tell `step_listener`s of every step (asynchronously; the device does not wait).
+    axes: sharding.split_axes of the weights; (): they lie whole on every device.
     """
-    return map_images(partial(_sample, network, segments, report), mesh)(shared, images)
+    same: Any = PartitionSpec()
+    specs = Shared(part_specs(shared.params, axes), same, same, same) if axes else None
+    return map_images(partial(_sample, network, segments, report, axes), mesh, specs)(shared, images)
 
 
-def _sample(network: nn.Module, segments: tuple[Segment, ...], report: bool, shared: Shared, images: Images) -> Array:
+def _sample(
+    network: nn.Module, segments: tuple[Segment, ...], report: bool, axes: Axes, shared: Shared, images: Images
+) -> Array:
     x = shared.schedule.initial_scale * images.noise.astype(jnp.float32)
     state = (x, jnp.zeros_like(x))
     first = 0
@@ -115,7 +126,7 @@ def _sample(network: nn.Module, segments: tuple[Segment, ...], report: bool, sha
             coefficients=_time_first(coefficients, slice(None)),
             step_noise=_time_first(images.step_noise, steps),
         )
-        body = partial(_step, network, segment, report, shared, images)
+        body = partial(_step, network, segment, report, axes, shared, images)
         state, _ = jax.lax.scan(body, state, xs)
     return state[0]
 
@@ -129,6 +140,7 @@ def _step(
     network: nn.Module,
     segment: Segment,
     report: bool,
+    axes: Axes,
     shared: Shared,
     images: Images,
     state: tuple[Array, Array],
@@ -136,7 +148,8 @@ def _step(
 ) -> tuple[tuple[Array, Array], None]:
     x, before = state
     table = now.schedule
-    predictions = _predict(network, segment, shared, images, table.input_scale * x, table.timestep, now)
+    whole = shared._replace(params=put_together(shared.params, axes, x))
+    predictions = _predict(network, segment, whole, images, table.input_scale * x, table.timestep, now)
     guided = guidance.combine(predictions, now.coefficients)
     if images.rescale is not None:
         reference = predictions[segment.branches.index(LORA_POS)]

@@ -31,7 +31,7 @@ from autolora_jax.models.shapes import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.sampler import Images, Shared, sample
 from autolora_jax.schedules import make_schedule
-from autolora_jax.sharding import DATA, replicated, split_images
+from autolora_jax.sharding import data_mesh, replicated, split_images
 
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 ADAPTED = re.compile(r".*/(to_q|to_k|to_v|to_out_0|proj|net_2|proj_in|proj_out)/kernel")
@@ -73,7 +73,7 @@ def network(size: int = 1024) -> UNet2DConditionModel:
 def topology_mesh(name: str, devices: int | None = None) -> Mesh:
     """A data mesh of TPU chips that are not here."""
     chips = topologies.get_topology_desc(name, platform="tpu").devices
-    return Mesh(np.array(chips[:devices]), (DATA,))
+    return data_mesh(chips[:devices])
 
 
 def delta_shapes(
@@ -109,7 +109,7 @@ def lower_sampler(
     unet: UNet2DConditionModel, mesh: Mesh, batch: int, rule: Rule, rank: int = 32, steps: int = 30, loras: int = 1
 ) -> Any:
     """The lowered sampler for `batch` images a chip."""
-    size, n = unet.config.sample_size, batch * mesh.shape[DATA]
+    size, n = unet.config.sample_size, batch * mesh.size
     p = plan(rule, n, steps)
     params = param_shapes(unet)
     shared = Shared(

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, PartitionSpec
 from autolora_jax import lora
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
-from autolora_jax.sharding import DATA, replicated, split_images
+from autolora_jax.sharding import IMAGES, replicated, split_images
 from benchmarks.tpu_compile import (
     GB,
     HEADER,
@@ -62,17 +62,17 @@ def mean_loss(unet: UNet2DConditionModel, delta: Any, params: Any, images: Any) 
 
 def lower_step(unet: UNet2DConditionModel, mesh: Mesh, batch: int, rank: int) -> Any:
     """The lowered (params, delta, images) -> (loss, gradients of the delta) for `batch` images a chip."""
-    size, n = unet.config.sample_size, batch * mesh.shape[DATA]
+    size, n = unet.config.sample_size, batch * mesh.size
     latents = jax.ShapeDtypeStruct((n, size, size, unet.config.in_channels), jnp.float32)
     told = {"timesteps": jax.ShapeDtypeStruct((n,), jnp.float32), **conditioning(unet.config, n)}
 
     def step(params: Any, delta: Any, images: Any) -> Any:
-        return jax.lax.pmean(jax.value_and_grad(partial(mean_loss, unet))(delta, params, images), DATA)
+        return jax.lax.pmean(jax.value_and_grad(partial(mean_loss, unet))(delta, params, images), IMAGES)
 
     mapped = jax.shard_map(
         step,
         mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(DATA)),
+        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(IMAGES)),
         out_specs=PartitionSpec(),
         check_vma=False,  # Pallas kernels do not declare how their outputs vary
     )

@@ -59,7 +59,8 @@ class Sizes(NamedTuple):
 class TextSettings(NamedTuple):
     """How a call's prompts are read.
 
-    sizes: (negative, positive); SDXL's. clip_skip: of the positive prompt; None = the last but one layer, k skips k more.
+    sizes: (negative, positive); SDXL's.
+    clip_skip: of the positive prompt; None = the last but one layer, k skips k more.
     max_sequence_length: tokens of T5; SD3's.
     """
 

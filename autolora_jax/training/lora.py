@@ -15,7 +15,7 @@ from autolora_jax import lora
 from autolora_jax.config import ConfigError
 from autolora_jax.guidance import CFG
 from autolora_jax.pipeline import AutoLoRAPipeline, Output
-from autolora_jax.sharding import DATA
+from autolora_jax.sharding import WEIGHTS
 from autolora_jax.training.cache import fingerprint
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.config import TrainConfig
@@ -75,6 +75,8 @@ def train_lora(
         raise ValueError(
             "LoRAs are loaded into this pipeline; unload_lora() first: training starts from the base model"
         )
+    if pipe.mesh.shape[WEIGHTS] > 1:
+        raise ValueError("training needs the whole model on every device; load the pipeline with weight_shards=1")
     out = Path(out)
     folder = Path(work) if work is not None else out.with_suffix(".train")
     require_places(out, folder, dialect, save_dtype)
@@ -145,7 +147,7 @@ def train_lora(
             optimizer,
             state,
             frozen,
-            dataset.batches(config, pipe.mesh.shape[DATA]),
+            dataset.batches(config, pipe.mesh.size),
             config.steps,
             pipe.mesh,
             checkpoints=checkpoints,
@@ -156,7 +158,7 @@ def train_lora(
         )
     tell(TrainProgress("save", 0, 1))
     trees = stored_delta(state.trainable, config.lora.scale)
-    rows = dataset.plan(config, pipe.mesh.shape[DATA]).batch_size
+    rows = dataset.plan(config, pipe.mesh.size).batch_size
     header = {
         **training_header(pipe.name, pipe.family.name, objective, dataset.examples, config, rows, out.stem),
         **(metadata or {}),
@@ -201,7 +203,7 @@ def _summary(
     config: TrainConfig,
     finished: int,
 ) -> Summary:
-    devices = pipe.mesh.shape[DATA]
+    devices = pipe.mesh.size
     plan = data.plan(config, devices)
     return Summary(
         model=pipe.name,
@@ -235,6 +237,6 @@ def _identity(pipe: AutoLoRAPipeline, data: TrainingData, config: TrainConfig) -
         "model": pipe.name,
         "weights": fingerprint(pipe.denoiser, _corners(pipe.params[pipe.family.denoiser]))[:16],
         "dtype": str(pipe.denoiser.dtype),
-        "devices": pipe.mesh.shape[DATA],
+        "devices": pipe.mesh.size,
     }
     return {**settings, **made_of, "pictures": data.digest(), "latents": data.latents.fingerprint[:16]}

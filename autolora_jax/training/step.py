@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from autolora_jax.sharding import DATA, map_gradients
+from autolora_jax.sharding import IMAGES, map_gradients
 
 Tree = Mapping[str, Any]
 # (trainable, frozen, rows) -> ([b] losses, name -> [b]). Static, so a frozen dataclass or a function that is made once.
@@ -86,4 +86,4 @@ def _gradients(loss: Loss, parameters: tuple[Any, Any], batch: Any) -> tuple[dic
         shapes = jax.eval_shape(gradients_of, trainable, jax.tree.map(lambda x: x[0], batch))
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shapes[1], shapes[0]))
         total, _ = jax.lax.scan(add, zeros, batch)
-    return jax.lax.pmean(jax.tree.map(lambda x: x / count, total), DATA)
+    return jax.lax.pmean(jax.tree.map(lambda x: x / count, total), IMAGES)
