@@ -90,13 +90,14 @@ def _leaf(layer: Layer, change: LowRank, dtype: DTypeLike) -> dict[str, np.ndarr
 def report(file: LoraFile) -> LoraReport:
     """What a LoRA file holds."""
     changes = file.layers.values()
+    tensors = {id(tensor): tensor.size for change in changes for tensor in (change.down, change.up)}  # some are shared
     return LoraReport(
         path=str(file.path),
         dialect=file.dialect,
         modules=by_component(layer.component for layer in file.layers),
         ranks=dict(Counter(change.rank for change in changes)),
         alphas=dict(Counter(change.alpha for change in changes)),
-        parameters=sum(change.down.size + change.up.size for change in changes),
+        parameters=sum(tensors.values()),
         trigger_words=trigger_words(file.metadata),
         training=training_summary(file.metadata),
     )

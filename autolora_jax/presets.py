@@ -15,6 +15,7 @@ from autolora_jax.schedules import SOLVERS, SPACINGS
 from autolora_jax.training.config import TrainConfig
 
 DTYPES = ("bfloat16", "float32")
+T5_PLACES = ("device", "host")
 LORA_FORMATS = ("kohya", "peft")
 LORA_DTYPES = ("float32", "float16", "bfloat16")
 BUILTIN_NOTE = (
@@ -78,9 +79,14 @@ class ModelConfig:
     dtype: str = "bfloat16"
     variant: str | None = None
     tokenizer: str | None = None
+    text_encoders: str | None = None
+    text_encoder_3: str | None = "device"
+    weight_shards: int = 1
 
     def __post_init__(self) -> None:
         _choice("dtype", self.dtype, DTYPES)
+        _choice("text_encoder_3", self.text_encoder_3, (None, *T5_PLACES))
+        _at_least("weight_shards", self.weight_shards, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +121,7 @@ class GenerateConfig:
     sampler: SamplerConfig = SamplerConfig()
     size: Size | None = None  # None: what the model was trained at
     clip_skip: int | None = None
+    max_sequence_length: int = 256  # tokens of SD3's T5
     batch_size: int = 4  # pictures per device at once
     compare: bool = False  # also the base model and the LoRA under CFG, and a grid of all
     out: str = "out"
@@ -131,6 +138,7 @@ class GenerateConfig:
             raise ConfigError(f"size = {self.size} should be a width and a height in pixels")
         _at_least("batch_size", self.batch_size, 1)
         _at_least("clip_skip", self.clip_skip or 0, 0)
+        _at_least("max_sequence_length", self.max_sequence_length, 1)
 
     def rule(self) -> Rule:
         """The guidance of this run."""

@@ -3,10 +3,12 @@
     python convert/lora.py pixel-art-xl.safetensors pixel-art-xl.peft.safetensors --dialect peft
 
 kohya:  names like lora_unet_input_blocks_4_1_proj_in.lora_down.weight, alpha as a tensor. Read by ComfyUI, A1111,
-        Forge, sd-scripts and diffusers. Note: diffusers 0.42 applies one alpha to a whole attention layer.
+        Forge, sd-scripts and diffusers. Note: diffusers 0.42 applies one alpha to a whole attention layer, and loads
+        nothing of such a file for SD3.
 peft:   names like unet.down_blocks.1.attentions.0.proj_in.lora_A.weight, alpha in the header. Read by diffusers.
 
 The tensors stay as they are (no rounding, no scaling), every layer keeps its rank and alpha, header entries are kept.
+In kohya's files for SD3, q, k and v are one module; where they differ in alpha / rank, its scale is part of a tensor.
 A file that could not be applied exactly is refused, with the reason. autolora-jax itself reads both dialects.
 """
 
@@ -18,9 +20,31 @@ from autolora_jax import lora
 from autolora_jax.config import ConfigError
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.families import family_of
+from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.export import DIALECTS, convert_lora
-from autolora_jax.weights.lora.files import read_lora, targets_of
-from autolora_jax.weights.published import SDXL_BASE
+from autolora_jax.weights.lora.files import LoraFile, read_lora, targets_of
+from autolora_jax.weights.lora.source import find_lora
+from autolora_jax.weights.networks import Networks
+from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_BASE
+
+PUBLISHED = (SDXL_BASE, SD3_MEDIUM, SD35_MEDIUM, SD35_LARGE)
+
+
+def read(source: str, model: str | None) -> tuple[Networks, LoraFile]:
+    """(the base model's configs, the LoRA). Without a model: the first published one of its family that it fits."""
+    if model:
+        networks = open_checkpoint(model).networks
+        return networks, read_lora(source, targets_of(networks))
+    family = describe_lora(find_lora(source)).family
+    candidates = [networks for networks in PUBLISHED if family.startswith(family_of(networks).name)] or [SDXL_BASE]
+    problems = []
+    for networks in candidates:
+        try:
+            return networks, read_lora(source, targets_of(networks))
+        except WeightsError as e:
+            problems.append(e)
+    raise problems[0]
 
 
 def main() -> int:
@@ -30,7 +54,9 @@ def main() -> int:
     parser.add_argument("out", metavar="OUT", type=Path, help="the .safetensors file to write; an existing one is kept")
     parser.add_argument("--dialect", choices=sorted(DIALECTS), required=True, help="what to write")
     parser.add_argument(
-        "--model", metavar="MODEL", help="base model of another size than SDXL: folder, hub id or single file"
+        "--model",
+        metavar="MODEL",
+        help="base model, if of another size than the published SDXL, SD3 and SD3.5: folder, hub id or single file",
     )
     args = parser.parse_args()
     if args.out.exists():
@@ -38,9 +64,8 @@ def main() -> int:
     if not args.out.parent.is_dir():
         parser.error(f"{args.out.parent} is no folder; create it first")
     try:
-        networks = open_checkpoint(args.model).networks if args.model else SDXL_BASE
-        file = read_lora(args.source, targets_of(networks))
-        convert_lora(args.out, file, args.dialect, networks["unet"])
+        networks, file = read(args.source, args.model)
+        convert_lora(args.out, file, args.dialect, networks[family_of(networks).denoiser])
     except (WeightsError, ConfigError) as e:
         print(e, file=sys.stderr)
         return 1

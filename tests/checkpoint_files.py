@@ -76,7 +76,7 @@ def single_file_tensors(folder: Path) -> StateDict:
     """All four components in the LDM/sgm layout."""
     blocks = _unet_blocks(read_json(folder / "unet" / "config.json"))
     unet = {f"model.diffusion_model.{_unet_name(k, blocks)}": v for k, v in state_dict(folder, "unet").items()}
-    vae = {f"first_stage_model.{k}": v for k, v in _ldm_vae(state_dict(folder, "vae")).items()}
+    vae = {f"first_stage_model.{k}": v for k, v in ldm_vae(state_dict(folder, "vae")).items()}
     one = {f"conditioner.embedders.0.transformer.{k}": v for k, v in state_dict(folder, "text_encoder").items()}
     two = {f"conditioner.embedders.1.model.{k}": v for k, v in _open_clip(state_dict(folder, "text_encoder_2")).items()}
     return {**unet, **vae, **one, **two}
@@ -148,7 +148,8 @@ def _unet_name(name: str, blocks: Mapping[str, str]) -> str:
     raise KeyError(name)
 
 
-def _ldm_vae(tensors: StateDict) -> StateDict:
+def ldm_vae(tensors: StateDict) -> StateDict:
+    """A VAE's tensors under LDM's names."""
     result = {}
     for name, value in tensors.items():
         if ".attentions." in name and name.endswith("weight") and value.ndim == 2:

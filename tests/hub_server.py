@@ -9,6 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -36,6 +39,17 @@ class Hub:
             server.shutdown()
             server.server_close()
             thread.join()
+
+    @contextmanager
+    def as_the_hub(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        """huggingface_hub takes it for the hub, while it is up."""
+        with self.serve() as url:
+            monkeypatch.setattr(constants, "ENDPOINT", url)
+            template = url + "/{repo_id}/resolve/{revision}/{filename}"
+            monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+            monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+            yield
 
     def _handler(hub) -> type[BaseHTTPRequestHandler]:  # not self: that is the handler
         class Handler(BaseHTTPRequestHandler):

@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, PersonalizationGuidance, pictures
+from autolora_jax import CFG, AutoGuidance, AutoLoRA, AutoLoRAPipeline, PersonalizationGuidance, pictures
 from autolora_jax.cli import app, drawing, folder, generate
 from autolora_jax.guidance import RULES
 from autolora_jax.pipeline import Output
 from autolora_jax.presets import GenerateConfig, Lora
+from autolora_jax.weights.families import SD3, SDXL
 
 LORA = "small:0.5.safetensors"
 SMALL = ["--steps", "2", "--size", "64x32", "--dtype", "float32"]
@@ -115,12 +116,15 @@ class FakePipeline(AutoLoRAPipeline):
     """Draws dark pictures in batches of two."""
 
     calls: typing.ClassVar[list[dict[str, Any]]] = []
+    loaded: typing.ClassVar[dict[str, Any]] = {}
+    family = SDXL
 
     def __init__(self) -> None:
         pass
 
     @classmethod
-    def from_pretrained(cls, source: str, **_: Any) -> "FakePipeline":
+    def from_pretrained(cls, source: str, *, on_progress: Any, **settings: Any) -> "FakePipeline":
+        cls.loaded = {"source": source, **settings}
         return cls()
 
     def __call__(self, prompts: list[str], negative_prompt: str | None, **call: Any) -> None:
@@ -146,9 +150,20 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         *("--guidance", "personalization", "--w", "3", "--omega", ".25", "--start", ".1", "--stop", ".9"),
         *("--guidance-rescale", ".5", "--steps", "11", "--size", "832x1216", "--scheduler", "ddim"),
         *("--timestep-spacing", "trailing", "--noise", "torch", "--batch-size", "3", "--clip-skip", "1"),
+        *("--max-sequence-length", "77", "--dtype", "float32", "--variant", "fp16", "--tokenizer", "tok"),
+        *("--text-encoders-from", "clips", "--t5", "none", "--weight-shards", "4"),
         *("--set", "sampler.steps=99", "--set", "seeds = 4", "--out", tmp_path / "out"),
     )
     assert result.exit_code == 0, result.output
+    assert fake.loaded == dict(
+        source="model",
+        dtype="float32",
+        variant="fp16",
+        tokenizer="tok",
+        text_encoders="clips",
+        text_encoder_3=None,
+        weight_shards=4,
+    )
     (call,) = fake.calls
     assert {key: value for key, value in call.items() if not key.startswith("on_")} == dict(
         prompts=["zero", "one", "# two"],
@@ -164,6 +179,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         noise="torch",
         batch_size=3,
         clip_skip=1,
+        max_sequence_length=77,
         lora_scale=None,
     )
     assert [file.name for file in sorted((tmp_path / "out").glob("0*"))][:4] == [
@@ -323,7 +339,9 @@ def test_help_states_the_real_defaults():
     helps = {name: hint.__metadata__[0].help for name, hint in hints.items() if hasattr(hint, "__metadata__")}
     said = {name: m[1] for name, text in helps.items() if (m := re.search(r"\[default (.*)\]\[/dim\]", text))}
     config = GenerateConfig()
-    assert said.pop("w") == ", ".join(f"{name} {rule().w}" for name, rule in RULES.items() if hasattr(rule(), "w"))
+    usual = ", ".join(f"{name} {family.guidance_scale}" for name, family in (("SDXL", SDXL), ("SD3", SD3)))
+    assert said.pop("w") == f"{usual}, autoguidance {AutoGuidance().w}"
+    assert {said.pop("w1"), said.pop("w2")} == {usual}
     assert said.pop("omega") == str(PersonalizationGuidance().omega)
     assert (config.sampler.scheduler, config.sampler.timestep_spacing, config.size) == (None, None, None)
     assert {said.pop(name) for name in ("scheduler", "timestep_spacing", "size")} == {"the model's"}
@@ -337,7 +355,10 @@ def test_help_states_the_real_defaults():
         "guidance_rescale": config.sampler.guidance_rescale,
         "batch_size": config.batch_size,
         "out": config.out,
-        **{name: getattr(AutoLoRA(), name) for name in ("gamma", "w1", "w2", "start", "stop")},
+        **{name: getattr(AutoLoRA(), name) for name in ("gamma", "start", "stop")},
+        "t5": config.model.text_encoder_3,
+        "weight_shards": config.model.weight_shards,
+        "max_sequence_length": config.max_sequence_length,
     }
     assert said == {name: str(value) for name, value in actual.items()}
     for name, table in (("scheduler", "SOLVERS"), ("timestep_spacing", "SPACINGS")):

@@ -379,21 +379,38 @@ def test_every_flag_reaches_the_run(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(training, "train", lambda run, *_: runs.append(run) or 1 / 0)
     autolora(
         *("train", "model", "--dtype", "float32", "--variant", "fp16", "--tokenizer", "tok", "--data", "photos"),
+        *("--text-encoders-from", "clips"),
         *("--resolution", 512, "--no-buckets", "--crop", "random", "--flip", "--caption-extension", ".cap"),
         *("--default-caption", "a dog", "--rank", 4, "--alpha", 2, "--target", "feed_forward", "--target", "attn2"),
         *("--text-encoders", "--steps", 70, "--batch-size", 3, "--accumulate", 2, "--learning-rate", "2e-5"),
         *("--warmup", 7, "--schedule", "linear", "--no-gradient-checkpointing", "--seed", 5, "--min-snr-gamma", "none"),
         *("--noise-offset", ".05", "--caption-dropout", ".2", "--out", "o.safetensors", "--format", "peft"),
-        *("--trigger", "sks dog", "--work", "w", "--save-every", 11, "--sample-every", 12, "--sample-prompt", "one"),
+        *(
+            "--t5",
+            "host",
+            "--save-dtype",
+            "float16",
+            "--trigger",
+            "sks dog",
+            "--work",
+            "w",
+            "--save-every",
+            11,
+            "--sample-every",
+            12,
+            "--sample-prompt",
+            "one",
+        ),
         *("--set", "training.optimizer.weight_decay=0", "--set", "training.seed=6"),
     )
     assert runs == [
         TrainingRun(
-            model=ModelConfig("model", "float32", "fp16", "tok"),
+            model=ModelConfig("model", "float32", "fp16", "tok", "clips", "host"),
             data="photos",
             out="o.safetensors",
             work="w",
             format="peft",
+            save_dtype="float16",
             trigger="sks dog",
             training=TrainConfig(
                 lora=LoraConfig(4, 2.0, ("feed_forward", "attn2"), True),
@@ -413,7 +430,9 @@ def test_every_flag_reaches_the_run(monkeypatch: pytest.MonkeyPatch):
     ]
     (run,) = runs
     assert overrides.override(TrainingRun(), dict(overrides.flatten(overrides.to_json(run)))) == run
-    assert "--variant fp16 --tokenizer tok --lora o.safetensors" in training.usage(run, no_report())
+    assert "--variant fp16 --tokenizer tok --text-encoders-from clips --lora o.safetensors" in training.usage(
+        run, no_report()
+    )
 
 
 def no_report() -> Any:
@@ -464,7 +483,10 @@ def test_help_states_the_real_defaults():
     assert said == {name: str(defaults[FLAGS[name]]) for name in said}
     without = FLAGS.keys() - said.keys() - in_words.keys()
     assert {FLAGS[name]: defaults[FLAGS[name]] for name in without} == dict.fromkeys(
-        ["model.source", "model.variant", "model.tokenizer", "data", "training.data.default_caption", "trigger"]
+        [
+            *("model.source", "model.variant", "model.tokenizer", "model.text_encoders"),
+            *("data", "training.data.default_caption", "trigger"),
+        ]
     )
     for name, known in (("target", GROUPS), ("schedule", SCHEDULES), ("crop", CROPS), ("format", DIALECTS)):
         assert all(re.search(rf"\b{key}\b", helps[name]) for key in known)
@@ -473,7 +495,8 @@ def test_help_states_the_real_defaults():
 
 def test_flags_are_settings():
     rare = {  # --set alone
-        *("training.data.upscale", "training.loss.min_timestep", "training.loss.max_timestep"),
+        *("training.data.upscale", "training.loss.min_timestep", "training.loss.max_timestep", "model.weight_shards"),
+        *("training.loss.logit_mean", "training.loss.logit_std"),
         *(f"training.optimizer.{name}" for name in ("beta1", "beta2", "epsilon", "weight_decay", "max_grad_norm")),
     }
     settings = {name for name, _ in overrides.flatten(overrides.to_json(TrainingRun()))}

@@ -37,11 +37,7 @@ def repository(tiny_folder: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def hub(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     served = Hub({"someone/tiny": repository})
-    with served.serve() as url:
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    with served.as_the_hub(monkeypatch):
         yield served
 
 
@@ -185,10 +181,7 @@ def test_being_offline_is_said_plainly(hub, cache, monkeypatch):
 
 def test_losing_the_hub_on_the_way_is_said(repository, cache, monkeypatch):
     served = Hub({"someone/tiny": repository})
-    with served.serve() as url:
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with served.as_the_hub(monkeypatch):
         checkpoint = open_checkpoint("someone/tiny", cache_dir=cache)
     monkeypatch.setattr(time, "sleep", lambda _: None)  # the client waits longer before every new attempt
     with pytest.raises(WeightsError, match=r"unet/.* of hub repository someone/tiny could not be fetched"):

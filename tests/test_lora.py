@@ -259,7 +259,9 @@ def test_saved_trees_load_as_they_were(both: Both, tmp_path: Path, dialect: str)
     jax.tree.map(np.testing.assert_array_equal, again, trees)
     assert report.training["title"] == "mine"
     with pytest.raises(ValueError, match="several stacked LoRAs"):
-        save_lora(tmp_path / "c.safetensors", lora.stack([trees, trees]), dialect, unet_config=both.networks["unet"])
+        save_lora(
+            tmp_path / "c.safetensors", lora.stack([trees, trees]), dialect, denoiser_config=both.networks["unet"]
+        )
 
 
 def test_diffusers_reads_what_we_save(both: Both, tmp_path: Path) -> None:

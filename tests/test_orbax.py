@@ -256,7 +256,7 @@ def test_the_program_converts(tiny_folder, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"{tmp_path / 'out'} is ready" in done.stderr
+    assert done.stdout == f"{tmp_path / 'out'}\n"
     assert open_checkpoint(tmp_path / "out").networks == open_checkpoint(tiny_folder).networks
     again = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert again.returncode == 1

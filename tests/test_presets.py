@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, ConfigError, NoGuidance, PersonalizationGuidance, overrides
+from autolora_jax import (
+    CFG,
+    AutoLoRA,
+    AutoLoRAPipeline,
+    ConfigError,
+    NoGuidance,
+    PersonalizationGuidance,
+    overrides,
+    pipeline,
+    presets,
+)
 from autolora_jax.overrides import override
 from autolora_jax.presets import GenerateConfig, Lora, ModelConfig, SamplerConfig, TrainingRun
 from tests.conftest import ROOT
@@ -14,7 +24,7 @@ from tests.conftest import ROOT
 PRESETS = sorted((ROOT / "configs").glob("*.py"))
 
 FULL = GenerateConfig(
-    model=ModelConfig("sdxl.safetensors", dtype="float32", variant="fp16", tokenizer="sdxl"),
+    model=ModelConfig("sdxl.safetensors", "float32", "fp16", "sdxl", "a/b", text_encoder_3=None, weight_shards=4),
     loras=(Lora("a.safetensors", 0.1 + 0.2), Lora(r"C:\loras\b.safetensors"), Lora("own:er/c", -1.0)),
     prompts=("a, b: c", "süß 猫"),
     negative_prompt=None,
@@ -23,6 +33,7 @@ FULL = GenerateConfig(
     sampler=SamplerConfig(28, "ddim", "trailing", 0.7, "torch"),
     size=(832, 1216),
     clip_skip=1,
+    max_sequence_length=77,
     batch_size=2,
     compare=True,
     out="elsewhere",
@@ -57,10 +68,13 @@ def test_defaults_are_the_pipelines():
         "guidance_rescale": config.sampler.guidance_rescale,
         "noise": config.sampler.noise,
         "clip_skip": config.clip_skip,
+        "max_sequence_length": config.max_sequence_length,
         "batch_size": config.batch_size,
     }
     assert pairs == {name: call[name].default for name in pairs}
-    assert config.model.dtype == load["dtype"].default
+    for name in ("dtype", "text_encoder_3", "weight_shards"):
+        assert getattr(config.model, name) == load[name].default
+    assert presets.T5_PLACES == pipeline.T5_PLACES
     assert Lora("x").scale == inspect.signature(AutoLoRAPipeline.load_lora).parameters["scale"].default
 
 

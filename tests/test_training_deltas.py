@@ -5,16 +5,17 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from flax import traverse_util
 from torch import nn
 
-from autolora_jax.config import ConfigError
+from autolora_jax.config import ConfigError, MMDiTConfig, T5Config
 from autolora_jax.training.deltas import GROUPS, choose_layers, new_delta, stored_delta
 from autolora_jax.weights.lora.export import DIALECTS, save_lora
-from autolora_jax.weights.lora.files import read_lora
+from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.lora.names import Layer, layers
 from autolora_jax.weights.tables import torch_module
+from tests import reference_sd3
 from tests.lora_reference import tiny_networks, tiny_targets
 from tests.reference import UNET
 
@@ -45,6 +46,38 @@ def test_groups_are_the_modules_of_these_names(group: str):
 def test_groups_are_all_layers_but_the_first_and_the_last():
     left = {layer.path for layer in layers(DENOISER)} - {layer.path for layer in choose_layers(DENOISER, list(GROUPS))}
     assert left == {"conv_in", "conv_out"}
+
+
+# The same in SD3; it has none of the other groups.
+SD3_ENDINGS = {
+    "attention": (*ENDINGS["attention"], ".add_q_proj", ".add_k_proj", ".add_v_proj", ".to_add_out"),
+    "feed_forward": (*ENDINGS["feed_forward"], "ff_context.net.0.proj", "ff_context.net.2"),
+    "embeddings": ("embedder.linear_1", "embedder.linear_2", "norm1.linear", "norm1_context.linear", "norm_out.linear"),
+}
+
+
+def test_groups_mean_the_same_in_sd3():
+    """SD3.5's attn2 attends to the image, not to the prompt. Left are the first layers and the last."""
+    config = {**reference_sd3.TRANSFORMER, **reference_sd3.KINDS["sd3.5"]}
+    modules = [n for n, m in SD3Transformer2DModel(**config).named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    model = targets_of({"transformer": MMDiTConfig.from_dict(config)})
+    left = set(modules)
+    for group in GROUPS:
+        if group in SD3_ENDINGS:
+            expected = {n for n in modules if n.endswith(SD3_ENDINGS[group])}
+            assert set(names(choose_layers(model, [group]))) == expected and expected
+            left -= expected
+        else:
+            with pytest.raises(ConfigError, match=f"target '{group}' is found in no layer of transformer"):
+                choose_layers(model, [group])
+    assert left == {"pos_embed.proj", "context_embedder", "proj_out"}
+
+
+def test_t5_has_attention_and_feed_forward():
+    sizes = dict(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=2, num_heads=2)
+    model = targets_of({"text_encoder_3": T5Config(**sizes)})
+    assert choose_layers(model, ["attention", "feed_forward"]) == list(layers(model))
+    assert len(choose_layers(model, ["attention"])) == 2 * 4
 
 
 def test_text_encoders_have_attention_and_feed_forward():

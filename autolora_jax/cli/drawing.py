@@ -148,6 +148,7 @@ def _draw_column(
         lora_scale=column.lora_scale,
         noise=config.sampler.noise,
         clip_skip=config.clip_skip,
+        max_sequence_length=config.max_sequence_length,
         batch_size=config.batch_size,
         on_progress=display,
         on_images=save,

@@ -44,11 +44,15 @@ FLAGS = {
     "dtype": "model.dtype",
     "variant": "model.variant",
     "tokenizer": "model.tokenizer",
+    "text_encoders_from": "model.text_encoders",
+    "t5": "model.text_encoder_3",
+    "weight_shards": "model.weight_shards",
     "prompt": "prompts",
     "negative_prompt": "negative_prompt",
     "seeds": "seeds",
     "size": "size",
     "clip_skip": "clip_skip",
+    "max_sequence_length": "max_sequence_length",
     "guidance": "guidance",
     "gamma": "guidance.gamma",
     "w1": "guidance.w1",
@@ -74,7 +78,7 @@ def generate(
         typer.Argument(
             help="Diffusers folder, single .safetensors file, converted folder, or hub id such as "
             "stabilityai/stable-diffusion-xl-base-1.0. A preset may name it instead. "
-            "Without any, a small built-in stand-in with random weights draws, to try the program.",
+            "Without any, the small built-in model draws, to try the program.",
             show_default=False,
         ),
     ] = None,
@@ -99,7 +103,36 @@ def generate(
         option(
             "--tokenizer",
             panel=MODEL,
-            help="Folder or hub id with tokenizer/ and tokenizer_2/. A single file has none; offline it needs this.",
+            help="Folder or hub id with tokenizer/, tokenizer_2/, …. A single file has none; offline it needs this.",
+        ),
+    ] = None,
+    text_encoders_from: Annotated[
+        str | None,
+        option(
+            "--text-encoders-from",
+            panel=MODEL,
+            metavar="PLACE",
+            help="Folder, file or hub id with the text encoders that a single file of SD3 leaves out: CLIP, T5.",
+        ),
+    ] = None,
+    t5: Annotated[
+        str | None,
+        option(
+            "--t5",
+            panel=MODEL,
+            default="device",
+            metavar="PLACE",
+            help="Where SD3's largest text encoder is: device, host (of a chip it would not fit on), or none.",
+        ),
+    ] = None,
+    weight_shards: Annotated[
+        int | None,
+        option(
+            "--weight-shards",
+            panel=MODEL,
+            default="1",
+            metavar="DEVICES",
+            help="How many devices hold one copy of the weights together: for a model too large for one.",
         ),
     ] = None,
     prompt: Annotated[
@@ -141,6 +174,16 @@ def generate(
         int | None,
         option("--clip-skip", panel=PICTURES, help="Text encoder layers to leave out, counted as diffusers does."),
     ] = None,
+    max_sequence_length: Annotated[
+        int | None,
+        option(
+            "--max-sequence-length",
+            panel=PICTURES,
+            default="256",
+            metavar="TOKENS",
+            help="(SD3) What T5 reads, to 512.",
+        ),
+    ] = None,
     guidance: Annotated[
         str | None,
         option(
@@ -162,17 +205,19 @@ def generate(
         ),
     ] = None,
     w1: Annotated[
-        float | None, option("--w1", panel=GUIDANCE, default="5.0", help="(autolora) CFG scale of the base model.")
+        float | None,
+        option("--w1", panel=GUIDANCE, default="SDXL 5.0, SD3 7.0", help="(autolora) CFG scale of the base model."),
     ] = None,
     w2: Annotated[
-        float | None, option("--w2", panel=GUIDANCE, default="5.0", help="(autolora) CFG scale of the LoRA model.")
+        float | None,
+        option("--w2", panel=GUIDANCE, default="SDXL 5.0, SD3 7.0", help="(autolora) CFG scale of the LoRA model."),
     ] = None,
     w: Annotated[
         float | None,
         option(
             "--w",
             panel=GUIDANCE,
-            default="cfg 5.0, autoguidance 1.5, personalization 5.0",
+            default="SDXL 5.0, SD3 7.0, autoguidance 1.5",
             help="(cfg, autoguidance, personalization) The rule's scale; 1 is no guidance.",
         ),
     ] = None,
@@ -274,7 +319,7 @@ def generate(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Draw pictures with a LoRA-tuned SDXL, one for every prompt and seed.
+    """Draw pictures with a LoRA-tuned SDXL or SD3, one for every prompt and seed.
 
     Each PNG carries its settings where A1111, ComfyUI and civitai look for them; config.json beside them holds the
     run's. Pictures are saved as they are finished.

@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="AutoLoRA guidance for LoRA-tuned SDXL: the diversity of the base model, the subject of the LoRA.",
+    help="AutoLoRA guidance for LoRA-tuned SDXL and SD3: the diversity of the base model, the subject of the LoRA.",
     epilog="Start with [cyan]autolora generate --help[/]; to make a LoRA, [cyan]autolora train --help[/].",
 )
 app.command(epilog=EXAMPLES)(generate)

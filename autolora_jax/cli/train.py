@@ -43,6 +43,8 @@ FLAGS = {
     "dtype": "model.dtype",
     "variant": "model.variant",
     "tokenizer": "model.tokenizer",
+    "text_encoders_from": "model.text_encoders",
+    "t5": "model.text_encoder_3",
     "data": "data",
     "resolution": "training.data.resolution",
     "crop": "training.data.crop",
@@ -102,7 +104,26 @@ def train(
         option(
             "--tokenizer",
             panel=MODEL,
-            help="Folder or hub id with tokenizer/ and tokenizer_2/. A single file has none; offline it needs this.",
+            help="Folder or hub id with tokenizer/, tokenizer_2/, …. A single file has none; offline it needs this.",
+        ),
+    ] = None,
+    text_encoders_from: Annotated[
+        str | None,
+        option(
+            "--text-encoders-from",
+            panel=MODEL,
+            metavar="PLACE",
+            help="Folder, file or hub id with the text encoders that a single file of SD3 leaves out: CLIP, T5.",
+        ),
+    ] = None,
+    t5: Annotated[
+        str | None,
+        option(
+            "--t5",
+            panel=MODEL,
+            default="device",
+            metavar="PLACE",
+            help="Where SD3's largest text encoder is: device, host (of a chip it would not fit on), or none.",
         ),
     ] = None,
     data: Annotated[
@@ -304,7 +325,7 @@ def train(
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Tune SDXL on a folder of captioned pictures: a LoRA file that autolora, A1111, ComfyUI and diffusers load.
+    """Tune SDXL or SD3 on a folder of captioned pictures: a LoRA file that autolora, A1111, ComfyUI and diffusers load.
 
     Ctrl-C and SIGTERM save where it stands, and the same command goes on from there: to the very same file.
     """

@@ -1,5 +1,6 @@
 """`autolora train`, once its settings are known: check what can be checked early, load, train, keep what comes by."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -66,9 +67,8 @@ def _check(run: TrainingRun, work: WorkFolder, overwrite: bool) -> None:
 def _train(run: TrainingRun, work: WorkFolder, display: TrainingDisplay) -> LoraReport:
     model = run.model
     assert model.source is not None and run.data is not None
-    pipe = AutoLoRAPipeline.from_pretrained(
-        model.source, dtype=model.dtype, variant=model.variant, tokenizer=model.tokenizer, on_progress=display
-    )
+    settings = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.name != "source"}
+    pipe = AutoLoRAPipeline.from_pretrained(model.source, **settings, on_progress=display)
 
     def start(summary: Summary) -> None:
         work.begin(overrides.record(run), summary.finished)
@@ -125,7 +125,12 @@ def describe(run: TrainingRun, summary: Summary) -> str:
 
 def usage(run: TrainingRun, report: LoraReport) -> str:
     """The command that draws with what was trained."""
-    files = {"--variant": run.model.variant, "--tokenizer": run.model.tokenizer, "--lora": run.out}
+    files = {
+        "--variant": run.model.variant,
+        "--tokenizer": run.model.tokenizer,
+        "--text-encoders-from": run.model.text_encoders,
+        "--lora": run.out,
+    }
     flags = [text for flag, value in files.items() if value for text in (flag, value)]
     prompt = next(iter(report.trigger_words), "PROMPT")
     return shlex.join(["autolora", "generate", str(run.model.source), *flags, "--prompt", prompt])

@@ -11,12 +11,13 @@ from jaxtyping import DTypeLike
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import builtin
 from autolora_jax.weights import diffusers_folder, orbax_folder
+from autolora_jax.weights.encoders import Encoders, encoders_for
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
 from autolora_jax.weights.folders import Folder, LocalFolder
-from autolora_jax.weights.hub import is_hub_id, open_hub, split_hub_id
+from autolora_jax.weights.hub import is_hub_id, open_folder, open_hub, split_hub_id
 from autolora_jax.weights.networks import Networks, shapes_of
-from autolora_jax.weights.single_file import read_single_file
+from autolora_jax.weights.single_file import SingleFile, read_single_file
 from autolora_jax.weights.streaming import Placement
 
 PathOrId = str | PathLike[str]
@@ -47,6 +48,7 @@ class Checkpoint:
     force_zeros_for_empty_prompt: bool
     weights: Mapping[str, Weights]
     find_tokenizers: Callable[[tuple[str, ...]], dict[str, Path]]
+    remote: frozenset[str] = frozenset()  # text encoders that a single file leaves out and a hub has, fetched if loaded
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -79,9 +81,10 @@ class Checkpoint:
         return self.weights[component].load(shapes_of(self.networks[component]), dtype, placement)
 
     def check(self) -> None:
-        """Raises the WeightsError that loading would raise, but for bad values, without reading weights."""
+        """Raises the WeightsError that loading would raise, but for bad values, without reading or fetching weights."""
         for component, config in self.networks.items():
-            self.weights[component].check(shapes_of(config))
+            if component not in self.remote:
+                self.weights[component].check(shapes_of(config))
 
 
 def open_checkpoint(
@@ -91,6 +94,7 @@ def open_checkpoint(
     revision: str | None = None,
     cache_dir: PathOrId | None = None,
     tokenizer: PathOrId | None = None,
+    text_encoders: PathOrId | None = None,
     networks: Networks | None = None,
 ) -> Checkpoint:
     """A checkpoint of one of families.FAMILIES; no weights are read yet.
@@ -100,25 +104,24 @@ def open_checkpoint(
     variant: "fp16" takes the `*.fp16.safetensors` of a diffusers folder. Default: the plain files, or fp16 where only
         those exist.
     revision, cache_dir: of hub repositories.
-    tokenizer: folder or hub id with tokenizer/ and tokenizer_2/, instead of the checkpoint's. A single file holds none:
-        its default are those of the family's repository, from the hub.
+    tokenizer: folder or hub id with tokenizer/, tokenizer_2/, …, instead of the checkpoint's. A single file holds none:
+        its default are those beside `text_encoders`, or those of the family's repository on the hub.
+    text_encoders: where the text encoders are that a single file leaves out: a diffusers folder, a folder with (or with
+        a text_encoders/ with) clip_l.safetensors, t5xxl_fp16.safetensors, …, one such file, or a hub id. Default: the
+        family's repository on the hub; an optional one (SD3's T5) then stays out.
     networks: the configs of a single file that is as large as no published model; folders have their own.
     Raises WeightsError or ConfigError: what was expected, what came, what to do.
     """
     path = builtin(str(source)) or Path(source)
-    if path.is_file():
-        checkpoint = _single(path, networks, cache_dir)
-    elif path.is_dir():
-        checkpoint = _folder(LocalFolder(path), variant)
-    elif not is_hub_id(str(source)):
-        raise WeightsError(f"{source} does not exist; give a folder, a .safetensors file or a hub id (owner/name)")
+    place = path if path.is_file() else _find_folder(path, str(source), revision, cache_dir)
+    if isinstance(place, Path):
+        file = read_single_file(place, networks)
+        encoders = encoders_for(place, file, text_encoders, variant, cache_dir)
+        checkpoint = _single(place, file, encoders, cache_dir)
+    elif text_encoders is not None:
+        raise WeightsError(f"{place.where} is a folder, which has its own text encoders; leave out text_encoders")
     else:
-        repository, file = split_hub_id(str(source))
-        folder = open_hub(repository, revision, cache_dir)
-        if file and file not in folder.names():
-            there = sorted(name for name in folder.names() if name.endswith(".safetensors"))
-            raise WeightsError(f"{folder.where} has no {file}; it has {shorten(there) or 'no .safetensors file'}")
-        checkpoint = _single(folder.path(file), networks, cache_dir) if file else _folder(folder, variant)
+        checkpoint = _folder(place, variant)
     if tokenizer is not None:
         given = _tokenizers_at(checkpoint.family, tokenizer, cache_dir)
         checkpoint = dataclasses.replace(checkpoint, find_tokenizers=given)
@@ -128,16 +131,34 @@ def open_checkpoint(
     return checkpoint
 
 
-def _single(path: Path, networks: Networks | None, cache_dir: PathOrId | None) -> Checkpoint:
-    file = read_single_file(path, networks)
+def _find_folder(path: Path, source: str, revision: str | None, cache_dir: PathOrId | None) -> Folder | Path:
+    """The folder, or the single file that a hub id names."""
+    if path.is_dir():
+        return LocalFolder(path)
+    if not is_hub_id(source):
+        raise WeightsError(f"{source} does not exist; give a folder, a .safetensors file or a hub id (owner/name)")
+    repository, file = split_hub_id(source)
+    folder = open_hub(repository, revision, cache_dir)
+    if file and file not in folder.names():
+        there = sorted(name for name in folder.names() if name.endswith(".safetensors"))
+        raise WeightsError(f"{folder.where} has no {file}; it has {shorten(there) or 'no .safetensors file'}")
+    return folder.path(file) if file else folder
+
+
+def _single(path: Path, file: SingleFile, encoders: Encoders, cache_dir: PathOrId | None) -> Checkpoint:
+    family, beside = file.layout.family, encoders.tokenizers
+    networks = {**file.networks, **encoders.networks}
     return Checkpoint(
         name=str(path),
-        family=file.family,
-        networks=file.networks,
+        family=family,
+        networks={name: networks[name] for name in family.parts if name in networks},
         scheduler=file.scheduler,
-        force_zeros_for_empty_prompt=file.family.zeros_for_no_prompt,
-        weights=file.weights,
-        find_tokenizers=_tokenizers_at(file.family, file.family.repository, cache_dir),
+        force_zeros_for_empty_prompt=family.zeros_for_no_prompt,
+        weights={**file.weights, **encoders.weights},
+        find_tokenizers=(lambda names: _tokenizers_in(beside, family, names))
+        if beside
+        else _tokenizers_at(family, family.repository, cache_dir),
+        remote=frozenset(encoders.networks) if encoders.remote else frozenset(),
     )
 
 
@@ -171,10 +192,8 @@ def _tokenizers_at(
     family: Family, source: PathOrId, cache_dir: PathOrId | None
 ) -> Callable[[tuple[str, ...]], dict[str, Path]]:
     def find(names: tuple[str, ...]) -> dict[str, Path]:
-        path = Path(source)
         try:
-            folder = LocalFolder(path) if path.is_dir() else open_hub(str(source), None, cache_dir)
-            return _tokenizers_in(folder, family, names)
+            return _tokenizers_in(open_folder(source, cache_dir), family, names)
         except WeightsError as e:
             if source == family.repository:
                 advice = f"give tokenizer=a folder with {', '.join(names)}"

@@ -28,12 +28,13 @@ def convert_checkpoint(
     revision: str | None = None,
     cache_dir: PathOrId | None = None,
     tokenizer: PathOrId | None = None,
+    text_encoders: PathOrId | None = None,
     networks: Networks | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
     """Writes `source` as a folder that open_checkpoint restores straight onto devices; returns its path.
 
-    source, variant, revision, cache_dir, tokenizer, networks: as for open_checkpoint.
+    source, variant, revision, cache_dir, tokenizer, text_encoders, networks: as for open_checkpoint.
     dtype: one of DTYPES, of the stored weights. A VAE that overflows in half precision (force_upcast) stays float32.
     on_progress: called with (components done, components, the one that comes next or "").
     `out` appears when all is written, or not at all. Raises WeightsError or ConfigError.
@@ -49,6 +50,7 @@ def convert_checkpoint(
             revision=revision,
             cache_dir=cache_dir,
             tokenizer=tokenizer,
+            text_encoders=text_encoders,
             networks=networks,
         )
         components = list(checkpoint.networks)

@@ -73,10 +73,11 @@ def _class_of(index: Mapping[str, Any], component: str) -> str | None:
 def read_networks(folder: Folder, family: Family) -> Networks:
     """The configs of the networks that model_index.json names. Raises ConfigError or WeightsError naming the file."""
     index = read_json(folder.path(INDEX))
-    return {name: _config(folder, family, name) for name in family.parts if _class_of(index, name)}
+    return {name: read_config(folder, family, name) for name in family.parts if _class_of(index, name)}
 
 
-def _config(folder: Folder, family: Family, component: str) -> JsonConfig:
+def read_config(folder: Folder, family: Family, component: str) -> JsonConfig:
+    """The config of one network. Raises ConfigError or WeightsError naming the file."""
     part, path = family.parts[component], _required(folder, f"{component}/config.json")
     raw = read_json(path)
     if part.config is CLIPTextConfig:  # some files are silent about their architecture; model_index.json is checked

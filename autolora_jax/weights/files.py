@@ -6,6 +6,8 @@ that names the file, the tensor where there is one, and what to do.
 """
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +25,14 @@ FLOATS: dict[str, np.dtype] = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+# Plain casts, as T5 is published in: each value is one of bfloat16's, too, and is read as that.
+EIGHT_BIT: dict[str, np.dtype] = {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+# Factors that a program would have to multiply other tensors by.
+_SCALES = re.compile(r"(.*\.)?(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|comfy_quant)")
+_WEIGHTS = FLOATS | EIGHT_BIT
 _CHUNK = 1 << 22  # elements looked at together in search of NaN
 
 
@@ -94,6 +104,11 @@ class TensorFiles:
             raise WeightsError(
                 f"{path} is broken ({e}); its {size} bytes may be an incomplete download: {_AGAIN}"
             ) from None
+        if scales := [name for name in found if _SCALES.fullmatch(name)]:
+            raise WeightsError(
+                f"{path} is quantised: {shorten(scales, 3)} scale other tensors, which is not supported; get the "
+                "fp16 or bf16 version, or plain 8-bit floats (t5xxl_fp8_e4m3fn, not …_scaled)"
+            )
         if twice := sorted(found.keys() & self.tensors.keys()):
             raise WeightsError(f"{path}: {shorten(twice)} stand in another shard, too; {_AGAIN}")
         self._open[path] = opened
@@ -101,29 +116,27 @@ class TensorFiles:
         self.metadata |= opened.metadata() or {}
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, a copy in memory of its own. Raises WeightsError when it holds NaN or infinity."""
+        """One tensor, a copy in memory of its own; 8-bit floats as bfloat16, which loses nothing.
+
+        Raises WeightsError when it holds NaN or infinity.
+        """
         info = self.tensors[name]
-        if info.dtype.startswith("F8"):
-            raise WeightsError(
-                f"{info.file}: {name} is {info.dtype}; 8-bit floats are not supported, get the fp16 or bf16 version"
-            )
         try:
-            tensor = self._open[info.file].get_tensor(name)
+            if info.dtype in EIGHT_BIT:
+                tensor = _read_eight_bit(info, name).astype(FLOATS["BF16"])
+            else:
+                tensor = self._open[info.file].get_tensor(name)
         except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as e:  # the last three: odd dtypes
             raise WeightsError(f"{info.file}: {name} ({info.dtype}) can't be read: {e}") from None
-        if info.dtype in FLOATS:
+        if info.dtype in _WEIGHTS:
             require_finite(tensor, f"{info.file}: {name}")
         return tensor
 
     def require_floats(self, names: Iterable[str]) -> None:
         """Raises WeightsError naming tensors of these whose dtype can't be a weight."""
-        wrong = {n: self.tensors[n].dtype for n in names if self.tensors[n].dtype not in FLOATS}
-        if any(dtype.startswith("F8") for dtype in wrong.values()):
-            advice = "8-bit floats are not supported; get the fp16 or bf16 version"
-        else:
-            advice = f"weights should be one of {', '.join(FLOATS)}; get an unquantised version"
-        if wrong:
-            raise WeightsError(f"{self.where}: {shorten([f'{n} is {d}' for n, d in wrong.items()])}; {advice}")
+        if wrong := [f"{n} is {self.tensors[n].dtype}" for n in names if self.tensors[n].dtype not in _WEIGHTS]:
+            advice = f"weights should be one of {', '.join(_WEIGHTS)}; get an unquantised version"
+            raise WeightsError(f"{self.where}: {shorten(wrong)}; {advice}")
 
     def close(self) -> None:
         self._open.clear()
@@ -133,6 +146,16 @@ class TensorFiles:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _read_eight_bit(info: TensorInfo, name: str) -> np.ndarray:
+    """A tensor of 8-bit floats, which safetensors has no numpy type for; that it lies in the file has been checked."""
+    with info.file.open("rb") as f:
+        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        begin, end = header[name]["data_offsets"]
+        f.seek(begin, os.SEEK_CUR)
+        values = np.frombuffer(f.read(end - begin), EIGHT_BIT[info.dtype])
+    return values.reshape(info.shape)
 
 
 def open_tensors(path: Path) -> TensorFiles:

@@ -66,6 +66,12 @@ class HubFolder:
         return path
 
 
+def open_folder(source: str | PathLike[str], cache_dir: CacheDir = None) -> Folder:
+    """A folder of this machine, or the repository of the hub that an id names. Raises WeightsError."""
+    path = Path(source)
+    return LocalFolder(path) if path.is_dir() else open_hub(str(source), None, cache_dir)
+
+
 def open_hub(repo: str, revision: str | None = None, cache_dir: CacheDir = None) -> Folder:
     """A repository of the hub, or its cached copy when the hub can't be reached. Raises WeightsError."""
     where = f"hub repository {repo}" + (f" at {revision}" if revision else "")

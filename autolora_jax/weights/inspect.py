@@ -35,11 +35,13 @@ class Component:
     parameters: int
     dtypes: Mapping[str, int]  # dtype -> tensors
     dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # tensor -> why it is left out
+    filled: Mapping[str, str] = dataclasses.field(default_factory=dict)  # parameter that it lacks -> what it is then
     problems: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        left_out = (f"; left out: {line}" for line in _by_reason(self.dropped))
-        return f"{self.parameters:,} parameters, {', '.join(self.dtypes)}" + "".join(left_out)
+        notes = (("left out", self.dropped), ("not in it", self.filled))
+        said = (f"; {what}: {line}" for what, names in notes for line in _by_reason(names))
+        return f"{self.parameters:,} parameters, {', '.join(self.dtypes)}" + "".join(said)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Description:
     components: Mapping[str, Component] = dataclasses.field(default_factory=dict)
     scheduler: SchedulerConfig | None = None
     dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # tensors of no component
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)  # component that it leaves out -> what to do
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)  # a safetensors header's, as it stands
     lora: LoraDescription | None = None
     problems: tuple[str, ...] = ()  # why it can't be loaded
@@ -67,6 +70,7 @@ class Description:
             ("is", self.kind),
             *((name, str(component)) for name, component in self.components.items()),
             *(("scheduler", f"{s.solver}, {s.prediction_type}") for s in [self.scheduler] if s),
+            *(("not in it", line) for line in _by_reason(self.absent)),
             *(("left out", line) for line in _by_reason(self.dropped)),
             *((f"{name}: can't be loaded", p) for name, c in self.components.items() for p in c.problems),
             *(("can't be loaded", problem) for problem in self.problems),
@@ -153,8 +157,18 @@ def _folder(path: Path, kind: str) -> Description:
 def _single(path: Path, metadata: Mapping[str, str]) -> Description:
     file = read_single_file(path)
     components = {name: _tensors(weights, file.networks[name]) for name, weights in file.weights.items()}
-    kind = f"{file.family.name}, {SINGLE}"
-    return Description(str(path), kind, components, file.scheduler, file.dropped, metadata)
+    family = file.layout.family
+    absent = {name: _elsewhere(family, name) for name in file.absent}
+    kind = f"{family.name}, {SINGLE}"
+    return Description(str(path), kind, components, file.scheduler, file.dropped, absent, metadata)
+
+
+def _elsewhere(family: Family, component: str) -> str:
+    """Where an absent component comes from."""
+    place = "--text-encoders-from"
+    if component in family.optional:
+        return f"optional; give it with {place}"
+    return f"give it with {place}, or it is fetched from {family.repository} on the hub"
 
 
 def _in_folder(folder: LocalFolder, family: Family, name: str, config: JsonConfig) -> Component:
@@ -172,6 +186,7 @@ def _tensors(weights: TensorWeights, config: JsonConfig) -> Component:
         sum(math.prod(info.shape) for info in kept),
         Counter(info.dtype for info in kept),
         found.dropped,
+        found.filled,
         tuple(attempts.problems),
     )
 

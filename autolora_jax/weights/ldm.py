@@ -134,9 +134,10 @@ OPEN_CLIP: Stage = (
     Rule(r"attn_mask", drop="the causal mask: a buffer of old files"),
 )
 
+AVERAGE = Rule(r"model_ema\..*", drop="the training average; other programs, too, load the plain weights beside it")
 # Tensors of real single files that belong to none of the four networks.
 EXTRAS: tuple[Rule, ...] = (
-    Rule(r"model_ema\..*", drop="the training average; other programs, too, load the plain weights beside it"),
+    AVERAGE,
     Rule(r"v_pred|ztsnr", drop="a mark of the prediction type; the scheduler's config follows it"),
     Rule(
         r"denoiser\.sigmas|(alphas_cumprod|betas|sqrt_|log_|posterior_|model\.alphas_cumprod|model\.betas).*|logvar",

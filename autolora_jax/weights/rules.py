@@ -43,10 +43,16 @@ def oi11_to_io(x: np.ndarray) -> np.ndarray:
     return x.squeeze((2, 3)).T
 
 
+def halves_swapped(x: np.ndarray) -> np.ndarray:
+    """The second half of the rows before the first: shift and scale in the other order."""
+    return x.reshape(2, -1, *x.shape[1:])[::-1].reshape(x.shape)
+
+
 INVERSE: Mapping[Move, Move] = {
     oihw_to_hwio: hwio_to_oihw,
     hwio_to_oihw: oihw_to_hwio,
     transposed: transposed,
+    halves_swapped: halves_swapped,
 }
 
 
@@ -91,7 +97,7 @@ class Piece(NamedTuple):
     parts: int = 1
 
     def make(self, tensor: np.ndarray) -> np.ndarray:
-        """The piece, as a view of the whole source tensor."""
+        """The piece: a view of the whole source tensor, but for moves that must copy."""
         if self.parts > 1:
             size = tensor.shape[0] // self.parts
             tensor = tensor[self.part * size : (self.part + 1) * size]
@@ -100,7 +106,7 @@ class Piece(NamedTuple):
         return tensor
 
     def shape(self, source_shape: Shape) -> Shape:
-        """Its shape. All moves are views, so they run on an array that takes no memory."""
+        """Its shape: the moves run on an array of strides 0, which takes no memory and which none has to copy."""
         return self.make(np.broadcast_to(np.float32(0), source_shape)).shape
 
 
@@ -113,16 +119,31 @@ class Assignment(NamedTuple):
     piece: Piece
 
     def make(self, tensor: np.ndarray) -> np.ndarray:
-        """The leaf, as a view of the whole source tensor."""
+        """The leaf, as Piece.make gives it."""
         return self.piece.make(tensor)
+
+
+class Default(NamedTuple):
+    """The value of a leaf that files may lack, and why it is right."""
+
+    make: Callable[[Shape], np.ndarray]
+    reason: str
+
+
+def identity(shape: Shape) -> np.ndarray:
+    """The kernel of a Dense layer that changes nothing; it must be square."""
+    rows, columns = shape
+    assert rows == columns
+    return np.eye(rows, dtype=np.float32)
 
 
 @dataclasses.dataclass
 class Examination:
-    """What a list of names would give: assignments, what is dropped and why, and all that is wrong."""
+    """What a list of names would give: assignments, what is dropped or filled in and why, and all that is wrong."""
 
     assignments: list[Assignment] = dataclasses.field(default_factory=list)
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> reason
+    filled: dict[str, str] = dataclasses.field(default_factory=dict)  # path of a leaf -> reason of its default
     unknown: list[str] = dataclasses.field(default_factory=list)
     ambiguous: list[str] = dataclasses.field(default_factory=list)
     doubled: list[str] = dataclasses.field(default_factory=list)
@@ -144,10 +165,19 @@ class Examination:
         ]
 
 
-def examine(sources: Mapping[str, Shape], stages: Sequence[Stage], target_shapes: Mapping[str, Any]) -> Examination:
+NO_DEFAULTS: Mapping[str, Default] = {}
+
+
+def examine(
+    sources: Mapping[str, Shape],
+    stages: Sequence[Stage],
+    target_shapes: Mapping[str, Any],
+    defaults: Mapping[str, Default] = NO_DEFAULTS,
+) -> Examination:
     """Everything that loading tensors of these names and shapes would do, without their data.
 
     target_shapes: the parameter tree, nested; its leaves are shapes or have one (jax.ShapeDtypeStruct).
+    defaults: path -> what a leaf is that no tensor leads to; any other such leaf is missing.
     """
     targets = flat_shapes(target_shapes)
     result = Examination()
@@ -166,15 +196,21 @@ def examine(sources: Mapping[str, Shape], stages: Sequence[Stage], target_shapes
                     f"{source} {list(shape)}, as {target} {list(made)}, where {list(targets[target])} is expected"
                 )
     result.doubled = [f"{' and '.join(names)} for {t}" for t, names in sources_of.items() if len(names) > 1]
-    result.missing = [f"{t} {list(shape)}" for t, shape in targets.items() if t not in sources_of]
+    empty = {t: shape for t, shape in targets.items() if t not in sources_of}
+    result.filled = {t: defaults[t].reason for t in empty if t in defaults}
+    result.missing = [f"{t} {list(shape)}" for t, shape in empty.items() if t not in defaults]
     return result
 
 
 def plan(
-    sources: Mapping[str, Shape], stages: Sequence[Stage], target_shapes: Mapping[str, Any], where: str
+    sources: Mapping[str, Shape],
+    stages: Sequence[Stage],
+    target_shapes: Mapping[str, Any],
+    where: str,
+    defaults: Mapping[str, Default] = NO_DEFAULTS,
 ) -> list[Assignment]:
-    """How every leaf of the tree is made. Raises one WeightsError, about `where`, that lists all that is wrong."""
-    found = examine(sources, stages, target_shapes)
+    """How the leaves are made of tensors. Raises one WeightsError, about `where`, that lists all that is wrong."""
+    found = examine(sources, stages, target_shapes, defaults)
     if found.problems:
         raise WeightsError(f"{where} does not fit this network:\n  " + "\n  ".join(found.problems))
     return found.assignments

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from autolora_jax.config import JsonConfig, SchedulerConfig
 from autolora_jax.weights.errors import WeightsError, shorten
-from autolora_jax.weights.families import Family
 from autolora_jax.weights.files import TensorFiles, TensorInfo, open_tensors
 from autolora_jax.weights.layouts import LAYOUTS, Layout
 from autolora_jax.weights.networks import Networks, shapes_of
@@ -17,6 +16,8 @@ from autolora_jax.weights.tables import stages_for, torch_name
 
 _UNET = r"(model\.diffusion_model\.)?"
 
+_ONE_OF = f"give one of {' or '.join(layout.family.name for layout in LAYOUTS)}"
+
 # (what it is, what to do, a tensor name that gives it away). The first that fits.
 _OTHERS: tuple[tuple[str, str, str], ...] = (
     (
@@ -24,11 +25,11 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         "give it to load_lora (--lora)",
         r"lora_(unet|te\d?|transformer)_.*|.*[._](lora_(A|B|up|down)|hada_w1_a|lokr_w1(_a)?)\..*|.*\.lora\.(up|down)\..*",
     ),
-    ("a Stable Diffusion 1 checkpoint", "give an SDXL one", r"cond_stage_model\.transformer\..*"),
-    ("a Stable Diffusion 2 checkpoint", "give an SDXL one", r"cond_stage_model\.model\..*"),
+    ("a Stable Diffusion 1 checkpoint", _ONE_OF, r"cond_stage_model\.transformer\..*"),
+    ("a Stable Diffusion 2 checkpoint", _ONE_OF, r"cond_stage_model\.model\..*"),
     ("the SDXL refiner", "it can't draw on its own; give SDXL base", r"conditioner\.embedders\.0\.model\..*"),
-    ("a Flux checkpoint", "give an SDXL one", _UNET + r"double_blocks\..*"),
-    ("a video model", "give an SDXL one", r".*\.time_stack\..*"),
+    ("a Flux checkpoint", _ONE_OF, _UNET + r"double_blocks\..*"),
+    ("a video model", _ONE_OF, r".*\.time_stack\..*"),
     (
         "a ControlNet",
         "ControlNets are not supported",
@@ -42,15 +43,24 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         r"edm_(mean|std|vpred\..*)",
     ),
     ("an LCM-distilled UNet", "it is not supported", _UNET + r"time_embed\.cond_proj\.weight"),
-    ("a component of a diffusers folder", "give the whole folder", r"(down_blocks|decoder|text_model|encoder)\..*"),
-    ("a bare UNet", "give a checkpoint with text encoders and VAE", r"input_blocks\..*"),
+    (
+        "a text encoder",
+        "give the whole folder, or give it as text_encoders= (--text-encoders-from) with a single file that lacks it",
+        r"text_model\..*|encoder\.block\..*",
+    ),
+    (
+        "a component of a diffusers folder",
+        "give the whole folder",
+        r"(down_blocks|transformer_blocks|decoder|encoder)\..*",
+    ),
+    ("a bare denoiser", "give a checkpoint that holds its VAE, too", r"(input_blocks|joint_blocks)\..*"),
 )
 _CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 _BY_INPUT_CHANNELS = {9: "an inpainting checkpoint", 8: "an InstructPix2Pix checkpoint"}
 
 
 def what_else(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | None:
-    """(what these tensors are instead of a whole SDXL checkpoint, what to do), or None when nothing gives that away."""
+    """(what these tensors are instead of a whole checkpoint, what to do), or None when nothing gives that away."""
     for what, advice, pattern in _OTHERS:
         if any(re.fullmatch(pattern, name) for name in tensors):
             return what, advice
@@ -61,7 +71,7 @@ def what_else(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | None:
             channels
         ], f"its UNet takes {channels} channels, 4 are needed; give the base checkpoint"
     if layout_of(tensors) is None:
-        return "no model known here", f"give one of {' or '.join(layout.family.name for layout in LAYOUTS)}"
+        return "no model known here", _ONE_OF
     return None
 
 
@@ -76,8 +86,9 @@ def layout_of(tensors: Mapping[str, TensorInfo]) -> Layout | None:
 class SingleFile:
     """A checked single file: its configs, and how each component's tensors are found."""
 
-    family: Family
+    layout: Layout
     networks: Networks  # of the components it holds
+    absent: Networks  # of those that it leaves out, as it may
     scheduler: SchedulerConfig
     weights: Mapping[str, TensorWeights]
     dropped: Mapping[str, str]  # tensors of no component -> why they are left out
@@ -98,17 +109,18 @@ def read_single_file(path: Path, networks: Networks | None = None) -> SingleFile
     problems = [
         f"no {component}: no tensor starts with {prefix}"
         for component, prefix in layout.prefixes.items()
-        if component not in found | layout.separate
+        if component not in found and component not in layout.separate
     ]
     dropped, unknown = _extras(tensors, layout)
     if unknown:
         problems.append(f"{len(unknown)} tensors of no component: {shorten(unknown)}")
     if problems:
         raise WeightsError(f"{path} is not a whole {layout.family.name} checkpoint:\n  " + "\n  ".join(problems))
-    configs = layout.networks(tensors) if networks is None else networks
+    configs = layout.networks(tensors, str(path)) if networks is None else networks
     held = {component: config for component, config in configs.items() if component in found}
+    absent = {component: config for component, config in configs.items() if component not in found}
     weights = {component: _component(path, layout, component, config) for component, config in held.items()}
-    return SingleFile(layout.family, held, layout.scheduler(tensors, metadata), weights, dropped)
+    return SingleFile(layout, held, absent, layout.scheduler(tensors, metadata), weights, dropped)
 
 
 def _extras(tensors: Mapping[str, TensorInfo], layout: Layout) -> tuple[dict[str, str], list[str]]:
@@ -126,7 +138,7 @@ def _extras(tensors: Mapping[str, TensorInfo], layout: Layout) -> tuple[dict[str
 def _component(path: Path, layout: Layout, component: str, config: JsonConfig) -> TensorWeights:
     names = [torch_name(leaf, len(shape)) for leaf, shape in flat_shapes(shapes_of(config)).items()]
     stages = (*layout.stages(component, config, names), *stages_for(config))
-    return TensorWeights(_opener(path), layout.prefixes[component], stages)
+    return TensorWeights(_opener(path), layout.prefixes[component], stages, layout.defaults(component, config))
 
 
 def _opener(path: Path) -> Callable[[], TensorFiles]:

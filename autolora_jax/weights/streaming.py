@@ -16,7 +16,17 @@ from jaxtyping import DTypeLike
 
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import TensorFiles, TensorInfo
-from autolora_jax.weights.rules import Assignment, Examination, Shape, Stage, examine, plan
+from autolora_jax.weights.rules import (
+    NO_DEFAULTS,
+    Assignment,
+    Default,
+    Examination,
+    Shape,
+    Stage,
+    examine,
+    flat_shapes,
+    plan,
+)
 
 # Where leaves go: one sharding for all, or one by tree path and shape, or None: the default device.
 Sharding = jax.sharding.Sharding
@@ -29,6 +39,7 @@ class TensorWeights(NamedTuple):
     files: Callable[[], TensorFiles]  # opens them
     prefix: str  # of its tensors, in a file that holds several components
     stages: Sequence[Stage]
+    defaults: Mapping[str, Default] = NO_DEFAULTS  # of leaves that the files may lack
 
     def infos(self) -> dict[str, TensorInfo]:
         """The component's tensors by name, without prefix."""
@@ -38,7 +49,7 @@ class TensorWeights(NamedTuple):
     def examine(self, targets: Mapping[str, Any]) -> Examination:
         """What loading would do, without reading weights. targets: the tree of shapes."""
         with self.files() as files:
-            return examine(self._shapes(files), self.stages, targets)
+            return examine(self._shapes(files), self.stages, targets, self.defaults)
 
     def check(self, targets: Mapping[str, Any]) -> None:
         """Raises the WeightsError that `load` would raise, but for the values, without reading weights."""
@@ -50,6 +61,9 @@ class TensorWeights(NamedTuple):
         with self.files() as files:
             steps = self._plan(files, targets)
             flat = dict(_leaves(files, self.prefix, steps, np.dtype(jnp.dtype(dtype)), placement))
+        shapes = flat_shapes(targets)
+        for path in shapes.keys() - flat.keys():
+            flat[path] = place(self.defaults[path].make(shapes[path]).astype(jnp.dtype(dtype)), path, placement)
         return traverse_util.unflatten_dict(flat, sep="/")
 
     def sources(self) -> dict[str, int]:
@@ -64,7 +78,7 @@ class TensorWeights(NamedTuple):
         return {name: info.shape for name, info in self._infos(files).items()}
 
     def _plan(self, files: TensorFiles, targets: Mapping[str, Any]) -> list[Assignment]:
-        steps = plan(self._shapes(files), self.stages, targets, files.where)
+        steps = plan(self._shapes(files), self.stages, targets, files.where, self.defaults)
         files.require_floats(self.prefix + step.source for step in steps)
         return steps
 

@@ -18,10 +18,10 @@ from autolora_jax.weights.lora.metadata import (
     training_summary,
     trigger_words,
 )
-from autolora_jax.weights.lora.names import Targets, names
+from autolora_jax.weights.lora.names import SPELLINGS, Targets, names
 from autolora_jax.weights.lora.peft import peft_settings
 
-SUPPORTED = ("SDXL",)  # families of dialects.FAMILIES that a model here can be
+SUPPORTED = ("SDXL", "Stable Diffusion 3")  # how families of dialects.FAMILIES begin that a model here can be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +70,16 @@ def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDes
     shapes = {key: info.shape for key, info in file.tensors.items()}
     settings, unusable = {}, ""
     try:
-        settings = peft_settings(path, file.metadata, ("unet", "text_encoder", "text_encoder_2"))
+        settings = peft_settings(path, file.metadata, list(SPELLINGS))
     except WeightsError as e:
         unusable = str(e)
     match = match_layers(shapes, names(targets), settings) if targets else examine_modules(shapes)
     if unusable:
         match.problems.add(unusable, NOT_APPLIED)
-    if match.family not in (*SUPPORTED, "unknown") and not targets:
-        match.problems.add(f"made for {match.family}, it seems", f"only {', '.join(SUPPORTED)} LoRAs can be used")
+    if not match.family.startswith((*SUPPORTED, "unknown")) and not targets:
+        match.problems.add(
+            f"made for {match.family}, it seems", f"only LoRAs for {' and '.join(SUPPORTED)} can be used"
+        )
     alphas = [_alpha(file, parts.get("alpha"), match) for parts in match.modules.values()]
     return LoraDescription(
         path=str(path),

@@ -115,13 +115,19 @@ def foreign(key: str) -> tuple[str, str] | None:
 
 
 KOHYA_SGM = "kohya (sgm block names)"
+KOHYA_SD3 = "kohya (SD3 block names)"
 KOHYA_DIFFUSERS = "kohya (diffusers block names)"
-KOHYA = "kohya"  # text encoders are spelled alike in both
+KOHYA = "kohya"  # text encoders are spelled alike in all
 PEFT = "PEFT/diffusers"
+_SD3_BLOCKS = r"lora_unet_(joint_blocks_|context_embedder|[txy]_embedder_|final_layer_)"
 # Naming styles, for messages and reports; a key's style is the first row that fits its beginning.
 STYLES: tuple[tuple[str, str], ...] = (
     (KOHYA_SGM, r"lora_unet_(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)_"),
-    (KOHYA_DIFFUSERS, r"lora_unet_(down_blocks|mid_block|up_blocks|time_embedding|add_embedding|conv_in|conv_out)"),
+    (KOHYA_SD3, _SD3_BLOCKS),
+    (
+        KOHYA_DIFFUSERS,
+        r"lora_transformer_|lora_unet_(down_blocks|mid_block|up_blocks|time_embedding|add_embedding|conv_in|conv_out)",
+    ),
     (KOHYA, r"lora_(unet|te\d?)_|bundle_emb\."),
     (PEFT, r"(unet|text_encoder(_\d)?|transformer|base_model)\."),
     ("ComfyUI", r"(diffusion_model|text_encoders)\."),
@@ -131,7 +137,7 @@ STYLES: tuple[tuple[str, str], ...] = (
 def naming_style(keys: Iterable[str]) -> str:
     """The style(s) in which a file's keys name layers, e.g. "kohya (sgm block names)"; "unknown" when none fits."""
     found = {next((style for style, start in STYLES if re.match(start, key)), "unknown") for key in keys} or {"unknown"}
-    if found & {KOHYA_SGM, KOHYA_DIFFUSERS}:
+    if found & {KOHYA_SGM, KOHYA_SD3, KOHYA_DIFFUSERS}:
         found -= {KOHYA}
     return " and ".join(sorted(found))
 
@@ -141,7 +147,7 @@ COMPONENTS: tuple[tuple[str, str], ...] = (
     ("text_encoder", r"lora_te1?_|(base_model\.model\.)?text_encoder\."),
     ("text_encoder_2", r"lora_te2_|(base_model\.model\.)?text_encoder_2\."),
     ("text_encoder_3", r"lora_te3_|(base_model\.model\.)?text_encoder_3\."),
-    ("transformer", r"transformer\.|lora_transformer_"),
+    ("transformer", rf"(base_model\.model\.)?transformer(\.|_blocks\.)|lora_transformer_|{_SD3_BLOCKS}"),
     ("unet", r"lora_unet_|unet\.|base_model\.model\.|diffusion_model\."),
 )
 
@@ -155,7 +161,16 @@ _CROSS_KEY = r"attn2[._]to_k\.(lora_down|lora_A|lora\.down|lora_linear_layer\.do
 # Base models by what their LoRAs' keys look like; the first row that any line `<key> in=<second axis>` fits.
 FAMILIES: tuple[tuple[str, str], ...] = (
     ("Flux", r"single_transformer_blocks|(double|single)_blocks"),
-    ("Stable Diffusion 3", r"joint_blocks|^transformer\.transformer_blocks\.\d+\.attn\.|^lora_te3_"),
+    (
+        "Stable Diffusion 3.5 Large",
+        r"(joint_blocks_\d+_|transformer_blocks[._]\d+[._]attn[._])\S*(lora_down|lora_A|lora\.down)\S* in=2432$",
+    ),
+    ("Stable Diffusion 3.5 Medium", r"joint_blocks_\d+_x_block_attn2_"),
+    (
+        "Stable Diffusion 3",
+        r"joint_blocks|^lora_te3_|^text_encoder_3\."
+        r"|^(transformer\.|base_model\.model\.|lora_transformer_)+transformer_blocks[._]\d+[._](attn|norm1|ff_context)[._]",
+    ),
     (
         "another diffusion transformer",
         r"^(diffusion_model|transformer|lora_unet)[._](blocks|layers|transformer_blocks)[._]\d",

@@ -10,6 +10,7 @@ from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import FLOATS, TensorFiles, open_tensors
 from autolora_jax.weights.lora.change import LowRank
 from autolora_jax.weights.lora.dialects import kind_of
+from autolora_jax.weights.lora.fused import SPLIT_QKV, is_split_qkv, piece, says_split_qkv
 from autolora_jax.weights.lora.match import DAMAGED, NOT_APPLIED, Match, match_layers, raise_problems
 from autolora_jax.weights.lora.names import Layer, Name, Targets, names
 from autolora_jax.weights.lora.peft import PeftSettings, peft_settings
@@ -54,22 +55,40 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
                 remedy = f"get a version in {', '.join(FLOATS)}"
                 match.problems.add("tensors that are no floats", remedy, f"{key} ({info.dtype})")
         raise_problems(str(path), match)  # before the data is read: it may be large
-        layers = {layer: _read_layer(file, match, known[module], settings) for layer, module in match.layers.items()}
+        modules = dict.fromkeys(match.layers.values())
+        changes = {module: _read_module(file, match, module, known[module], settings) for module in modules}
         raise_problems(str(path), match)
-    return LoraFile(path, match.dialect, {k: v for k, v in layers.items() if v}, file.metadata)
+    return _share_out({k: v for k, v in changes.items() if v}, known, LoraFile(path, match.dialect, {}, file.metadata))
 
 
-def _read_layer(file: TensorFiles, match: Match, name: Name, settings: Mapping[str, PeftSettings]) -> LowRank | None:
-    """A layer's change; None when a tensor can't be used, which match.problems then says."""
-    module = match.layers[name.layer]
+def _share_out(changes: Mapping[str, LowRank], known: Mapping[str, Name], file: LoraFile) -> LoraFile:
+    """The file with the changes of its modules as changes of layers."""
+    one_alpha = len({change.alpha for change in changes.values()}) == 1
+    said = says_split_qkv(file.metadata)
+    dialect = file.dialect
+    layers: dict[Layer, LowRank] = {}
+    for module, change in changes.items():
+        shares = known[module].shares
+        if is_split_qkv(change, len(shares), said, one_alpha):
+            assert change.alpha is not None
+            change = dataclasses.replace(change, alpha=change.alpha * len(shares))
+            dialect = f"{file.dialect}, {SPLIT_QKV}"
+        layers |= {share.layer: part for share in shares if (part := piece(change, share.place))}
+    return dataclasses.replace(file, dialect=dialect, layers=layers)
+
+
+def _read_module(
+    file: TensorFiles, match: Match, module: str, name: Name, settings: Mapping[str, PeftSettings]
+) -> LowRank | None:
+    """A module's change; None when a tensor can't be used, which match.problems then says."""
     try:
         tensors = {part: file.read(key) for part, key in match.modules[module].items()}
     except WeightsError as e:
         match.problems.add("tensors that can't be used", "get another version of the file", str(e))
         return None
     alpha = float(tensors["alpha"].reshape(())) if "alpha" in tensors else None
-    if name.layer.component in settings:
-        said = settings[name.layer.component].alpha(name.module)
+    if name.component in settings:
+        said = settings[name.component].alpha(name.module)
         if alpha is not None and not math.isclose(alpha, said, rel_tol=1e-3):  # alpha may be stored in half precision
             match.problems.add(
                 "alphas that differ from the file's own PEFT settings", DAMAGED, f"{module} ({alpha}, {said})"
@@ -77,4 +96,4 @@ def _read_layer(file: TensorFiles, match: Match, name: Name, settings: Mapping[s
         alpha = said
     kind = kind_of(match.modules[module])
     assert kind is not None
-    return kind.build(tensors, name.layer.kernel, alpha)
+    return kind.build(tensors, name.kernel, alpha)

@@ -110,28 +110,28 @@ def match_layers(
         if module not in names:
             match.problems.add("modules that this model does not have", other_model, module)
             continue
-        layer = names[module].layer
-        if layer in layers:
-            match.problems.add("layers named twice", DOUBLED, f"{layers[layer]} and {module}")
-        elif problem := _misfit(kind, {part: shapes[key] for part, key in parts.items()}, layer):
+        name = names[module]
+        if twice := [layers[share.layer] for share in name.shares if share.layer in layers]:
+            match.problems.add("layers named twice", DOUBLED, *(f"{other} and {module}" for other in twice))
+        elif problem := _misfit(kind, {part: shapes[key] for part, key in parts.items()}, name.kernel):
             match.problems.add("shapes that do not fit", other_model, f"{module} ({problem})")
-        elif problem := _rank_conflict(names[module], shapes[parts["down"]][0], settings or {}):
+        elif problem := _rank_conflict(name, shapes[parts["down"]][0], settings or {}):
             match.problems.add("ranks that differ from the file's own PEFT settings", DAMAGED, f"{module} ({problem})")
-        layers[layer] = module
+        layers |= {share.layer: module for share in name.shares}
     match.layers = layers
     return match
 
 
-def _misfit(kind: Kind, shapes: Mapping[str, Shape], layer: Layer) -> str | None:
+def _misfit(kind: Kind, shapes: Mapping[str, Shape], kernel: Shape) -> str | None:
     if shapes.get("alpha", ()) not in ((), (1,)):
         return f"alpha {list(shapes['alpha'])} instead of one number"
-    return kind.misfit(shapes, layer.kernel)
+    return kind.misfit(shapes, kernel)
 
 
 def _rank_conflict(name: Name, rank: int, settings: Mapping[str, PeftSettings]) -> str | None:
-    if name.layer.component not in settings:
+    if name.component not in settings:
         return None
-    said = settings[name.layer.component].rank(name.module)
+    said = settings[name.component].rank(name.module)
     return f"rank {rank}, settings say {said}" if said != rank else None
 
 

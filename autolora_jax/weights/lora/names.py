@@ -1,35 +1,59 @@
 """How LoRA files name a model's layers.
 
 kohya joins path segments with underscores, which can't be parsed back ("to_out_0", "down_blocks_1_attentions_0"), so no
-name is ever parsed: every layer of the model is spelled in every known way, and a file's name is looked up.
+name is ever parsed: every layer of the model is spelled in every known way, and a file's name is looked up. Several
+layers may have one name: where a file's layout has them as one.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
-from autolora_jax.config import JsonConfig, UNetConfig
+from autolora_jax.config import JsonConfig, MMDiTConfig, UNetConfig
 from autolora_jax.weights.ldm import ldm_module_name
-from autolora_jax.weights.lora.dialects import KOHYA, KOHYA_DIFFUSERS, KOHYA_SGM, PEFT
+from autolora_jax.weights.lora.dialects import KOHYA, KOHYA_DIFFUSERS, KOHYA_SD3, KOHYA_SGM, PEFT
+from autolora_jax.weights.lora.sd3_names import Place, sd3_place
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.tables import torch_module
 
 Targets = Mapping[str, tuple[Mapping[str, Any], JsonConfig]]  # component -> (its parameter tree or shapes, its config)
+C = TypeVar("C", bound=JsonConfig)
 
 
 class Layer(NamedTuple):
     """A layer that a LoRA can change."""
 
-    component: str  # "unet", "text_encoder", "text_encoder_2"
+    component: str  # "unet" or "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"
     path: str  # in the component's tree: "down_blocks_1/attentions_0/proj_in"
     kernel: Shape  # Dense [in, out] or Conv [kh, kw, in, out]
+
+
+class Share(NamedTuple):
+    """A layer of a name, and where it is in the file's layout."""
+
+    layer: Layer
+    place: Place
 
 
 class Name(NamedTuple):
     """What a name in a file stands for."""
 
-    layer: Layer
-    module: str  # the layer's name within its component, as the file's author knew it
+    shares: tuple[Share, ...]  # one layer, or all that are pieces of one module in the file's layout, in order
+
+    @property
+    def module(self) -> str:
+        """The module's name within its component, as the file's author knew it."""
+        return self.shares[0].place.module
+
+    @property
+    def component(self) -> str:
+        return self.shares[0].layer.component
+
+    @property
+    def kernel(self) -> Shape:
+        """Of the module in the file's layout."""
+        *inner, outputs = self.shares[0].layer.kernel
+        return (*inner, outputs * self.shares[0].place.parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,29 +66,53 @@ class Spelling:
     separator: str = "."
 
 
-def _canonical(module: str, config: JsonConfig) -> str | None:
-    return module
+def _canonical(module: str, config: JsonConfig) -> Place | None:
+    return Place(module)
 
 
-def _sgm(module: str, config: JsonConfig) -> str | None:
-    assert isinstance(config, UNetConfig)
-    return ldm_module_name(module, config)
+def _sgm(module: str, config: JsonConfig) -> Place | None:
+    return Place(ldm_module_name(module, _of_type(UNetConfig, config)))
 
 
-def _flattened(module: str, config: JsonConfig) -> str | None:
+def _sd3(module: str, config: JsonConfig) -> Place | None:
+    return sd3_place(module, _of_type(MMDiTConfig, config))
+
+
+def _flattened(module: str, config: JsonConfig) -> Place | None:
     """transformers >= 5.6 names CLIPTextModel's layers without `text_model.`."""
-    return module.removeprefix("text_model.") if module.startswith("text_model.") else None
+    return Place(module.removeprefix("text_model.")) if module.startswith("text_model.") else None
 
 
-_LAYOUTS = {"canonical": _canonical, "sgm": _sgm, "flattened": _flattened}
+def _of_type(expected: type[C], config: JsonConfig) -> C:
+    if not isinstance(config, expected):
+        raise ValueError(
+            f"these layers' names follow from a {expected.__name__}, not from the {type(config).__name__} given; pass "
+            "the base model's denoiser_config"
+        )
+    return config
+
+
+_LAYOUTS: Mapping[str, Callable[[str, JsonConfig], Place | None]] = {
+    "canonical": _canonical,
+    "sgm": _sgm,
+    "sd3": _sd3,
+    "flattened": _flattened,
+}
+
+
+def _peft(component: str, layout: str = "canonical") -> tuple[Spelling, ...]:
+    prefixes = (f"{component}.", f"{component}.base_model.model.", f"base_model.model.{component}.")
+    return tuple(Spelling(PEFT, prefix, layout) for prefix in prefixes)
+
+
+_PEFT_FOLDER = Spelling(PEFT, "base_model.model.", "canonical")  # PEFT's own, of an adapted denoiser
 
 
 def _text_spellings(component: str, kohya_prefix: str) -> tuple[Spelling, ...]:
-    prefixes = (f"{component}.", f"{component}.base_model.model.", f"base_model.model.{component}.")
     return tuple(
         spelling
         for layout in ("canonical", "flattened")
-        for spelling in (Spelling(KOHYA, kohya_prefix, layout, "_"), *(Spelling(PEFT, p, layout) for p in prefixes))
+        for spelling in (Spelling(KOHYA, kohya_prefix, layout, "_"), *_peft(component, layout))
     )
 
 
@@ -73,13 +121,18 @@ SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
     "unet": (
         Spelling(KOHYA_SGM, "lora_unet_", "sgm", "_"),
         Spelling(KOHYA_DIFFUSERS, "lora_unet_", "canonical", "_"),
-        Spelling(PEFT, "unet.", "canonical"),
-        Spelling(PEFT, "unet.base_model.model.", "canonical"),
-        Spelling(PEFT, "base_model.model.unet.", "canonical"),
-        Spelling(PEFT, "base_model.model.", "canonical"),  # PEFT's own folder of an adapted UNet
+        *_peft("unet"),
+        _PEFT_FOLDER,
+    ),
+    "transformer": (
+        Spelling(KOHYA_SD3, "lora_unet_", "sd3", "_"),
+        Spelling(KOHYA_DIFFUSERS, "lora_transformer_", "canonical", "_"),  # OneTrainer's
+        *_peft("transformer"),
+        _PEFT_FOLDER,
     ),
     "text_encoder": _text_spellings("text_encoder", "lora_te1_"),
     "text_encoder_2": _text_spellings("text_encoder_2", "lora_te2_"),
+    "text_encoder_3": _text_spellings("text_encoder_3", "lora_te3_"),
 }
 
 
@@ -91,19 +144,23 @@ def layers(targets: Targets) -> Iterator[Layer]:
                 yield Layer(component, path.removesuffix("/kernel"), shape)
 
 
-def spell(spelling: Spelling, path: str, config: JsonConfig) -> tuple[str, str] | None:
-    """(full name, name within the component) of the layer at a tree path; None where the layout has no such name."""
-    module = _LAYOUTS[spelling.layout](torch_module(path), config)
-    return (spelling.prefix + module.replace(".", spelling.separator), module) if module else None
+def spell(spelling: Spelling, path: str, config: JsonConfig) -> tuple[str, Place] | None:
+    """(full name, place in the layout) of the layer at a tree path; None where the layout has no such layer.
+
+    config: of the layer's network. Raises ValueError where the layout follows from a config of another type.
+    """
+    place = _LAYOUTS[spelling.layout](torch_module(path), config)
+    return (spelling.prefix + place.module.replace(".", spelling.separator), place) if place else None
 
 
 def names(targets: Targets) -> dict[str, Name]:
     """Every known name of every layer of the model. Raises ValueError when two layers would share a name."""
-    found: dict[str, Name] = {}
+    found: dict[str, dict[int, Share]] = {}
     for layer in layers(targets):
         for spelling in SPELLINGS[layer.component]:
             if spelled := spell(spelling, layer.path, targets[layer.component][1]):
-                name, module = spelled
-                if found.setdefault(name, Name(layer, module)).layer != layer:
-                    raise ValueError(f"{name} would name both {found[name].layer.path} and {layer.path}")
-    return found
+                name, place = spelled
+                shares = found.setdefault(name, {})
+                if shares.setdefault(place.part, Share(layer, place)).layer != layer:
+                    raise ValueError(f"{name} would name both {shares[place.part].layer.path} and {layer.path}")
+    return {name: Name(tuple(shares[part] for part in sorted(shares))) for name, shares in found.items()}

@@ -1,0 +1,95 @@
+"""Changes of modules that several layers are pieces of: taken apart in reading, put together in writing.
+
+A change of kohya's fused q, k, v is one change of each: they share `down`, `up` is cut in three. The other way there
+are two forms. Where q, k and v share `down`, `up` is theirs one after another. Else every layer keeps ranks of its own,
+
+    down = [down_v; down_k; down_q],    up = [0 0 up_q; 0 up_k 0; up_v 0 0],    alpha = their scale times all ranks,
+
+which every program reads alike, as alpha / ranks. The order is not q, k, v for a reason: see `is_split_qkv`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from autolora_jax.weights.lora.change import LowRank
+from autolora_jax.weights.lora.sd3_names import Place
+from autolora_jax.weights.rules import halves_swapped
+
+SPLIT_QKV = "split_qkv"
+
+
+def says_split_qkv(metadata: Mapping[str, str]) -> bool:
+    """Whether kohya's header says that q, k and v were trained apart."""
+    return re.search(r'"split_qkv": *"True"', metadata.get("ss_network_args", "")) is not None
+
+
+def is_split_qkv(change: LowRank, parts: int, said: bool, one_alpha: bool) -> bool:
+    """Whether kohya trained this change with split_qkv=True, so that its alpha is meant for a third of its ranks.
+
+    said: what the header says. one_alpha: whether every module of the file has this alpha.
+
+    split_qkv trains a LoRA of rank r and scale alpha / r for each of q, k and v. The file has them as one: 3r ranks, a
+    block-diagonal `up`, and alpha as it was (sd-scripts lora_sd3.py LoRANetwork.state_dict). Read as alpha / ranks, as
+    sd-scripts itself and ComfyUI do, that is a third of what was trained. Here it is what was trained.
+    No tensor says so, and many files have lost their header. Then the signs are the blocks, which training a fused
+    layer can't give, in the order q, k, v, and the one alpha that kohya gives to all modules. Programs that join q, k
+    and v of another file write blocks, too, but with an alpha for all ranks: their number (sd-scripts
+    convert_flux_lora.py), or three times the other modules'.
+    """
+    if parts == 1 or change.alpha is None or change.rank % parts:
+        return False
+    if not said and (change.alpha == change.rank or not one_alpha):
+        return False
+    rows = [np.split(outputs, parts, axis=1) for outputs in np.split(change.up, parts)]
+    return not any((block != 0).any() for i, row in enumerate(rows) for j, block in enumerate(row) if i != j)
+
+
+def piece(change: LowRank, place: Place) -> LowRank | None:
+    """A layer's change out of that of the module it is a piece of; None where only the other pieces are changed.
+
+    Ranks that do not reach the layer are left out, so that what `together` made comes apart as it was.
+    """
+    up = np.split(change.up, place.parts)[place.part]
+    if place.swapped:
+        up = halves_swapped(up)
+    reaching = (up != 0).any(axis=0)
+    if place.parts == 1 or reaching.all() or not (change.up != 0).any():
+        return dataclasses.replace(change, up=up)
+    if not reaching.any():
+        return None
+    ranks = int(reaching.sum())
+    alpha = None if change.alpha is None else change.alpha * ranks / change.rank
+    return LowRank(change.down[reaching], up[:, reaching], alpha)
+
+
+def together(pieces: Sequence[tuple[Place, LowRank]]) -> LowRank:
+    """The change of a module out of those of the layers that are pieces of it, all or some."""
+    changes = {place.part: change for place, change in pieces}
+    parts, first = pieces[0][0].parts, pieces[0][1]
+    if parts == 1:
+        return dataclasses.replace(first, up=halves_swapped(first.up)) if pieces[0][0].swapped else first
+    if len(changes) == parts and all(_alike(change, first) for change in changes.values()):
+        return dataclasses.replace(first, up=np.concatenate([changes[part].up for part in range(parts)]))
+    if len({change.scale for change in changes.values()}) > 1:
+        changes = {part: _with_scale_in_up(change) for part, change in changes.items()}
+    order = sorted(changes, reverse=True)
+    columns = [_column(changes[part].up, part, parts) for part in order]
+    down, up = np.concatenate([changes[part].down for part in order]), np.concatenate(columns, axis=1)
+    return LowRank(down, up, changes[order[0]].scale * len(down))
+
+
+def _column(up: np.ndarray, part: int, parts: int) -> np.ndarray:
+    """A layer's `up`, with zeros where the module's other layers are."""
+    return np.concatenate([up if i == part else np.zeros_like(up) for i in range(parts)])
+
+
+def _alike(one: LowRank, other: LowRank) -> bool:
+    return one.alpha == other.alpha and np.array_equal(one.down, other.down)
+
+
+def _with_scale_in_up(change: LowRank) -> LowRank:
+    """alpha / rank as part of `up`, in float32: one module has one alpha."""
+    return LowRank(change.down, change.up.astype(np.float32) * np.float32(change.scale), None)
