@@ -1,7 +1,9 @@
-"""What the real TPU compiler makes of the full-size SDXL sampler: memory, FLOPs and bytes of a step. No TPU is needed.
+"""What the real TPU compiler makes of the full-size sampler: memory, FLOPs and bytes of a step. No TPU is needed.
 
     python -m benchmarks.tpu_compile                                  # v5e and v6e, 4 chips, 4 images a chip
     python -m benchmarks.tpu_compile --topology v5e:2x2 --batch 8
+    python -m benchmarks.tpu_compile --model sd3-medium --topology v5e:2x2 --batch 1
+    python -m benchmarks.tpu_compile --model sd3.5-large --topology v5e:2x2 --batch 1 --weight-shards 4
 
 Compiles ahead of time with libtpu (pip install libtpu). Each compile takes several minutes on two cores. A scan's body
 is counted once, so the sampler's figures are those of one step (plus a few elementwise operations around the loop).
@@ -25,17 +27,25 @@ from jax.experimental import topologies
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
-from autolora_jax.config import SchedulerConfig, UNetConfig
+from autolora_jax.config import MMDiTConfig, SchedulerConfig, UNetConfig
 from autolora_jax.guidance import AutoLoRA, Rule, plan
 from autolora_jax.models.shapes import param_shapes
-from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.sampler import Images, Shared, sample
 from autolora_jax.schedules import make_schedule
-from autolora_jax.sharding import data_mesh, replicated, split_images
+from autolora_jax.sharding import WEIGHTS, data_mesh, replicated, split_axes, split_images, weight_placement
+from autolora_jax.weights import published
+from autolora_jax.weights.networks import network_of
 
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
-ADAPTED = re.compile(r".*/(to_q|to_k|to_v|to_out_0|proj|net_2|proj_in|proj_out)/kernel")
+ADAPTED = re.compile(r".*/(to_q|to_k|to_v|to_out_0|add_[qkv]_proj|to_add_out|net_0/proj|net_2|proj_in|proj_out)/kernel")
 GB, TERA = 1e9, 1e12
+TEXT_TOKENS = 77 + 256  # of SD3: CLIP's and T5's
+MODELS = {
+    "sdxl": published.SDXL_BASE["unet"],
+    "sd3-medium": published.SD3_MEDIUM["transformer"],
+    "sd3.5-medium": published.SD35_MEDIUM["transformer"],
+    "sd3.5-large": published.SD35_LARGE["transformer"],
+}
 COLUMNS = ["program", "chip", "images", "arguments GB", "temporaries GB", "peak GB", "TFLOP", "+ attention"]
 COLUMNS += ["moved GB", "collectives"]
 HEADER = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|"
@@ -64,16 +74,16 @@ class Compiled:
         return f"| {self.program} | {self.topology} | {self.images} | {memory} | {work} |"
 
 
-def network(size: int = 1024) -> UNet2DConditionModel:
-    """The published SDXL UNet as TPUs run it."""
-    config = dataclasses.replace(UNetConfig(), sample_size=size // 8)
-    return UNet2DConditionModel(config=config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, attention="splash")
+def network(size: int = 1024, model: str = "sdxl") -> Any:
+    """A published denoiser as TPUs run it. model: a key of MODELS."""
+    config = dataclasses.replace(MODELS[model], sample_size=size // 8)
+    return network_of(config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, attention="splash")
 
 
-def topology_mesh(name: str, devices: int | None = None) -> Mesh:
-    """A data mesh of TPU chips that are not here."""
+def topology_mesh(name: str, devices: int | None = None, weight_shards: int = 1) -> Mesh:
+    """A mesh of TPU chips that are not here."""
     chips = topologies.get_topology_desc(name, platform="tpu").devices
-    return data_mesh(chips[:devices])
+    return data_mesh(chips[:devices], weight_shards)
 
 
 def delta_shapes(
@@ -99,49 +109,62 @@ def abstract(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
 
-def conditioning(config: UNetConfig, *lead: int) -> dict[str, jax.ShapeDtypeStruct]:
-    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    shapes = {"encoder_hidden_states": (77, config.cross_attention_dim), "text_embeds": (pooled,), "time_ids": (6,)}
+def conditioning(config: UNetConfig | MMDiTConfig, *lead: int) -> dict[str, jax.ShapeDtypeStruct]:
+    shapes: dict[str, tuple[int, ...]]
+    if isinstance(config, MMDiTConfig):
+        tokens, pooled = (TEXT_TOKENS, config.joint_attention_dim), (config.pooled_projection_dim,)
+        shapes = {"encoder_hidden_states": tokens, "pooled_projections": pooled}
+    else:
+        pooled = (config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim,)
+        shapes = {"encoder_hidden_states": (77, config.cross_attention_dim), "text_embeds": pooled, "time_ids": (6,)}
     return {name: jax.ShapeDtypeStruct((*lead, *shape), jnp.bfloat16) for name, shape in shapes.items()}
 
 
 def lower_sampler(
-    unet: UNet2DConditionModel, mesh: Mesh, batch: int, rule: Rule, rank: int = 32, steps: int = 30, loras: int = 1
+    denoiser: Any, mesh: Mesh, batch: int, rule: Rule, rank: int = 32, steps: int = 30, loras: int = 1
 ) -> Any:
     """The lowered sampler for `batch` images a chip."""
-    size, n = unet.config.sample_size, batch * mesh.size
-    p = plan(rule, n, steps)
-    params = param_shapes(unet)
+    config = denoiser.config
+    size, n = config.sample_size, batch * mesh.size
+    p = plan(rule.filled(5.0), n, steps)
+    params = param_shapes(denoiser)
+    flow = isinstance(config, MMDiTConfig)
+    scheduler = SchedulerConfig(solver="flow_euler", prediction_type="flow_prediction") if flow else SchedulerConfig()
     shared = Shared(
         params,
         delta_shapes(params, rank),
-        make_schedule(SchedulerConfig(), steps),
+        make_schedule(scheduler, steps),
         {kind: np.ones((steps, loras), np.float32) for kind in p.weights if kind != "base"},
     )
     images = Images(
-        noise=jax.ShapeDtypeStruct((n, size, size, 4), jnp.float32),
+        noise=jax.ShapeDtypeStruct((n, size, size, config.in_channels), jnp.float32),
         step_noise=None,
-        conditioning={kind: conditioning(unet.config, n, 2) for kind in p.weights},
+        conditioning={kind: conditioning(config, n, 2) for kind in p.weights},
         coefficients=p.coefficients,
         lora_scales={},
         rescale=None,
     )
     shared = abstract(shared, replicated(mesh))
-    return sample.lower(unet, p.segments, mesh, shared, abstract(images, split_images(mesh)))
+    place = weight_placement(mesh)
+    flat = traverse_util.flatten_dict(params, sep="/")
+    split = {path: abstract(leaf, place(path, leaf.shape)) for path, leaf in flat.items()}
+    shared = shared._replace(params=traverse_util.unflatten_dict(split, sep="/"))
+    axes = split_axes(shared.params) if mesh.shape[WEIGHTS] > 1 else ()
+    return sample.lower(denoiser, p.segments, mesh, shared, abstract(images, split_images(mesh)), axes=axes)
 
 
-def lower_forward(unet: UNet2DConditionModel, mesh: Mesh, batch: int) -> Any:
+def lower_forward(denoiser: Any, mesh: Mesh, batch: int) -> Any:
     """The lowered plain network, one forward of `batch` images on one chip."""
-    size, where = unet.config.sample_size, replicated(mesh)
+    config, where = denoiser.config, replicated(mesh)
     arguments = (
-        param_shapes(unet),
-        jax.ShapeDtypeStruct((batch, size, size, 4), jnp.float32),
+        param_shapes(denoiser),
+        jax.ShapeDtypeStruct((batch, config.sample_size, config.sample_size, config.in_channels), jnp.float32),
         jax.ShapeDtypeStruct((batch,), jnp.float32),
-        conditioning(unet.config, batch),
+        conditioning(config, batch),
     )
 
     def forward(params: Any, x: jax.Array, t: jax.Array, conditioning: Any) -> Any:
-        return unet.apply({"params": params}, x, t, **conditioning)
+        return denoiser.apply({"params": params}, x, t, **conditioning)
 
     mapped = jax.shard_map(
         forward,
@@ -153,9 +176,13 @@ def lower_forward(unet: UNet2DConditionModel, mesh: Mesh, batch: int) -> Any:
     return jax.jit(mapped).lower(*abstract(arguments, where))
 
 
-def attention_flop(config: UNetConfig, size: int, evaluations: int) -> float:
+def attention_flop(config: UNetConfig | MMDiTConfig, size: int, evaluations: int) -> float:
     """FLOPs of the self-attention products, which Pallas kernels hide: 4·T²·channels a layer and evaluation."""
     total = 0.0
+    if isinstance(config, MMDiTConfig):
+        tokens = (size // config.patch_size) ** 2
+        squares = config.num_layers * (tokens + TEXT_TOKENS) ** 2 + len(config.dual_attention_layers) * tokens**2
+        return 4.0 * squares * config.features * evaluations
     for level, (channels, depth) in enumerate(zip(config.block_out_channels, config.depths, strict=True)):
         tokens = (size // 2**level) ** 2
         layers = 0
@@ -196,14 +223,17 @@ def measure(program: str, topology: str, lowered: Any, images: int, attention: f
     )
 
 
-def rows(topology: str, batch: int, size: int, rank: int) -> Iterator[Compiled]:
-    """One forward, and the sampler's AutoLoRA step, on a topology."""
-    unet = network(size)
+def rows(
+    topology: str, batch: int, size: int, rank: int, model: str = "sdxl", weight_shards: int = 1
+) -> Iterator[Compiled]:
+    """One forward (where one chip can hold the model), and the sampler's AutoLoRA step, on a topology."""
+    denoiser = network(size, model)
     latent = size // 8
-    one, all_chips = topology_mesh(topology, 1), topology_mesh(topology)
-    once = attention_flop(unet.config, latent, batch)
-    yield measure("one forward", topology, lower_forward(unet, one, batch), batch, once)
-    lowered = lower_sampler(unet, all_chips, batch, AutoLoRA(), rank)
+    one, all_chips = topology_mesh(topology, 1), topology_mesh(topology, None, weight_shards)
+    once = attention_flop(denoiser.config, latent, batch)
+    if weight_shards == 1:
+        yield measure("one forward", topology, lower_forward(denoiser, one, batch), batch, once)
+    lowered = lower_sampler(denoiser, all_chips, batch, AutoLoRA(), rank)
     yield measure("AutoLoRA step", topology, lowered, batch, 4 * once)
 
 
@@ -212,16 +242,20 @@ def main() -> None:
     parser.add_argument("--topology", action="append", help="v5e:2x2, v6e:2x2 …; repeatable (default: both)")
     parser.add_argument("--batch", type=int, default=4, help="images a chip")
     parser.add_argument("--size", type=int, default=1024, help="picture side in pixels")
+    parser.add_argument("--model", choices=MODELS, default="sdxl")
+    parser.add_argument("--weight-shards", type=int, default=1, help="chips that hold one copy of the weights together")
     parser.add_argument("--rank", type=int, default=32, help="rank of the delta")
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
     print(HEADER)
     results = []
     for topology in args.topology or ["v5e:2x2", "v6e:2x2"]:
-        for row in rows(topology, args.batch, args.size, args.rank):
+        for row in rows(topology, args.batch, args.size, args.rank, args.model, args.weight_shards):
             results.append(row)
             print(row, flush=True)
             print(f"compiled in {row.compile_s:.0f} s", file=sys.stderr)
+        if args.weight_shards > 1:
+            continue
         forward, step = results[-2:]
         print(
             f"\n{topology}: a step counts {step.tflop / forward.tflop:.3f} forwards without attention, "

@@ -32,7 +32,7 @@ def sweep(
     scale: Annotated[list[float], typer.Option(help="LoRA scales of the table.")] = list(cells.SCALES),  # noqa: B006
     gamma: Annotated[list[float], typer.Option(help="γ of the second plot.")] = list(cells.GAMMAS),  # noqa: B006
     cfg: Annotated[list[float], typer.Option(help="CFG scales; 1 is without.")] = list(cells.CFG_SCALES),  # noqa: B006
-    pictures: Annotated[bool, typer.Option(help="Draw sheet.png as well: a few cells to look at.")] = False,
+    pictures: Annotated[bool, typer.Option(help="Draw sheet.jpg as well: a few cells to look at.")] = False,
 ) -> None:
     """LoRA scale × {LoRA, AutoLoRA} × {without, with CFG}, and γ, on the built-in model."""
     if unknown := set(block) - set(cells.BLOCKS):
@@ -54,7 +54,7 @@ def sweep(
     command = shlex.join(["python", "-m", "recipes.builtin.sweep", *sys.argv[1:]])
     write_tables(out, results, {**settings, "command": f"`{command}`"})
     if pictures:
-        sheet.sheet(pipe, steps, batch).save(out / "sheet.png")
+        sheet.sheet(pipe, steps, batch).convert("RGB").save(out / "sheet.jpg", quality=85)
     if find_spec("matplotlib"):
         from recipes.builtin.sweep.plots import write_plots
 
