@@ -9,9 +9,8 @@ import pytest
 from autolora_jax import CFG, AutoLoRAPipeline
 from autolora_jax.demo import LORAS, builtin
 
-MOST_BYTES = 23e6
-# Decoded pixels in [0, 1], largest difference. Seen: see the test.
-AGREEMENT = 1e-3
+MOST_BYTES = 20.5e6
+AGREEMENT = 1e-4  # of latents up to 5, after eight steps; seen: 7e-6
 WITHOUT_TORCH = """
 import sys
 for name in ("torch", "diffusers", "peft", "tensorflow"):

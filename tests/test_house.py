@@ -1,6 +1,7 @@
 """The house rules that a reader relies on: who may import whom, and that nothing reaches for torch or a pickle."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_imports_go_one_way(path: Path):
     rooms = {name.split(".")[1] for name in imports(path) if name.startswith("autolora_jax.")} & RANK.keys()
     assert own in RANK, f"{own} has no place in FLOORS"
     assert all(RANK[room] <= RANK[own] for room in rooms), f"{own} imports {rooms}, some of which stand below it"
+
+
+def test_every_package_is_installed():
+    """Those of pyproject.toml are found by their __init__.py, so every folder with modules needs one."""
+    folders = {path.parent for path in FILES}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert told["packages"]["find"] == {"include": ["autolora_jax*"]}
 
 
 def test_the_readmes_file_guide_is_true():
