@@ -8,12 +8,12 @@ import typer
 
 from autolora_jax.cli.console import Debug, reported
 from autolora_jax.cli.flags import assignments, option
+from autolora_jax.cli.model_flags import MODEL, T5, TextEncodersFrom, Tokenizer, Variant
 
-PICTURES, GUIDANCE, SAMPLER, MODEL, OUTPUT, SETTINGS = (
+PICTURES, GUIDANCE, SAMPLER, OUTPUT, SETTINGS = (
     "Pictures",
     "Guidance",
     "Sampling",
-    "Model and LoRA",
     "Output",
     "Presets",
 )
@@ -95,36 +95,10 @@ def generate(
         str | None,
         option("--dtype", panel=MODEL, default="bfloat16", help="bfloat16, or float32: exact, slow, twice the memory."),
     ] = None,
-    variant: Annotated[
-        str | None, option("--variant", panel=MODEL, help="'fp16' takes a folder's *.fp16.safetensors files.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        option(
-            "--tokenizer",
-            panel=MODEL,
-            help="Folder or hub id with tokenizer/, tokenizer_2/, …. A single file has none; offline it needs this.",
-        ),
-    ] = None,
-    text_encoders_from: Annotated[
-        str | None,
-        option(
-            "--text-encoders-from",
-            panel=MODEL,
-            metavar="PLACE",
-            help="Folder, file or hub id with the text encoders that a single file of SD3 leaves out: CLIP, T5.",
-        ),
-    ] = None,
-    t5: Annotated[
-        str | None,
-        option(
-            "--t5",
-            panel=MODEL,
-            default="device",
-            metavar="PLACE",
-            help="Where SD3's largest text encoder is: device, host (of a chip it would not fit on), or none.",
-        ),
-    ] = None,
+    variant: Variant = None,
+    tokenizer: Tokenizer = None,
+    text_encoders_from: TextEncodersFrom = None,
+    t5: T5 = None,
     weight_shards: Annotated[
         int | None,
         option(

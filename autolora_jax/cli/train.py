@@ -7,9 +7,9 @@ import typer
 
 from autolora_jax.cli.console import Debug, reported, say, terminable
 from autolora_jax.cli.flags import assignments, option
+from autolora_jax.cli.model_flags import MODEL, T5, TextEncodersFrom, Tokenizer, Variant
 
-MODEL, PICTURES, LORA, TRAINING, LOSS, OUTPUT, SETTINGS = (
-    "Model",
+PICTURES, LORA, TRAINING, LOSS, OUTPUT, SETTINGS = (
     "Pictures and captions",
     "LoRA",
     "Training",
@@ -96,36 +96,10 @@ def train(
             help="Of the frozen weights: bfloat16, or float32 for twice the memory. What learns is float32 anyway.",
         ),
     ] = None,
-    variant: Annotated[
-        str | None, option("--variant", panel=MODEL, help="'fp16' takes a folder's *.fp16.safetensors files.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None,
-        option(
-            "--tokenizer",
-            panel=MODEL,
-            help="Folder or hub id with tokenizer/, tokenizer_2/, …. A single file has none; offline it needs this.",
-        ),
-    ] = None,
-    text_encoders_from: Annotated[
-        str | None,
-        option(
-            "--text-encoders-from",
-            panel=MODEL,
-            metavar="PLACE",
-            help="Folder, file or hub id with the text encoders that a single file of SD3 leaves out: CLIP, T5.",
-        ),
-    ] = None,
-    t5: Annotated[
-        str | None,
-        option(
-            "--t5",
-            panel=MODEL,
-            default="device",
-            metavar="PLACE",
-            help="Where SD3's largest text encoder is: device, host (of a chip it would not fit on), or none.",
-        ),
-    ] = None,
+    variant: Variant = None,
+    tokenizer: Tokenizer = None,
+    text_encoders_from: TextEncodersFrom = None,
+    t5: T5 = None,
     data: Annotated[
         Path | None,
         option(

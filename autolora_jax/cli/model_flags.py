@@ -1,0 +1,38 @@
+"""Flags of the programs that load a model."""
+
+from typing import Annotated
+
+from autolora_jax.cli.flags import option
+
+MODEL = "Model"  # their panel in --help
+
+Variant = Annotated[
+    str | None, option("--variant", panel=MODEL, help="'fp16' takes a folder's *.fp16.safetensors files.")
+]
+Tokenizer = Annotated[
+    str | None,
+    option(
+        "--tokenizer",
+        panel=MODEL,
+        help="Folder or hub id with tokenizer/, tokenizer_2/, …. A single file has none; offline it needs this.",
+    ),
+]
+TextEncodersFrom = Annotated[
+    str | None,
+    option(
+        "--text-encoders-from",
+        panel=MODEL,
+        metavar="PLACE",
+        help="Folder, file or hub id with the text encoders that a single file of SD3 leaves out: CLIP, T5.",
+    ),
+]
+T5 = Annotated[
+    str | None,
+    option(
+        "--t5",
+        panel=MODEL,
+        default="device",
+        metavar="PLACE",
+        help="Where SD3's largest text encoder is: device, host (of a chip it would not fit on), or none.",
+    ),
+]
