@@ -31,7 +31,7 @@ def make(
     trained = base.train(work, data, base_steps, rows).average
     package.write_model(out / "model", {**trained, "vae": vae}, data.scaling_factor)
     for name in loras.RECIPES:
-        loras.train(name, work, out / "loras" / f"{name}.safetensors")
+        loras.train(name, out / "model", work, out / "loras" / f"{name}.safetensors")
 
 
 if __name__ == "__main__":

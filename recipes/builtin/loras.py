@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autolora_jax import AutoLoRAPipeline
+from autolora_jax.demo import MODEL
 from autolora_jax.demo.world import character_set, style_set, write_folder
 from autolora_jax.training import LoraConfig, LossConfig, OptimizerConfig, TrainConfig, TrainProgress, train_lora
 from recipes.builtin.networks import SIZE
@@ -34,26 +35,30 @@ CONFIG = TrainConfig(
 )
 
 
-def train(name: str, work: Path, out: Path, config: TrainConfig | None = None) -> None:
-    """Draws the pictures of a recipe and trains its LoRA of the built-in model, written to `out`.
+def train(name: str, model: Path, work: Path, out: Path) -> None:
+    """Draws the pictures of a recipe and trains its LoRA of the model, written to `out`.
 
-    config: instead of CONFIG, whose batch is meant for two devices.
+    CONFIG's batch is meant for two devices.
     """
     recipe = RECIPES[name]
     folder = work / name / "pictures"
     write_folder(recipe.pictures(size=SIZE), folder)
-    pipe = AutoLoRAPipeline.from_pretrained("builtin", dtype="float32")
+    pipe = AutoLoRAPipeline.from_pretrained(model, dtype="float32")
 
     def show(progress: TrainProgress) -> None:
         if progress.stage == "train" and progress.done % 50 == 0:
             print(f"{name} {progress.done}/{progress.total} loss {progress.metrics['loss']:.4f}", flush=True)
 
-    header = {"modelspec.trigger_phrase": recipe.trigger, "modelspec.license": "Apache-2.0"}
+    header = {
+        "modelspec.trigger_phrase": recipe.trigger,
+        "modelspec.license": "Apache-2.0",
+        "ss_sd_model_name": MODEL,
+    }
     train_lora(
         pipe,
         folder,
         out,
-        config or CONFIG,
+        CONFIG,
         work=work / name / "run",
         save_dtype="float16",
         metadata=header,

@@ -18,6 +18,7 @@ from recipes.builtin.sweep.tables import METHODS, TITLES, Results
 COLOURS = {LORA: "tab:blue", AUTOLORA: "tab:red", f"{LORA} + CFG": "tab:blue", f"{AUTOLORA} + CFG": "tab:red"}
 LINES = {method: "-" if "CFG" in method else ":" for method in METHODS}
 MARKED = (0.2, 0.4, 0.7, 1.0, 1.3)  # LoRA scales that are written beside their points
+LEGEND_COLUMNS = 3  # that fit below a panel
 GAMMA_COLOURS = {
     PRESENCE: "tab:green",
     DIVERSITY: "tab:purple",
@@ -72,7 +73,12 @@ def _panels(blocks: list[str], x: str, y: str) -> tuple[Figure, list[Axes]]:
 
 def _save(figure: Figure, axes: list[Axes], path: Path) -> None:
     """Writes the figure with a legend of its last panel, which has all curves."""
-    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small")
+    figure.legend(
+        *axes[-1].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=LEGEND_COLUMNS * len(axes),
+        fontsize="small",
+    )
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
