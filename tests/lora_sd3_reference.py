@@ -4,18 +4,27 @@ Nothing here knows how the library names or cuts a layer: single files' names an
 own converter of single files leads from them to its layers.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 from safetensors.torch import save_file
 
+from autolora_jax.weights.lora.files import LoraFile
+from autolora_jax.weights.tables import torch_module
 from tests.lora_reference import Change
+from tests.parity import error
+from tests.reference_sd3 import KINDS, TRANSFORMER
 
 Config = Mapping[str, object]
 Changes = dict[str, Change]  # a module's name in its layout -> its change
+CONFIG = {**TRANSFORMER, **KINDS["sd3.5"]}
+Deltas = Mapping[str, torch.Tensor]
+EXACT = 1e-6  # of a layer's largest change; seen: 3.9e-8, of an alpha / rank that float32 rounds
 TEXT_PREFIX = {"text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_", "text_encoder_3": "lora_te3_"}
 
 
@@ -112,3 +121,39 @@ def written(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str,
     """Writes a file."""
     save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path, metadata)
     return path
+
+
+def deltas_of(file: LoraFile) -> dict[str, np.ndarray]:
+    """ΔW of every layer that a file changes, by its canonical name."""
+    products = {
+        torch_module(layer.path): change.scale
+        * np.einsum("or,ri...->oi...", change.up.astype(np.float64), change.down.astype(np.float64))
+        for layer, change in file.layers.items()
+    }
+    return {name: x[:, :, 0, 0] if x.shape[2:] == (1, 1) else x for name, x in products.items()}
+
+
+def assert_same(file: LoraFile, deltas: Deltas) -> None:
+    """A file changes these layers by these changes, and no others."""
+    ours = deltas_of(file)
+    assert ours.keys() == deltas.keys()
+    for name, theirs in deltas.items():
+        assert error(ours[name], theirs.numpy()) < EXACT, name
+
+
+def peft_file(layers: Mapping[str, Changes]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and header of a file as diffusers writes it."""
+    tensors: dict[str, torch.Tensor] = {}
+    header: dict[str, Any] = {}
+    for component, changes in layers.items():
+        for module, change in changes.items():
+            name = f"{component}.{module}"
+            tensors |= {f"{name}.lora_A.weight": change.down, f"{name}.lora_B.weight": change.up}
+        header |= {
+            f"{component}.r": 1,
+            f"{component}.lora_alpha": 1.0,
+            f"{component}.target_modules": list(changes),
+            f"{component}.rank_pattern": {f"^{m}": x.down.shape[0] for m, x in changes.items()},
+            f"{component}.alpha_pattern": {f"^{m}": x.alpha for m, x in changes.items()},
+        }
+    return tensors, {"lora_adapter_metadata": json.dumps(header)}

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, AutoLoRAPipeline, PersonalizationGuidance, pictures
-from autolora_jax.cli import app, drawing, folder, generate
+from autolora_jax.cli import drawing, folder, generate
 from autolora_jax.guidance import RULES
 from autolora_jax.pipeline import Output
 from autolora_jax.presets import GenerateConfig, Lora
 from autolora_jax.weights.families import SD3, SDXL
+from tests.programs import autolora
 
 LORA = "small:0.5.safetensors"
 SMALL = ["--steps", "2", "--size", "64x32", "--dtype", "float32"]
@@ -32,10 +33,6 @@ def settings(**changes: Any) -> dict[str, Any]:
     numbers = {"steps": 1, "size": (8, 8), "guidance": CFG(), "guidance_rescale": 0.0, "clip_skip": None}
     texts = {"prompt": "a", "negative_prompt": "", "scheduler": "euler", "model": "fake", "noise": "jax"}
     return {**numbers, **texts, "loras": [], "lora_scales": [], **changes}
-
-
-def autolora(*arguments: Any) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 # ---- generate --------------------------------------------------------------------------------------------------------

@@ -1,11 +1,8 @@
 """LoRAs for SD3 and SD3.5: all dialects against diffusers and against dense changes of the fused weights."""
 
-import itertools
-import json
 import re
 import runpy
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.numpy import load_file
-from safetensors.torch import load_file as load_torch
 
 from autolora_jax import lora
 from autolora_jax.config import MMDiTConfig
@@ -25,62 +21,41 @@ from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.dialects import guess_family
 from autolora_jax.weights.lora.export import DIALECTS, convert_lora, save_lora
-from autolora_jax.weights.lora.files import LoraFile, read_lora, targets_of
+from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.lora.match import match_layers, raise_problems
 from autolora_jax.weights.lora.names import Name, Targets, names
 from autolora_jax.weights.networks import network_of
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_MEDIUM
-from autolora_jax.weights.tables import torch_module
 from tests.conftest import ROOT
 from tests.lora_reference import Change
 from tests.lora_sd3_reference import (
+    CONFIG,
     TEXT_PREFIX,
     Changes,
-    fused_deltas,
     fused_shapes,
     kohya_tensors,
+    peft_file,
     random_change,
     random_changes,
     taken_apart,
     written,
 )
 from tests.parity import error
-from tests.reference_sd3 import KINDS, TRANSFORMER, tiny_sd3
+from tests.reference_sd3 import tiny_sd3
 from tests.test_lora_files import key_list
 
 PARITY = 1e-5  # of the maximum; seen: 3.7e-6, against the definition and diffusers alike
-EXACT = 1e-6  # of a layer's largest change; seen: 3.9e-8, of an alpha / rank that float32 rounds
 SCALE = 0.7
-CONFIG = {**TRANSFORMER, **KINDS["sd3.5"]}
 SHAPES = fused_shapes(CONFIG)
 QKV = ("joint_blocks.0.x_block.attn.qkv", "joint_blocks.0.x_block.attn2.qkv", "joint_blocks.2.context_block.attn.qkv")
 PROJ = "joint_blocks.0.x_block.attn.proj"
 
-Deltas = Mapping[str, torch.Tensor]
 Outputs = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def targets() -> Targets:
     return targets_of({"transformer": MMDiTConfig.from_dict(CONFIG)})
-
-
-def deltas_of(file: LoraFile) -> dict[str, np.ndarray]:
-    """ΔW of every layer that a file changes, by its canonical name."""
-    products = {
-        torch_module(layer.path): change.scale
-        * np.einsum("or,ri...->oi...", change.up.astype(np.float64), change.down.astype(np.float64))
-        for layer, change in file.layers.items()
-    }
-    return {name: x[:, :, 0, 0] if x.shape[2:] == (1, 1) else x for name, x in products.items()}
-
-
-def assert_same(file: LoraFile, deltas: Deltas) -> None:
-    """A file changes these layers by these changes, and no others."""
-    ours = deltas_of(file)
-    assert ours.keys() == deltas.keys()
-    for name, theirs in deltas.items():
-        assert error(ours[name], theirs.numpy()) < EXACT, name
 
 
 class Both:
@@ -168,7 +143,7 @@ class Files:
             tensors |= kohya_tensors(layers[component], prefix)
             self.deltas[component] = {name: change.delta for name, change in layers[component].items()}
         self.kohya = written(folder / "kohya.safetensors", tensors)
-        self.peft = written(folder / "peft.safetensors", *_peft(layers))
+        self.peft = written(folder / "peft.safetensors", *peft_file(layers))
         self.wanted = self._merged(both)
 
     def _merged(self, both: Both) -> Outputs:
@@ -202,24 +177,6 @@ def _as_layers(fused: Changes) -> Changes:
             found[module] = plain if torch.equal(plain.delta, delta) else exchanged
             assert torch.equal(found[module].delta, delta)
     return found
-
-
-def _peft(layers: Mapping[str, Changes]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and header of a file as diffusers writes it."""
-    tensors: dict[str, torch.Tensor] = {}
-    header: dict[str, Any] = {}
-    for component, changes in layers.items():
-        for module, change in changes.items():
-            name = f"{component}.{module}"
-            tensors |= {f"{name}.lora_A.weight": change.down, f"{name}.lora_B.weight": change.up}
-        header |= {
-            f"{component}.r": 1,
-            f"{component}.lora_alpha": 1.0,
-            f"{component}.target_modules": list(changes),
-            f"{component}.rank_pattern": {f"^{m}": x.down.shape[0] for m, x in changes.items()},
-            f"{component}.alpha_pattern": {f"^{m}": x.alpha for m, x in changes.items()},
-        }
-    return tensors, {"lora_adapter_metadata": json.dumps(header)}
 
 
 @pytest.fixture(scope="module")
@@ -282,98 +239,12 @@ def test_saved_trees_load_as_they_were(both: Both, tmp_path: Path, dialect: str)
     kept = {
         name: shape for name, shape in shapes.items() if not re.search(r"1\.attn\.(to_q|add_)|0\.attn2\.to_v", name)
     }
-    path = written(tmp_path / "a.safetensors", *_peft({"transformer": random_changes(kept, 9)}))
+    path = written(tmp_path / "a.safetensors", *peft_file({"transformer": random_changes(kept, 9)}))
     trees = both.load(path)
     save_lora(tmp_path / "b.safetensors", trees, dialect, None, both.networks["transformer"])
     again = both.load(tmp_path / "b.safetensors")
     assert jax.tree.structure(again) == jax.tree.structure(trees)
     jax.tree.map(np.testing.assert_array_equal, again, trees)
-
-
-def joined(tmp_path: Path, targets: Targets, ranks: tuple[int, ...], alphas: tuple[float, ...]) -> tuple[Path, Deltas]:
-    """(a file of kohya's made from q, k and v of their own, their changes)."""
-    modules = [f"transformer_blocks.0.attn.to_{x}" for x in "qkv"]
-    parts = zip(modules, ranks, alphas, itertools.count(), strict=False)
-    changes = {module: random_change((32, 32), rank, alpha, i) for module, rank, alpha, i in parts}
-    file = read_lora(written(tmp_path / "a.safetensors", *_peft({"transformer": changes})), targets)
-    convert_lora(tmp_path / "b.safetensors", file, "kohya", targets["transformer"][1])
-    return tmp_path / "b.safetensors", {module: change.delta for module, change in changes.items()}
-
-
-@pytest.mark.parametrize("ranks", [(2, 2, 2), (3, 1, 2), (2, 4), (3,)])
-@pytest.mark.parametrize("alphas", [(1.0, 1.0, 1.0), (6.0, 6.0, 6.0), (0.5, 3.0, 2.0)])
-def test_sd_scripts_and_we_read_joined_files_alike(
-    tmp_path: Path, targets: Targets, ranks: tuple[int, ...], alphas: tuple[float, ...]
-) -> None:
-    """Never as split_qkv, whatever the alphas; sd-scripts: alpha / rank · up @ down of the fused layer."""
-    path, deltas = joined(tmp_path, targets, ranks, alphas)
-    assert_same(read_lora(path, targets), deltas)
-    theirs = taken_apart(fused_deltas(load_torch(path)), CONFIG)
-    assert theirs.keys() == deltas.keys()
-    for name, delta in deltas.items():
-        assert error(theirs[name].numpy(), delta.numpy()) < EXACT
-
-
-def split_qkv(rank: int, alpha: float) -> tuple[Changes, Deltas]:
-    """What sd-scripts trains with split_qkv=True: (modules as its file has them, trained changes of fused weights)."""
-    changes, trained = {}, {}
-    for seed, module in enumerate(QKV):
-        parts = [random_change((32, 32), rank, alpha, 10 * seed + i) for i in range(3)]
-        up = torch.block_diag(*(part.up for part in parts))
-        changes[module] = Change(torch.cat([part.down for part in parts]), up, alpha)
-        trained[module] = torch.cat([part.delta for part in parts])
-    changes[PROJ] = random_change((32, 32), rank, alpha, 99)
-    return changes, {**trained, PROJ: changes[PROJ].delta}
-
-
-KOHYAS_HEADER = {"ss_network_args": json.dumps({"conv_dim": "4", "split_qkv": "True"})}
-
-
-@pytest.mark.parametrize("rank, alpha, header", [(2, 1.0, {}), (4, 4.0, {}), (2, 6.0, KOHYAS_HEADER)])
-def test_split_qkv_is_as_it_was_trained(
-    tmp_path: Path, targets: Targets, rank: int, alpha: float, header: dict[str, str]
-) -> None:
-    changes, trained = split_qkv(rank, alpha)
-    path = written(tmp_path / "a.safetensors", kohya_tensors(changes, "lora_unet_"), header)
-    file = read_lora(path, targets)
-    assert file.dialect == "LoRA, kohya (SD3 block names), split_qkv"
-    assert_same(file, taken_apart(trained, CONFIG))
-    assert {change.rank for change in file.layers.values()} == {rank}
-    # Converted, it means the same to programs that read alpha / rank.
-    convert_lora(tmp_path / "b.safetensors", file, "kohya", targets["transformer"][1])
-    assert_same(read_lora(tmp_path / "b.safetensors", targets), taken_apart(trained, CONFIG))
-    theirs = taken_apart(fused_deltas(load_torch(tmp_path / "b.safetensors")), CONFIG)
-    for name, delta in taken_apart(trained, CONFIG).items():
-        assert error(theirs[name].numpy(), delta.numpy()) < EXACT
-
-
-@pytest.mark.parametrize("what", ["alpha of all ranks", "an alpha of its own", "another order", "no alpha"])
-def test_other_blocks_are_read_as_they_stand(tmp_path: Path, targets: Targets, what: str) -> None:
-    changes, _ = split_qkv(2, 1.0)
-    for module in QKV:
-        change = changes[module]
-        changes[module] = {
-            "alpha of all ranks": Change(change.down, change.up, 6.0),
-            "an alpha of its own": Change(change.down, change.up, 3.0),
-            "another order": Change(change.down.flip(0), change.up.flip(1), 1.0),
-            "no alpha": Change(change.down, change.up, 6.0),
-        }[what]
-    tensors = kohya_tensors(changes, "lora_unet_")
-    if what == "no alpha":
-        tensors = {name: x for name, x in tensors.items() if "qkv" not in name or not name.endswith("alpha")}
-    if what == "alpha of all ranks":
-        tensors |= {name: torch.tensor(6.0) for name in tensors if name.endswith("alpha")}
-        changes[PROJ] = Change(changes[PROJ].down, changes[PROJ].up, 6.0)
-    file = read_lora(written(tmp_path / "a.safetensors", tensors), targets)
-    assert_same(file, taken_apart({name: change.delta for name, change in changes.items()}, CONFIG))
-    assert "split" not in file.dialect
-
-
-def test_an_untrained_file_keeps_its_layers(tmp_path: Path, targets: Targets) -> None:
-    change = random_change((96, 32), 4, 1.0, 0)
-    tensors = kohya_tensors({QKV[0]: Change(change.down, 0 * change.up, 1.0)}, "lora_unet_")
-    file = read_lora(written(tmp_path / "a.safetensors", tensors), targets)
-    assert len(file.layers) == 3 and not any(change.up.any() for change in file.layers.values())
 
 
 @pytest.mark.parametrize(
