@@ -126,9 +126,9 @@ def written(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str,
 def deltas_of(file: LoraFile) -> dict[str, np.ndarray]:
     """ΔW of every layer that a file changes, by its canonical name."""
     products = {
-        torch_module(layer.path): change.scale
-        * np.einsum("or,ri...->oi...", change.up.astype(np.float64), change.down.astype(np.float64))
-        for layer, change in file.layers.items()
+        torch_module(layer.path): matrix.scale
+        * np.einsum("or,ri...->oi...", matrix.up.astype(np.float64), matrix.down.astype(np.float64))
+        for layer, matrix in ((layer, change.matrix) for layer, change in file.layers.items())
     }
     return {name: x[:, :, 0, 0] if x.shape[2:] == (1, 1) else x for name, x in products.items()}
 

@@ -34,11 +34,12 @@ def also(more: Tensors) -> Callable[[Tensors], Tensors]:
 
 DOWN, UP = f"{UNET_MODULE}.lora_down.weight", f"{UNET_MODULE}.lora_up.weight"
 ONES = np.ones((2, 64), np.float32)
+NORM = "lora_unet_down_blocks_1_resnets_0_norm1"
 BAD: dict[str, tuple[Callable[[Tensors], Tensors], tuple[str, ...]]] = {
     "empty": (lambda _: {}, ("no tensors", "download it again")),
-    "no up": (drop(UP), ("without their up half", UNET_MODULE)),
-    "no down": (drop(DOWN), ("without their down half", UNET_MODULE)),
-    "lone alpha": (lambda t: drop(UP)(drop(DOWN)(t)), ("alpha without", f"{UNET_MODULE}.alpha")),
+    "no up": (drop(UP), ("LoRA modules without their up", UNET_MODULE)),
+    "no down": (drop(DOWN), ("LoRA modules without their down", UNET_MODULE)),
+    "lone alpha": (lambda t: drop(UP)(drop(DOWN)(t)), ("without the change they belong to", f"{UNET_MODULE}.alpha")),
     "ranks differ": (put(DOWN, np.ones((3, 64), np.float32)), ("share no rank", UNET_MODULE)),
     "rank 0": (also({DOWN: np.ones((0, 64), np.float32), UP: np.ones((64, 0), np.float32)}), ("share no rank",)),
     "too wide": (put(DOWN, np.ones((2, 65), np.float32)), (r"down \[2, 65\]", r"takes \[2, 64\] and \[64, 2\]")),
@@ -60,7 +61,14 @@ BAD: dict[str, tuple[Callable[[Tensors], Tensors], tuple[str, ...]]] = {
     "unknown ending": (put(f"{UNET_MODULE}.sparkle", ONES), ("nothing known", "sparkle")),
     "a model's weight": (put("model.diffusion_model.out.2.weight", ONES), ("a whole model", "as the model itself")),
     "embedding": (put("bundle_emb.cat.string_to_param.*", ONES), ("textual-inversion", "bundle_emb")),
-    "bias": (put(f"{UNET_MODULE}.lora_B.bias", np.ones(64, np.float32)), ("bias", "lora_bias=False")),
+    "bias": (put(f"{UNET_MODULE}.lora_A.bias", np.ones(2, np.float32)), ("a bias between its halves", "extract")),
+    "a bias of another layer": (put(f"{UNET_MODULE}.diff_b", np.ones(63, np.float32)), (r"bias \[63\] instead of \[64\]",)),
+    "two changes": (put(f"{UNET_MODULE}.diff", np.ones((64, 64), np.float32)), ("do not belong together", "diff in a LoRA")),
+    "half a LoHa": (put(f"{TEXT_MODULE}_.hada_w1_a", ONES), ("LoHa .* without their hada_w1_b and hada_w2_a",)),
+    "half a LoKr": (put(f"{TEXT_MODULE}_.lokr_w1", ONES), ("LoKr .* without their lokr_w2",)),
+    "magnitudes": (put(f"{UNET_MODULE}.dora_scale", np.ones((63, 1), np.float32)), (r"magnitudes \[63, 1\]",)),
+    "a matrix for a norm": (also(halves(NORM, 32, 32)), ("a norm, which has no matrix", NORM)),
+    "a norm for a matrix": (also({f"{TEXT_MODULE.replace('fc1', 'fc2')}.w_norm": ONES[0]}), ("the layer is no norm",)),
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from autolora_jax.lora import attach
+from autolora_jax.lora import attach, save_lora
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora import export
 from autolora_jax.weights.lora.describe import describe_lora
@@ -77,9 +77,9 @@ def test_converted_file_is_the_same_lora(tmp_path: Path, dialect: str) -> None:
     assert second.layers.keys() == first.layers.keys()
     assert second.metadata["modelspec.trigger_phrase"] == "pixel"
     for layer, change in first.layers.items():
-        np.testing.assert_array_equal(second.layers[layer].down, change.down)
-        np.testing.assert_array_equal(second.layers[layer].up, change.up)
-        assert second.layers[layer].scale == change.scale
+        np.testing.assert_array_equal(second.layers[layer].matrix.down, change.matrix.down)
+        np.testing.assert_array_equal(second.layers[layer].matrix.up, change.matrix.up)
+        assert second.layers[layer].matrix.scale == change.matrix.scale
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
@@ -134,10 +134,10 @@ def test_a_file_in_half_precision(tmp_path: Path, dialect: str) -> None:
     sizes = {}
     for dtype in export.DTYPES:
         path = tmp_path / f"{dtype}.safetensors"
-        export.save_lora(path, trees, dialect, None, tiny_networks()["unet"], dtype)
+        save_lora(path, trees, dialect, None, tiny_networks()["unet"], dtype)
         again = read_lora(path, tiny_targets())
         for layer, change in first.layers.items():
-            ours, theirs = (c.up @ c.down[:, :, 0, 0] * c.scale for c in (again.layers[layer], change))
+            ours, theirs = (c.up @ c.down[:, :, 0, 0] * c.scale for c in (again.layers[layer].matrix, change.matrix))
             assert error(ours, theirs) < {"float32": 1e-6, "float16": 2e-3, "bfloat16": 2e-2}[dtype]
         sizes[dtype] = path.stat().st_size
         assert path.stat().st_mode & 0o077 == 0o777 & ~umask() & 0o066
@@ -148,9 +148,9 @@ def test_values_that_half_precision_can_not_hold(tmp_path: Path) -> None:
     first = read_lora(saved(tmp_path / "a.safetensors", good()), tiny_targets())
     trees = jax.tree.map(lambda leaf: leaf * 1e6 if leaf.dtype == np.float32 else leaf, attach(first)[0])
     with pytest.raises(ValueError, match="float16 can't hold; save it as float32"):
-        export.save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks()["unet"], "float16")
+        save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks()["unet"], "float16")
     with pytest.raises(ValueError, match="'fp16' is not known; choose one of float32, float16, bfloat16"):
-        export.save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks()["unet"], "fp16")
+        save_lora(tmp_path / "b.safetensors", trees, "kohya", None, tiny_networks()["unet"], "fp16")
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 

@@ -16,11 +16,12 @@ from safetensors.numpy import load_file
 
 from autolora_jax import lora
 from autolora_jax.config import MMDiTConfig
+from autolora_jax.lora import save_lora
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.dialects import guess_family
-from autolora_jax.weights.lora.export import DIALECTS, convert_lora, save_lora
+from autolora_jax.weights.lora.export import DIALECTS, convert_lora
 from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.lora.match import match_layers, raise_problems
 from autolora_jax.weights.lora.names import Name, Targets, names
@@ -228,7 +229,9 @@ def test_converted_files_are_the_same_lora(both: Both, files: Files, tmp_path: P
     for name, tensor in wanted.items():
         np.testing.assert_array_equal(again[name], tensor)
     converted = read_lora(tmp_path / "a.safetensors", both.targets)
-    assert {k: v.scale for k, v in converted.layers.items()} == {k: v.scale for k, v in file.layers.items()}
+    assert {k: v.matrix.scale for k, v in converted.layers.items()} == {
+        k: v.matrix.scale for k, v in file.layers.items()
+    }
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

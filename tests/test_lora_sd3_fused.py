@@ -120,4 +120,4 @@ def test_an_untrained_file_keeps_its_layers(tmp_path: Path, targets: Targets) ->
     change = random_change((96, 32), 4, 1.0, 0)
     tensors = kohya_tensors({QKV[0]: Change(change.down, 0 * change.up, 1.0)}, "lora_unet_")
     file = read_lora(written(tmp_path / "a.safetensors", tensors), targets)
-    assert len(file.layers) == 3 and not any(change.up.any() for change in file.layers.values())
+    assert len(file.layers) == 3 and not any(change.matrix.up.any() for change in file.layers.values())

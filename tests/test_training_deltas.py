@@ -11,7 +11,8 @@ from torch import nn
 
 from autolora_jax.config import ConfigError, MMDiTConfig, T5Config
 from autolora_jax.training.deltas import GROUPS, choose_layers, new_delta, stored_delta
-from autolora_jax.weights.lora.export import DIALECTS, save_lora
+from autolora_jax.lora import save_lora
+from autolora_jax.weights.lora.export import DIALECTS
 from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.lora.names import Layer, layers
 from autolora_jax.weights.tables import torch_module
@@ -147,5 +148,5 @@ def test_every_layer_has_a_name_in_every_dialect(dialect: str, tmp_path: Path):
         node = trees[layer.component]
         for name in layer.path.split("/"):
             node = node[name]
-        np.testing.assert_array_equal(read[layer].up.T, 0.5 * node["up"])
+        np.testing.assert_array_equal(read[layer].matrix.up.T, 0.5 * node["up"])
         assert read[layer].scale == 1

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from autolora_jax.training.deltas import stored_delta
 from autolora_jax.training.objective import Noised
-from autolora_jax.weights.lora.export import save_lora
+from autolora_jax.lora import save_lora
 from autolora_jax.weights.lora.names import Layer
 from autolora_jax.weights.tables import torch_module
 from tests.lora_reference import canonical

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import DTypeLike
 
-from autolora_jax.weights.lora.change import LowRank
+from autolora_jax.lora.leaves import leaf_of
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.lora.metadata import (
     alpha_histogram,
@@ -20,7 +19,6 @@ from autolora_jax.weights.lora.metadata import (
     training_summary,
     trigger_words,
 )
-from autolora_jax.weights.lora.names import Layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,37 +51,34 @@ class LoraReport:
         return listing(self.path, [*rows, *self.training.items()])
 
 
-def attach(file: LoraFile, dtype: DTypeLike = jnp.float32) -> tuple[dict[str, Any], LoraReport]:
+def attach(
+    file: LoraFile, dtype: DTypeLike = jnp.float32, base: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], LoraReport]:
     """(component -> delta tree, report) of one LoRA. Leaves are numpy arrays on the host, for the caller to place.
 
-    dtype: of `down` and `up`. alpha / rank is multiplied in float32 before the cast.
+    dtype: of what is multiplied with kernels. alpha / rank is multiplied in float32 before the cast.
+    base: component -> parameters, which DoRA's norms need. Raises ValueError for a DoRA without them.
     """
     trees: dict[str, Any] = {}
     for layer, change in file.layers.items():
         node = trees.setdefault(layer.component, {})
         for name in layer.path.split("/"):
             node = node.setdefault(name, {})
-        node |= _leaf(layer, change, dtype)
+        node |= leaf_of(change, layer, dtype, base)
     return trees, report(file)
-
-
-def _leaf(layer: Layer, change: LowRank, dtype: DTypeLike) -> dict[str, np.ndarray]:
-    down = change.down.transpose(2, 3, 1, 0).reshape(*layer.kernel[:-1], change.rank)
-    up = change.up.T.astype(np.float32) * np.float32(change.scale)
-    owner = np.zeros(change.rank, np.int32)
-    return {"down": np.ascontiguousarray(down, dtype), "up": np.ascontiguousarray(up, dtype), "owner": owner}
 
 
 def report(file: LoraFile) -> LoraReport:
     """What a LoRA file holds."""
     changes = file.layers.values()
-    tensors = {id(tensor): tensor.size for change in changes for tensor in (change.down, change.up)}  # some are shared
+    tensors = {id(array): array.size for change in changes for array in change.arrays()}  # some are shared
+    ranked = [(rank, change.alpha) for change in changes if (rank := change.rank) is not None]
     return LoraReport(
         path=str(file.path),
         dialect=file.dialect,
         modules=by_component(layer.component for layer in file.layers),
-        ranks=dict(Counter(change.rank for change in changes)),
-        alphas=dict(Counter(change.alpha for change in changes)),
+        ranks=dict(Counter(rank for rank, _ in ranked)),
+        alphas=dict(Counter(alpha for _, alpha in ranked)),
         parameters=sum(tensors.values()),
         trigger_words=trigger_words(file.metadata),
         training=training_summary(file.metadata),

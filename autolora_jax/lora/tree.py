@@ -1,15 +1,20 @@
 """The delta tree: its leaves, several LoRAs stacked into one, and the tree at the scales of a call.
 
 A delta tree has the paths of the base tree (of one network, or of all: {"unet": …, "text_encoder": …}), and a leaf per
-adapted layer, whose change is  ΔW = Σ_r down[..., r] · up[r] :
+adapted layer. What is plain low rank, ΔW = Σ_r down[..., r] · up[r], stands together whosever it is:
 
     {"down": the kernel's shape with out -> R, "up": [R, out], "owner": int32 [R]}
 
-alpha / rank is part of `up`. Several LoRAs stand one after another along R, `owner` says whose a column is. Networks
-know no owners and no scales: `at_scale` turns the tree into what models/delta.py reads.
+alpha / rank is part of `up`. Several LoRAs stand one after another along R, `owner` says whose a column is. All else a
+LoRA can do to a layer are further entries of its leaf:
+
+    "terms":  {name: {"owner": int32 [], the change's parts (a row of models.delta.CHANGES), DoRA's `outputs`|`inputs`}}
+    "bias", "weight":  {"rows": [n, c], "owner": int32 [n]}, added to the layer's bias or the norm's weight
+
+Networks know no owners and no scales: `at_scale` turns the tree into what models/delta.py reads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,29 +22,79 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from autolora_jax.lora.decomposed import amounts
+
 Tree = Mapping[str, Any]
+
+VECTORS = ("bias", "weight")
+_STACKED = 64  # ranks from which a stack grows by steps of as many
 
 
 def is_leaf(node: Any) -> bool:
     """Whether a node of a delta tree is a layer's change."""
-    return isinstance(node, Mapping) and "up" in node and not isinstance(node["up"], Mapping)
+    return isinstance(node, Mapping) and ("owner" in node or "terms" in node or _has_vector(node))
+
+
+def _has_vector(node: Tree) -> bool:
+    return any(isinstance(node.get(name), Mapping) and "rows" in node[name] for name in VECTORS)
 
 
 def stack(trees: Sequence[Tree | None]) -> dict[str, Any]:
-    """One delta tree of several LoRAs: the i-th tree's columns get owner i. {} or None: that LoRA has nothing here."""
+    """One delta tree of several LoRAs: what is the i-th tree's gets owner i. {} or None: that LoRA has nothing here."""
     result: dict[str, Any] = {}
     for name in dict.fromkeys(name for tree in trees for name in tree or ()):
         nodes = [(tree or {}).get(name) for tree in trees]
-        if not any(is_leaf(node) for node in nodes):
+        if any(is_leaf(node) for node in nodes):
+            result[name] = _stacked([(owner, node) for owner, node in enumerate(nodes) if node])
+        else:
             result[name] = stack(nodes)
-            continue
-        found = [(owner, node) for owner, node in enumerate(nodes) if node]
-        owners = [np.full(node["up"].shape[0], owner, np.int32) for owner, node in found]
-        result[name] = {
-            "down": np.concatenate([node["down"] for _, node in found], axis=-1),
-            "up": np.concatenate([node["up"] for _, node in found], axis=0),
-            "owner": np.concatenate(owners),
-        }
+    return result
+
+
+def _stacked(found: Sequence[tuple[int, Tree]]) -> dict[str, Any]:
+    leaf: dict[str, Any] = {}
+    if low := [(owner, node) for owner, node in found if "up" in node]:
+        leaf["down"] = np.concatenate([node["down"] for _, node in low], axis=-1)
+        leaf["up"] = np.concatenate([node["up"] for _, node in low], axis=0)
+        leaf["owner"] = _owners([(owner, len(node["up"])) for owner, node in low])
+    terms = [{**term, "owner": np.int32(owner)} for owner, node in found for term in node.get("terms", {}).values()]
+    if terms:
+        leaf["terms"] = {str(i): term for i, term in enumerate(terms)}
+    for name in VECTORS:
+        if rows := [(owner, node[name]["rows"]) for owner, node in found if name in node]:
+            owners = _owners([(owner, len(values)) for owner, values in rows])
+            leaf[name] = {"rows": np.concatenate([values for _, values in rows]), "owner": owners}
+    return leaf
+
+
+def _owners(counts: Sequence[tuple[int, int]]) -> np.ndarray:
+    return np.concatenate([np.full(n, owner, np.int32) for owner, n in counts])
+
+
+def padded(tree: Tree) -> dict[str, Any]:
+    """The tree with ranks of nothing added, so that LoRAs of many ranks and stacks of them share a compiled program.
+
+    A layer's ranks become 1, 2, 4 … 64, 128, 192 …
+    """
+
+    def pad(leaf: Tree) -> dict[str, Any]:
+        if "up" not in leaf:
+            return dict(leaf)
+        rank = len(leaf["up"])
+        more = (1 << (rank - 1).bit_length() if rank < _STACKED else -(-rank // _STACKED) * _STACKED) - rank
+        down = np.pad(leaf["down"], [(0, 0)] * (leaf["down"].ndim - 1) + [(0, more)])
+        return {**leaf, "down": down, "up": np.pad(leaf["up"], ((0, more), (0, 0))), "owner": _pad(leaf["owner"], more)}
+
+    return over_leaves(pad, tree)
+
+
+def _pad(owner: np.ndarray, more: int) -> np.ndarray:
+    return np.pad(owner, (0, more))
+
+
+def over_leaves(function: Callable[[Any], Any], tree: Tree) -> dict[str, Any]:
+    """The tree with `function` of every leaf."""
+    result: dict[str, Any] = jax.tree.map(function, dict(tree), is_leaf=is_leaf)
     return result
 
 
@@ -51,11 +106,36 @@ def at_scale(tree: Tree | None, scales: Float[Array | np.ndarray, "*b n"]) -> di
     scales = jnp.asarray(scales, jnp.float32)
 
     def scaled(leaf: Tree) -> dict[str, Any]:
-        columns = jnp.take(scales, leaf["owner"], axis=-1)  # [R] or [b R]
-        if scales.ndim == 2:
-            return {"down": leaf["down"], "up": leaf["up"], "scale": columns}
-        down = jnp.asarray(leaf["down"])
-        product = down.astype(jnp.float32) * columns.reshape(*(1,) * (down.ndim - 1), -1)
-        return {"down": product.astype(down.dtype), "up": leaf["up"]}
+        result: dict[str, Any] = {}
+        if "up" in leaf:
+            columns = jnp.take(scales, leaf["owner"], axis=-1)  # [R] or [b R]
+            result |= {"down": leaf["down"], "up": leaf["up"]}
+            if scales.ndim == 2:
+                result["scale"] = columns
+            else:
+                down = jnp.asarray(leaf["down"])
+                product = down.astype(jnp.float32) * columns.reshape(*(1,) * (down.ndim - 1), -1)
+                result["down"] = product.astype(down.dtype)
+        if terms := leaf.get("terms"):
+            result["terms"] = {name: _term(term, scales) for name, term in terms.items()}
+        for name in VECTORS:
+            if name in leaf:
+                of_rows = jnp.take(scales, leaf[name]["owner"], axis=-1)
+                result[name] = jnp.matmul(of_rows, jnp.asarray(leaf[name]["rows"], jnp.float32), precision="highest")
+        return result
 
-    return jax.tree.map(scaled, dict(tree or {}), is_leaf=is_leaf)
+    return over_leaves(scaled, tree or {})
+
+
+def _term(term: Tree, scales: Array) -> dict[str, Any]:
+    """A term with amounts instead of its owner."""
+    scale = jnp.take(scales, term["owner"], axis=-1)  # [] or [b]
+    change = {name: part for name, part in term.items() if name not in ("owner", "outputs", "inputs")}
+    if scales.ndim == 2:
+        # Scales come from the sampler's loop. Without this the change, which they do not touch, would be computed once
+        # before the loop, and all layers' changes held as if they were a second model.
+        change, scale = jax.lax.optimization_barrier((change, scale))
+    for axis in ("outputs", "inputs"):
+        if axis in term:
+            return {**change, axis: amounts(term[axis], scale)}
+    return {**change, "amount": scale}

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float
 
-from autolora_jax.models.delta import Delta, apply_kernel
+from autolora_jax.models.delta import Delta, apply_kernel, changed
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 NO_PAD: Pads = ((0, 0), (0, 0))
@@ -51,13 +51,15 @@ class Block(nn.Module, kw_only=True):  # type: ignore[call-arg]  # Flax's types 
 
 
 class _Adapted(nn.Module):
-    """A layer whose kernel may carry a delta in the "lora" collection."""
+    """A layer that may carry a delta in the "lora" collection."""
 
-    def delta(self, dtype: DTypeLike) -> Delta | None:
-        names = [n for n in ("down", "up", "scale") if self.has_variable("lora", n)]
-        if not names:
-            return None
-        return {n: jnp.asarray(self.get_variable("lora", n), dtype) for n in names}
+    def delta(self) -> Delta | None:
+        return self.variables.get("lora")
+
+    def biased(self, y: Array, bias: Any) -> Array:
+        """y plus the layer's bias, None if it has none, plus what the delta adds to it."""
+        total = changed(bias, self.delta(), "bias", y.ndim, y.dtype)
+        return y if total is None else y + total
 
 
 class Dense(_Adapted):
@@ -77,15 +79,9 @@ class Dense(_Adapted):
         def linear(x: Array, kernel: Array) -> Array:
             return jnp.matmul(x, kernel, precision=precision)
 
-        y = apply_kernel(x, kernel, self.delta(self.dtype), linear, x.size // x.shape[-1], precision)
-        if self.use_bias:
-            y = (
-                y
-                + jnp.asarray(self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype), y.dtype)[
-                    (None,) * (y.ndim - 1)
-                ]
-            )
-        return y
+        y = apply_kernel(x, kernel, self.delta(), linear, x.size // x.shape[-1], precision)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
+        return self.biased(y, bias)
 
 
 class Conv(_Adapted):
@@ -117,11 +113,9 @@ class Conv(_Adapted):
             )
 
         out_positions = x.size // x.shape[-1] // self.stride**2
-        y = apply_kernel(x, kernel, self.delta(self.dtype), linear, out_positions, precision)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-            y = y + jnp.asarray(bias, y.dtype)[None, None, None]
-        return y
+        y = apply_kernel(x, kernel, self.delta(), linear, out_positions, precision)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
+        return self.biased(y, bias)
 
 
 class TimestepEmbedding(Block):
@@ -137,7 +131,17 @@ class TimestepEmbedding(Block):
         return self.linear_2(jax.nn.silu(self.linear_1(x)))
 
 
-class GroupNorm(nn.Module):
+class _Norm(_Adapted):
+    """A norm, whose weight and bias may carry a delta."""
+
+    def affine_of(self, y: Array, weight: Any, bias: Any = None) -> Array:
+        """y · weight + bias, float32."""
+        factor = changed(weight, self.delta(), "weight", y.ndim, y.dtype)
+        assert factor is not None
+        return self.biased(y * factor, bias)
+
+
+class GroupNorm(_Norm):
     """torch's GroupNorm over (pixels, channels of a group): [b ... c] -> the same. Two-pass float32 statistics."""
 
     num_groups: int
@@ -155,10 +159,10 @@ class GroupNorm(nn.Module):
         # Two passes: E[x²] − E[x]² loses all digits where |mean| >> std, which the VAE's decoder reaches.
         var = jnp.square(groups - mean).mean(axis=(1, 3), keepdims=True)
         y = ((groups - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
-        return _affine(y, weight, bias).astype(self.dtype)
+        return self.affine_of(y, weight, bias).astype(self.dtype)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(_Norm):
     """torch's LayerNorm over the last axis. Two-pass float32 statistics."""
 
     epsilon: float
@@ -174,11 +178,11 @@ class LayerNorm(nn.Module):
         if self.affine:
             weight = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
             bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
-            y = _affine(y, weight, bias)
+            y = self.affine_of(y, weight, bias)
         return y.astype(self.dtype)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(_Norm):
     """Last axis over its root mean square, times a weight: no mean, no bias. float32 statistics."""
 
     epsilon: float
@@ -190,12 +194,7 @@ class RMSNorm(nn.Module):
         weight = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
-        return (y * jnp.asarray(weight, jnp.float32)[(None,) * (y.ndim - 1)]).astype(self.dtype)
-
-
-def _affine(y: Array, weight: Any, bias: Any) -> Array:
-    lead = (None,) * (y.ndim - 1)
-    return y * jnp.asarray(weight, jnp.float32)[lead] + jnp.asarray(bias, jnp.float32)[lead]
+        return self.affine_of(y, weight).astype(self.dtype)
 
 
 def quick_gelu(x: Array) -> Array:

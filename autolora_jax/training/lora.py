@@ -1,7 +1,6 @@
 """LoRA fine-tuning of a loaded pipeline: a folder of captioned pictures in, a LoRA file out."""
 
 import dataclasses
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -28,11 +27,11 @@ from autolora_jax.training.objective import Objective
 from autolora_jax.training.optimizer import learning_rate, make_optimizer
 from autolora_jax.training.progress import OnTrain, Summary, TrainProgress
 from autolora_jax.training.step import State, initial_state
-from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora.export import DIALECTS, DTYPES, save_lora
 from autolora_jax.weights.lora.files import read_lora
 from autolora_jax.weights.lora.metadata import by_component
 from autolora_jax.weights.lora.names import Layer
+from autolora_jax.weights.lora.saving import require_saveable
+from autolora_jax.weights.writing import require_writable
 
 CHECKPOINTS = "checkpoints"  # in the work folder
 CLIPS = ("text_encoder", "text_encoder_2")  # the encoders that may learn
@@ -163,7 +162,7 @@ def train_lora(
         **training_header(pipe.name, pipe.family.name, objective, dataset.examples, config, rows, out.stem),
         **(metadata or {}),
     }
-    save_lora(out, trees, dialect, header, pipe.denoiser.config, save_dtype)
+    lora.save_lora(out, trees, dialect, header, pipe.denoiser.config, save_dtype)
     tell(TrainProgress("save", 1, 1))
     return lora.report(read_lora(out, model))
 
@@ -180,19 +179,8 @@ def draw_samples(pipe: AutoLoRAPipeline, trees: Mapping[str, Any], name: str, pr
 
 def require_places(out: Path, work: Path, dialect: str, dtype: str) -> None:
     """Raises what would otherwise come when the training is done: ValueError or WeightsError."""
-    if dialect not in DIALECTS:
-        raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
-    if dtype not in DTYPES:
-        raise ValueError(f"save_dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise ValueError(f"out = {str(out)!r} should be a file that ends in .safetensors")
-    for folder in (out.parent, work):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as e:
-            raise WeightsError(f"{folder} can't be written: {e.strerror or e}; choose another folder") from None
+    require_saveable(out, dialect, dtype)
+    require_writable(work)
 
 
 def _summary(

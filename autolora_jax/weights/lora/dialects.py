@@ -1,98 +1,55 @@
-"""What LoRA files are made of: tables of key endings, of the changes they spell, of naming styles and of base models.
+"""What LoRA files' keys look like: tables of key endings, of naming styles and of base models.
 
 A key is a module's name, a dot and an ending: `lora_unet_input_blocks_4_1_proj_in` `.` `lora_down.weight`. `PARTS` says
-which part of a change an ending holds, `KINDS` which parts make which change and what to do with it. A new dialect is
-a row in each (and in names.SPELLINGS if it also names modules in its own way).
+which part of a change an ending holds; kinds.py, which parts make which change. A new dialect is a row in each (and in
+names.SPELLINGS if it also names modules in its own way).
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
-import numpy as np
-
-from autolora_jax.weights.lora.change import LowRank, low_rank, low_rank_misfit
-from autolora_jax.weights.rules import Shape
-
-# Part -> the endings (regular expressions) that hold it. PEFT's may carry an adapter's name (`lora_A.default.weight`).
+_NAME = r"(\.[\w-]+)?"  # PEFT's endings may carry an adapter's name: `lora_A.default.weight`
+_AS_IS = (
+    "alpha",
+    "dora_scale",
+    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+    *("diff", "diff_b", "w_norm", "b_norm"),
+)
+# Part -> the endings (regular expressions) that hold it.
 PARTS: Mapping[str, str] = {
-    "down": r"lora_down\.weight|lora_A(\.[\w-]+)?\.weight|lora(_linear_layer)?\.down\.weight",
-    "up": r"lora_up\.weight|lora_B(\.[\w-]+)?\.weight|lora(_linear_layer)?\.up\.weight",
-    "alpha": r"alpha",
+    "down": rf"lora_down\.weight|lora_A{_NAME}\.weight|lora(_linear_layer)?\.down\.weight",
+    "up": rf"lora_up\.weight|lora_B{_NAME}\.weight|lora(_linear_layer)?\.up\.weight",
     "mid": r"lora_mid\.weight",
-    "magnitude": r"dora_scale|lora_magnitude_vector(\.[\w-]+)?(\.weight)?",
-    "bias": r"lora_(up|down|A|B)(\.[\w-]+)?\.bias|lora(_linear_layer)?\.(up|down)\.bias",
-    "processor": r"to_(q|k|v|out)_lora\.(down|up)\.weight",
-    "hada": r"hada_(w[12]_[ab]|t[12])",
-    "lokr": r"lokr_(w[12](_[ab])?|t2)",
+    "magnitude": rf"lora_magnitude_vector{_NAME}(\.weight)?",
+    "up_bias": rf"lora_(up|B){_NAME}\.bias|lora(_linear_layer)?\.up\.bias",
+    **{name: name for name in _AS_IS},
+    # Refused; kinds.py says why.
+    "down_bias": rf"lora_(down|A){_NAME}\.bias|lora(_linear_layer)?\.down\.bias",
     "glora": r"(a[12]|b[12]|bm[12])\.weight",
     "oft": r"oft_(blocks|diag|R\.weight)|boft_R(\.weight)?|rescale",
-    "diff": r"diff|diff_b|set_weight|reshape_weight",
-    "norm": r"w_norm|b_norm",
+    "replaced": r"set_weight|reshape_weight",
     "ia3": r"on_input|ia3_l(\.weight)?",
-    "embedding": r"lora_embedding_[AB](\.[\w-]+)?",
+    "embedding": rf"lora_embedding_[AB]{_NAME}",
     "vera": r"vera_lambda_[bd](\.weight)?",
 }
 _KEY = re.compile(r"(?P<module>.+?)\.(?:" + "|".join(f"(?P<{part}>{ending})" for part, ending in PARTS.items()) + ")")
 
+# Attention processors' names of 2023, as today's. Source: diffusers/utils/state_dict_utils.py.
+_PROCESSORS = (
+    (re.compile(r"\.processor\.to_([qkv])_lora\."), r".to_\1.lora."),
+    (re.compile(r"\.processor\.to_out_lora\."), ".to_out.0.lora."),
+    (re.compile(r"\.self_attn\.to_([qkv])_lora\."), r".self_attn.\1_proj.lora."),
+    (re.compile(r"\.self_attn\.to_out_lora\."), ".self_attn.out_proj.lora."),
+)
+
 
 def split_key(key: str) -> tuple[str, str] | None:
-    """(module's name in the file, part) of a tensor's name; None when no known ending fits."""
+    """(module's name, part) of a tensor's name; None when no known ending fits."""
+    for pattern, today in _PROCESSORS:
+        key = pattern.sub(today, key)
     m = _KEY.fullmatch(key)
     return (m["module"], next(p for p in PARTS if m[p] is not None)) if m else None
-
-
-_EXTRACT = (
-    "not supported yet: apply it in a program that can (ComfyUI: Load LoRA, then Save Checkpoint) and extract a plain "
-    "LoRA from that checkpoint and the base one (sd-scripts: networks/extract_lora_from_models.py), then load that"
-)
-
-
-class Kind(NamedTuple):
-    """One way of writing a layer's change, and how it is read."""
-
-    name: str
-    needs: frozenset[str]  # parts that it can't be without
-    remedy: str = ""  # refused: what the user can do; "": read by the two functions below
-    misfit: Callable[[Mapping[str, Shape], Shape], str | None] = (
-        low_rank_misfit  # (part shapes, kernel) -> what is wrong
-    )
-    build: Callable[[Mapping[str, np.ndarray], Shape, float | None], LowRank] = low_rank  # (parts, kernel, alpha)
-
-
-def _refused(name: str, part: str, remedy: str = _EXTRACT) -> Kind:
-    return Kind(name, frozenset({part}), remedy)
-
-
-# The first row that shares a needed part with a module describes it, so the rarer parts come first.
-KINDS: tuple[Kind, ...] = (
-    _refused("DoRA (a magnitude per output)", "magnitude"),
-    _refused("LoHa (LyCORIS)", "hada"),
-    _refused("LoKr (LyCORIS)", "lokr"),
-    _refused("LoCon with a core tensor (Tucker, lora_mid)", "mid"),
-    _refused("GLoRA (LyCORIS)", "glora"),
-    _refused("OFT/BOFT (an orthogonal factor)", "oft"),
-    _refused("full difference (diff)", "diff"),
-    _refused("IA3", "ia3"),
-    _refused("VeRA", "vera"),
-    _refused("LoRA of an embedding table", "embedding"),
-    _refused(
-        "trained norms (w_norm)", "norm", "not supported yet: train or re-save it without norms (train_norm=False)"
-    ),
-    _refused("LoRA with a bias (lora_bias)", "bias", "not supported yet: train it with lora_bias=False"),
-    _refused(
-        "attention processors (diffusers in 2023)",
-        "processor",
-        "not supported yet: load it with diffusers (pipe.load_lora_weights) and save it again (pipe.save_lora_weights)",
-    ),
-    Kind("LoRA", frozenset({"down", "up"})),
-)
-
-
-def kind_of(parts: Iterable[str]) -> Kind | None:
-    """The row of KINDS that a module with these parts is, complete or not; None for a lone alpha."""
-    have = set(parts)
-    return next((k for k in KINDS if k.needs & have), None)
 
 
 # Keys that belong to no layer: what the file is instead. Searched in a key without known ending.
@@ -117,8 +74,10 @@ def foreign(key: str) -> tuple[str, str] | None:
 KOHYA_SGM = "kohya (sgm block names)"
 KOHYA_SD3 = "kohya (SD3 block names)"
 KOHYA_DIFFUSERS = "kohya (diffusers block names)"
+SIMPLE_TUNER = "LyCORIS (diffusers block names)"  # SimpleTuner's
 KOHYA = "kohya"  # text encoders are spelled alike in all
 PEFT = "PEFT/diffusers"
+COMFY = "ComfyUI"
 _SD3_BLOCKS = r"lora_unet_(joint_blocks_|context_embedder|[txy]_embedder_|final_layer_)"
 # Naming styles, for messages and reports; a key's style is the first row that fits its beginning.
 STYLES: tuple[tuple[str, str], ...] = (
@@ -129,8 +88,9 @@ STYLES: tuple[tuple[str, str], ...] = (
         r"lora_transformer_|lora_unet_(down_blocks|mid_block|up_blocks|time_embedding|add_embedding|conv_in|conv_out)",
     ),
     (KOHYA, r"lora_(unet|te\d?)_|bundle_emb\."),
-    (PEFT, r"(unet|text_encoder(_\d)?|transformer|base_model)\."),
-    ("ComfyUI", r"(diffusion_model|text_encoders)\."),
+    (SIMPLE_TUNER, r"lycoris_"),
+    (PEFT, r"(unet|text_encoder(_\d)?|transformer|base_model|down_blocks|up_blocks|mid_block|transformer_blocks)\."),
+    (COMFY, r"(diffusion_model|text_encoders)\."),
 )
 
 

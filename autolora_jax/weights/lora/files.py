@@ -8,9 +8,10 @@ from pathlib import Path
 
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import FLOATS, TensorFiles, open_tensors
-from autolora_jax.weights.lora.change import LowRank
-from autolora_jax.weights.lora.dialects import kind_of
+from autolora_jax.weights.lora import building
+from autolora_jax.weights.lora.change import Change, LowRank
 from autolora_jax.weights.lora.fused import SPLIT_QKV, is_split_qkv, piece, says_split_qkv
+from autolora_jax.weights.lora.kinds import kind_of
 from autolora_jax.weights.lora.match import DAMAGED, NOT_APPLIED, Match, match_layers, raise_problems
 from autolora_jax.weights.lora.names import Layer, Name, Targets, names
 from autolora_jax.weights.lora.peft import PeftSettings, peft_settings
@@ -24,7 +25,7 @@ class LoraFile:
 
     path: Path
     dialect: str
-    layers: Mapping[Layer, LowRank]
+    layers: Mapping[Layer, Change]
     metadata: Mapping[str, str]  # the file's header
 
 
@@ -61,17 +62,18 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
     return _share_out({k: v for k, v in changes.items() if v}, known, LoraFile(path, match.dialect, {}, file.metadata))
 
 
-def _share_out(changes: Mapping[str, LowRank], known: Mapping[str, Name], file: LoraFile) -> LoraFile:
+def _share_out(changes: Mapping[str, Change], known: Mapping[str, Name], file: LoraFile) -> LoraFile:
     """The file with the changes of its modules as changes of layers."""
-    one_alpha = len({change.alpha for change in changes.values()}) == 1
+    one_alpha = len({change.alpha for change in changes.values() if change.matrix}) == 1
     said = says_split_qkv(file.metadata)
     dialect = file.dialect
-    layers: dict[Layer, LowRank] = {}
+    layers: dict[Layer, Change] = {}
     for module, change in changes.items():
         shares = known[module].shares
-        if is_split_qkv(change, len(shares), said, one_alpha):
-            assert change.alpha is not None
-            change = dataclasses.replace(change, alpha=change.alpha * len(shares))
+        matrix = change.matrix
+        if isinstance(matrix, LowRank) and is_split_qkv(matrix, len(shares), said, one_alpha):
+            assert matrix.alpha is not None
+            change = dataclasses.replace(change, matrix=dataclasses.replace(matrix, alpha=matrix.alpha * len(shares)))
             dialect = f"{file.dialect}, {SPLIT_QKV}"
         layers |= {share.layer: part for share in shares if (part := piece(change, share.place))}
     return dataclasses.replace(file, dialect=dialect, layers=layers)
@@ -79,7 +81,7 @@ def _share_out(changes: Mapping[str, LowRank], known: Mapping[str, Name], file: 
 
 def _read_module(
     file: TensorFiles, match: Match, module: str, name: Name, settings: Mapping[str, PeftSettings]
-) -> LowRank | None:
+) -> Change | None:
     """A module's change; None when a tensor can't be used, which match.problems then says."""
     try:
         tensors = {part: file.read(key) for part, key in match.modules[module].items()}
@@ -96,4 +98,4 @@ def _read_module(
         alpha = said
     kind = kind_of(match.modules[module])
     assert kind is not None
-    return kind.build(tensors, name.kernel, alpha)
+    return building.change(tensors, name.kernel, kind.build(tensors, name.kernel, alpha))

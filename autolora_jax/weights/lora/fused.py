@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from autolora_jax.weights.lora.change import LowRank
+from autolora_jax.weights.lora.change import Change, Full, LowRank, Magnitude, Matrix
 from autolora_jax.weights.lora.sd3_names import Place
 from autolora_jax.weights.rules import halves_swapped
 
@@ -47,38 +47,77 @@ def is_split_qkv(change: LowRank, parts: int, said: bool, one_alpha: bool) -> bo
     return not any((block != 0).any() for i, row in enumerate(rows) for j, block in enumerate(row) if i != j)
 
 
-def piece(change: LowRank, place: Place) -> LowRank | None:
+def piece(change: Change, place: Place) -> Change | None:
     """A layer's change out of that of the module it is a piece of; None where only the other pieces are changed.
 
     Ranks that do not reach the layer are left out, so that what `together` made comes apart as it was.
     """
-    up = np.split(change.up, place.parts)[place.part]
-    if place.swapped:
-        up = halves_swapped(up)
-    reaching = (up != 0).any(axis=0)
-    if place.parts == 1 or reaching.all() or not (change.up != 0).any():
-        return dataclasses.replace(change, up=up)
+    if place.parts == 1 and not place.swapped:
+        return change
+    outputs = np.split(np.arange(change.outputs), place.parts)[place.part]
+    part = change.at(halves_swapped(outputs) if place.swapped else outputs)
+    whole, matrix = change.matrix, part.matrix
+    if place.parts == 1 or not isinstance(whole, LowRank) or not isinstance(matrix, LowRank):
+        return part
+    reaching = (matrix.up != 0).any(axis=0)
+    if reaching.all() or not (whole.up != 0).any():
+        return part
     if not reaching.any():
-        return None
+        return dataclasses.replace(part, matrix=None) if part.bias is not None else None
     ranks = int(reaching.sum())
-    alpha = None if change.alpha is None else change.alpha * ranks / change.rank
-    return LowRank(change.down[reaching], up[:, reaching], alpha)
+    alpha = None if matrix.alpha is None else matrix.alpha * ranks / matrix.rank
+    return dataclasses.replace(part, matrix=LowRank(matrix.down[reaching], matrix.up[:, reaching], alpha))
 
 
-def together(pieces: Sequence[tuple[Place, LowRank]]) -> LowRank:
+def together(pieces: Sequence[tuple[Place, Change]]) -> Change:
     """The change of a module out of those of the layers that are pieces of it, all or some."""
+    place, first = pieces[0]
+    if place.parts == 1:
+        return first.at(halves_swapped(np.arange(first.outputs))) if place.swapped else first
     changes = {place.part: change for place, change in pieces}
-    parts, first = pieces[0][0].parts, pieces[0][1]
-    if parts == 1:
-        return dataclasses.replace(first, up=halves_swapped(first.up)) if pieces[0][0].swapped else first
-    if len(changes) == parts and all(_alike(change, first) for change in changes.values()):
-        return dataclasses.replace(first, up=np.concatenate([changes[part].up for part in range(parts)]))
-    if len({change.scale for change in changes.values()}) > 1:
-        changes = {part: _with_scale_in_up(change) for part, change in changes.items()}
-    order = sorted(changes, reverse=True)
-    columns = [_column(changes[part].up, part, parts) for part in order]
-    down, up = np.concatenate([changes[part].down for part in order]), np.concatenate(columns, axis=1)
-    return LowRank(down, up, changes[order[0]].scale * len(down))
+    matrices = {part: change.matrix for part, change in changes.items() if change.matrix is not None}
+    return Change(
+        _joined(matrices, place.parts),
+        _joined_magnitude(changes, place.parts),
+        _joined_vectors({part: c.bias for part, c in changes.items() if c.bias is not None}, place.parts),
+    )
+
+
+def _joined(matrices: Mapping[int, Matrix], parts: int) -> Matrix | None:
+    if not matrices:
+        return None
+    low = {part: matrix for part, matrix in matrices.items() if isinstance(matrix, LowRank)}
+    if len(low) < len(matrices):
+        rows = {part: matrix.dense for part, matrix in matrices.items()}
+        empty = np.zeros_like(next(iter(rows.values())))
+        return Full(np.concatenate([rows.get(part, empty) for part in range(parts)]))
+    first = next(iter(low.values()))
+    if len(low) == parts and all(_alike(matrix, first) for matrix in low.values()):
+        return dataclasses.replace(first, up=np.concatenate([low[part].up for part in range(parts)]))
+    if len({matrix.scale for matrix in low.values()}) > 1:
+        low = {part: _with_scale_in_up(matrix) for part, matrix in low.items()}
+    order = sorted(low, reverse=True)
+    columns = [_column(low[part].up, part, parts) for part in order]
+    down, up = np.concatenate([low[part].down for part in order]), np.concatenate(columns, axis=1)
+    return LowRank(down, up, low[order[0]].scale * len(down))
+
+
+def _joined_magnitude(changes: Mapping[int, Change], parts: int) -> Magnitude | None:
+    magnitudes = {part: change.magnitude for part, change in changes.items()}
+    found = [magnitude for magnitude in magnitudes.values() if magnitude]
+    if not found:
+        return None
+    if len(found) < parts or any(magnitude.axis == "inputs" for magnitude in found):
+        raise ValueError("DoRA of a part of q, k and v, or over their inputs, has no place in kohya's layout; use peft")
+    values = np.concatenate([magnitudes[part].values for part in range(parts)])  # type: ignore[union-attr]
+    return dataclasses.replace(found[0], values=values)
+
+
+def _joined_vectors(vectors: Mapping[int, np.ndarray], parts: int) -> np.ndarray | None:
+    if not vectors:
+        return None
+    empty = np.zeros_like(next(iter(vectors.values())))
+    return np.concatenate([vectors.get(part, empty) for part in range(parts)])
 
 
 def _column(up: np.ndarray, part: int, parts: int) -> np.ndarray:

@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from autolora_jax.weights.errors import WeightsError, shorten
-from autolora_jax.weights.lora.dialects import Kind, foreign, guess_family, kind_of, naming_style, split_key
+from autolora_jax.weights.lora.building import beside_misfit
+from autolora_jax.weights.lora.dialects import foreign, guess_family, naming_style, split_key
+from autolora_jax.weights.lora.kinds import DORA, Kind, kind_of
 from autolora_jax.weights.lora.names import Layer, Name
 from autolora_jax.weights.lora.peft import PeftSettings
 from autolora_jax.weights.rules import Shape
@@ -54,7 +56,7 @@ class Match:
     @property
     def dialect(self) -> str:
         """For people: "LoHa (LyCORIS), kohya (sgm block names)"."""
-        kinds = sorted(self.kinds - {"LoRA"}) or ["LoRA"]
+        kinds = sorted(self.kinds - ({"LoRA"} if "DoRA" in self.kinds else set())) or ["unknown"]
         return f"{' + '.join(kinds)}, {self.style}"
 
 
@@ -67,7 +69,7 @@ def examine_modules(shapes: Mapping[str, Shape]) -> Match:
         if split := split_key(key):
             module, part = split
             parts = match.modules.setdefault(module, {})
-            if part in parts and part in ("down", "up", "alpha"):
+            if part in parts:
                 match.problems.add("parts given twice", DOUBLED, f"{parts[part]} and {key}")
             parts[part] = key
         else:
@@ -81,14 +83,19 @@ def examine_modules(shapes: Mapping[str, Shape]) -> Match:
 def _examine_module(module: str, parts: Parts, match: Match) -> None:
     kind = kind_of(parts)
     if kind is None:
-        match.problems.add("alpha without lora_down and lora_up", DAMAGED, parts["alpha"])
+        match.problems.add("parts without the change they belong to", DAMAGED, *parts.values())
         return
     match.kinds.add(kind.name)
+    if parts.keys() & DORA:
+        match.kinds.add("DoRA")
     if kind.remedy:
-        sign = next(parts[p] for p in parts if p in kind.needs)
+        sign = next(parts[p] for p in parts if p in kind.signs)
         match.problems.add(f"modules that are {kind.name}", kind.remedy, sign)
-    elif missing := sorted(kind.needs - parts.keys()):
-        match.problems.add(f"modules without their {' and '.join(missing)} half", DAMAGED, module)
+    elif missing := kind.missing(parts):
+        match.problems.add(f"{kind.name} modules without their {' and '.join(missing)}", DAMAGED, module)
+    elif foreign_parts := kind.foreign(parts):
+        items = (f"{parts[part]} in a {kind.name}" for part in foreign_parts)
+        match.problems.add("parts that do not belong together", NOT_APPLIED, *items)
 
 
 def match_layers(
@@ -105,7 +112,7 @@ def match_layers(
     layers: dict[Layer, str] = {}
     for module, parts in match.modules.items():
         kind = kind_of(parts)
-        if kind is None or kind.remedy or not kind.needs <= parts.keys():
+        if kind is None or kind.remedy or kind.missing(parts) or kind.foreign(parts):
             continue
         if module not in names:
             match.problems.add("modules that this model does not have", other_model, module)
@@ -113,19 +120,27 @@ def match_layers(
         name = names[module]
         if twice := [layers[share.layer] for share in name.shares if share.layer in layers]:
             match.problems.add("layers named twice", DOUBLED, *(f"{other} and {module}" for other in twice))
-        elif problem := _misfit(kind, {part: shapes[key] for part, key in parts.items()}, name.kernel):
+        elif problem := _misfit(kind, {part: shapes[key] for part, key in parts.items()}, name):
             match.problems.add("shapes that do not fit", other_model, f"{module} ({problem})")
-        elif problem := _rank_conflict(name, shapes[parts["down"]][0], settings or {}):
+        elif "down" in parts and (problem := _rank_conflict(name, shapes[parts["down"]][0], settings or {})):
             match.problems.add("ranks that differ from the file's own PEFT settings", DAMAGED, f"{module} ({problem})")
+        elif "magnitude" not in parts and settings and name.component in settings and settings[name.component].use_dora:
+            match.problems.add(
+                "modules without the magnitudes that their settings speak of (use_dora)", DAMAGED, module
+            )
         layers |= {share.layer: module for share in name.shares}
     match.layers = layers
     return match
 
 
-def _misfit(kind: Kind, shapes: Mapping[str, Shape], kernel: Shape) -> str | None:
+def _misfit(kind: Kind, shapes: Mapping[str, Shape], name: Name) -> str | None:
     if shapes.get("alpha", ()) not in ((), (1,)):
         return f"alpha {list(shapes['alpha'])} instead of one number"
-    return kind.misfit(shapes, kernel)
+    if wrong := kind.misfit(shapes, name.kernel) or beside_misfit(shapes, name.kernel):
+        return wrong
+    if len(name.shares) > 1 and shapes.get("dora_scale", (0,))[0] == 1:
+        return "magnitudes over the inputs of several layers at once, which can't be taken apart"
+    return None
 
 
 def _rank_conflict(name: Name, rank: int, settings: Mapping[str, PeftSettings]) -> str | None:

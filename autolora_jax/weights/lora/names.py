@@ -7,11 +7,12 @@ layers may have one name: where a file's layout has them as one.
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 from autolora_jax.config import JsonConfig, MMDiTConfig, UNetConfig
 from autolora_jax.weights.ldm import ldm_module_name
-from autolora_jax.weights.lora.dialects import KOHYA, KOHYA_DIFFUSERS, KOHYA_SD3, KOHYA_SGM, PEFT
+from autolora_jax.weights.lora.dialects import COMFY, KOHYA, KOHYA_DIFFUSERS, KOHYA_SD3, KOHYA_SGM, PEFT, SIMPLE_TUNER
 from autolora_jax.weights.lora.sd3_names import Place, sd3_place
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.tables import torch_module
@@ -25,7 +26,7 @@ class Layer(NamedTuple):
 
     component: str  # "unet" or "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"
     path: str  # in the component's tree: "down_blocks_1/attentions_0/proj_in"
-    kernel: Shape  # Dense [in, out] or Conv [kh, kw, in, out]
+    kernel: Shape  # Dense [in, out] or Conv [kh, kw, in, out]; of a norm its weight's [c]
 
 
 class Share(NamedTuple):
@@ -105,14 +106,24 @@ def _peft(component: str, layout: str = "canonical") -> tuple[Spelling, ...]:
     return tuple(Spelling(PEFT, prefix, layout) for prefix in prefixes)
 
 
-_PEFT_FOLDER = Spelling(PEFT, "base_model.model.", "canonical")  # PEFT's own, of an adapted denoiser
+_OF_A_DENOISER = (
+    Spelling(PEFT, "base_model.model.", "canonical"),  # PEFT's own folders
+    Spelling(PEFT, "", "canonical"),  # diffusers' save_attn_procs and save_lora_adapter
+    Spelling(SIMPLE_TUNER, "lycoris_", "canonical", "_"),
+)
+_COMFY_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 
 
 def _text_spellings(component: str, kohya_prefix: str) -> tuple[Spelling, ...]:
+    in_comfy = f"text_encoders.{_COMFY_ENCODERS[component]}.transformer."
     return tuple(
         spelling
         for layout in ("canonical", "flattened")
-        for spelling in (Spelling(KOHYA, kohya_prefix, layout, "_"), *_peft(component, layout))
+        for spelling in (
+            Spelling(KOHYA, kohya_prefix, layout, "_"),
+            *_peft(component, layout),
+            Spelling(COMFY, in_comfy, layout),
+        )
     )
 
 
@@ -122,13 +133,15 @@ SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
         Spelling(KOHYA_SGM, "lora_unet_", "sgm", "_"),
         Spelling(KOHYA_DIFFUSERS, "lora_unet_", "canonical", "_"),
         *_peft("unet"),
-        _PEFT_FOLDER,
+        *_OF_A_DENOISER,
+        Spelling(COMFY, "diffusion_model.", "sgm"),
     ),
     "transformer": (
         Spelling(KOHYA_SD3, "lora_unet_", "sd3", "_"),
         Spelling(KOHYA_DIFFUSERS, "lora_transformer_", "canonical", "_"),  # OneTrainer's
         *_peft("transformer"),
-        _PEFT_FOLDER,
+        *_OF_A_DENOISER,
+        Spelling(COMFY, "diffusion_model.", "sd3"),
     ),
     "text_encoder": _text_spellings("text_encoder", "lora_te1_"),
     "text_encoder_2": _text_spellings("text_encoder_2", "lora_te2_"),
@@ -138,10 +151,19 @@ SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
 
 def layers(targets: Targets) -> Iterator[Layer]:
     """Every layer with a kernel, of every component."""
+    return _with_leaf("kernel", targets)
+
+
+def norms(targets: Targets) -> Iterator[Layer]:
+    """Every norm with a weight, of every component."""
+    return _with_leaf("scale", targets)
+
+
+def _with_leaf(leaf: str, targets: Targets) -> Iterator[Layer]:
     for component, (tree, _) in targets.items():
         for path, shape in flat_shapes(tree).items():
-            if path.endswith("/kernel"):
-                yield Layer(component, path.removesuffix("/kernel"), shape)
+            if path.endswith(f"/{leaf}"):
+                yield Layer(component, path.removesuffix(f"/{leaf}"), shape)
 
 
 def spell(spelling: Spelling, path: str, config: JsonConfig) -> tuple[str, Place] | None:
@@ -156,7 +178,7 @@ def spell(spelling: Spelling, path: str, config: JsonConfig) -> tuple[str, Place
 def names(targets: Targets) -> dict[str, Name]:
     """Every known name of every layer of the model. Raises ValueError when two layers would share a name."""
     found: dict[str, dict[int, Share]] = {}
-    for layer in layers(targets):
+    for layer in chain(layers(targets), norms(targets)):
         for spelling in SPELLINGS[layer.component]:
             if spelled := spell(spelling, layer.path, targets[layer.component][1]):
                 name, place = spelled

@@ -35,6 +35,7 @@ _IRRELEVANT = frozenset(
         "revision",
         "target_modules",
         "task_type",
+        "lora_bias",
         "ensure_weight_tying",
     }
 )
@@ -57,6 +58,7 @@ class PeftSettings:
     rank_pattern: Mapping[str, int] = dataclasses.field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = dataclasses.field(default_factory=dict)
     use_rslora: bool = False
+    use_dora: bool = False
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> "PeftSettings":
@@ -69,16 +71,14 @@ class PeftSettings:
         ]
         if unknown:
             raise WeightsError(f"PEFT settings not supported: {', '.join(sorted(unknown))}; train it without")
-        rslora = raw.get("use_rslora") or False
-        if rslora not in (True, False):
-            raise WeightsError(f"use_rslora must be true or false, not {rslora!r}")
         ranks, alphas = _pattern(raw, "rank_pattern"), _pattern(raw, "alpha_pattern")
         return cls(
             r=_rank("r", raw.get("r", cls.r)),
             lora_alpha=_alpha("lora_alpha", raw.get("lora_alpha", cls.lora_alpha)),
             rank_pattern={pattern: _rank("rank_pattern", value) for pattern, value in ranks.items()},
             alpha_pattern={pattern: _alpha("alpha_pattern", value) for pattern, value in alphas.items()},
-            use_rslora=bool(rslora),
+            use_rslora=_switch("use_rslora", raw),
+            use_dora=_switch("use_dora", raw),
         )
 
     def rank(self, module: str) -> int:
@@ -90,6 +90,13 @@ class PeftSettings:
         """The alpha of a module in the convention `scale = alpha / rank`."""
         alpha: float = _exception(self.alpha_pattern, module, self.lora_alpha)
         return alpha * math.sqrt(self.rank(module)) if self.use_rslora else alpha
+
+
+def _switch(key: str, raw: Mapping[str, Any]) -> bool:
+    value = raw.get(key) or False
+    if value not in (True, False):
+        raise WeightsError(f"{key} must be true or false, not {value!r:.80}")
+    return bool(value)
 
 
 def _rank(key: str, value: Any) -> int:
@@ -149,7 +156,7 @@ def peft_settings(path: Path, metadata: Mapping[str, str], components: Sequence[
     return {}
 
 
-def peft_header(alphas: Mapping[str, Mapping[str, tuple[int, float]]]) -> str:
+def peft_header(alphas: Mapping[str, Mapping[str, tuple[int, float]]], dora: bool = False, bias: bool = False) -> str:
     """The JSON for `lora_adapter_metadata` that says: component -> module -> (rank, alpha)."""
     raw: dict[str, Any] = {}
     for component, modules in alphas.items():
@@ -163,6 +170,8 @@ def peft_header(alphas: Mapping[str, Mapping[str, tuple[int, float]]]) -> str:
             f"{component}.r": r,
             f"{component}.lora_alpha": alpha,
             f"{component}.target_modules": sorted(modules),
+            f"{component}.use_dora": dora,
+            f"{component}.lora_bias": bias,
             f"{component}.rank_pattern": {m: x for m, (x, _) in modules.items() if x != r},
             f"{component}.alpha_pattern": {m: x for m, (_, x) in modules.items() if x != alpha},
         }
