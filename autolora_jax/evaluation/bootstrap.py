@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Shaped
 
 Weights = Float[np.ndarray, "r n"]
 Statistic = Callable[[Weights], Float[np.ndarray, "r"]]
+AT_ONCE = 2**24  # weights: 128 MiB
 
 
 class Interval(NamedTuple):
@@ -42,7 +43,9 @@ def bootstrap_interval(
             f"{len(groups)} pictures, level {level}, {resamples} resamples: need some, 0 < level < 1, some"
         )
     value = float(statistic(np.ones((1, len(groups))))[0])
-    found = statistic(resampled(groups, resamples, seed))
+    rng, some = np.random.default_rng(seed), max(1, AT_ONCE // len(groups))
+    parts = (min(some, resamples - done) for done in range(0, resamples, some))
+    found = np.concatenate([statistic(resampled(groups, part, rng)) for part in parts])
     found = found[~np.isnan(found)]
     if not len(found):
         return Interval(value, np.nan, np.nan)
@@ -50,9 +53,9 @@ def bootstrap_interval(
     return Interval(value, float(low), float(high))
 
 
-def resampled(groups: Int[np.ndarray, "n"], resamples: int, seed: int) -> Weights:
+def resampled(groups: Int[np.ndarray, "n"], resamples: int, seed: int | np.random.Generator) -> Weights:
     """How often each picture is drawn, when as many as a group has are drawn from it with replacement."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)  # a generator: as it is
     counts = np.zeros((resamples, len(groups)))
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)

@@ -5,6 +5,7 @@ and telling early and cheaply whether a file is whole.
 """
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -33,22 +34,22 @@ def read_size(path: Path) -> tuple[int, int]:
 
     Raises PictureError if the file is no picture, truncated, corrupt, too small, too large or of an ambiguous mode.
     """
-    return _reading(path, _size)
+    return _reading(path, lambda image: _size(path, image))
 
 
-def read_rgb(path: Path) -> Image.Image:
+def read_rgb(source: Path | BytesIO) -> Image.Image:
     """The first frame, decoded in full: mode RGB, rotated by EXIF, transparency composited on white.
 
     Raises as read_size.
     """
-    return _reading(path, _rgb)
+    return _reading(source, _rgb)
 
 
-def _reading(path: Path, read: Callable[[Path, Image.Image], T]) -> T:
+def _reading(source: Path | BytesIO, read: Callable[[Image.Image], T]) -> T:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(source, formats=FORMATS) as image:
             _check(image)
-            return read(path, image)
+            return read(image)
     except PictureError:
         raise
     except UnidentifiedImageError:
@@ -78,7 +79,7 @@ def _size(path: Path, image: Image.Image) -> tuple[int, int]:
     return (width, height) if orientation in ROTATED else (height, width)
 
 
-def _rgb(path: Path, image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):  # Pillow would clip at 255
         values = np.asarray(image).astype(np.uint32)

@@ -1,0 +1,179 @@
+"""`autolora judge`: a vision-language model scores pictures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autolora_jax.cli.console import Debug, reported, terminable
+from autolora_jax.cli.flags import option
+
+QUESTION, JUDGE, REQUESTS, OUTPUT = "Question", "Judge", "Requests", "Output"
+INCOMPLETE = 3  # exit code: some pictures got no score, and another run may get them one
+
+EXAMPLES = """[bold]Serve a judge[/], on this machine or another (docs/judges.md says which judge works how):
+
+[cyan]vllm serve Qwen/Qwen2.5-VL-7B-Instruct[/]
+
+[cyan]pip install "transformers\\[serving]" && transformers serve meta-llama/Llama-3.2-11B-Vision-Instruct[/]
+
+The second is the judge of the paper, which vLLM has not served since 0.11. Both listen on port 8000. Hosted judges want
+a key in OPENAI_API_KEY and their address in --base-url.
+
+[bold]Ask it[/]
+
+How surely is the character there, of which Table 1's CPS is the mean:
+
+[cyan]autolora judge out --question cps --character Anna --description "a princess of Disney's Frozen"[/]
+
+The paper's question about pixel art: prompt correspondence (PC) and style adherence (SA) in one answer:
+
+[cyan]autolora judge out --question pc-sa --style "pixel art" --base-url http://gpu:8000/v1 --concurrency 32[/]
+
+The same command again asks only about what has no verdict yet. A hosted judge, what it cost, and every verdict:
+
+[cyan]autolora judge out --question cps --character Anna --base-url https://api.openai.com/v1 --model MODEL
+--price-in 0.4 --price-out 1.6 --out anna.json[/]
+
+[bold]Exit codes[/] 0: every picture has its score, or the judge refused it one. 3: some have none (each is named); the
+same command asks about these again. 1: no answers are to be had. 130, 143: stopped; what came is kept.
+"""
+
+
+def judge(
+    places: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of pictures (and subfolders), single pictures, or .tar shards.", metavar="PLACE"),
+    ],
+    question: Annotated[
+        str,
+        option(
+            "--question",
+            panel=QUESTION,
+            help="cps (character presence), pc (prompt correspondence), sa (style adherence), or pc-sa (both in one "
+            "question, as in the paper). Scores are 0 to 5.",
+        ),
+    ],
+    character: Annotated[str | None, option("--character", panel=QUESTION, help="cps: who should be there.")] = None,
+    description: Annotated[
+        str | None, option("--description", panel=QUESTION, help="cps: who that is, where the name is not enough.")
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        option(
+            "--prompt",
+            panel=QUESTION,
+            default="what each picture says of itself",
+            help="pc: what was asked for. Pictures that autolora or A1111 saved say it; so may manifest.jsonl.",
+        ),
+    ] = None,
+    style: Annotated[str | None, option("--style", panel=QUESTION, help="sa: its name, such as 'pixel art'.")] = None,
+    poor: Annotated[
+        str | None,
+        option("--poor", panel=QUESTION, default="known for pixel art", help="sa: what shows that it is missed."),
+    ] = None,
+    good: Annotated[
+        str | None,
+        option("--good", panel=QUESTION, default="known for pixel art", help="sa: what shows that it is met."),
+    ] = None,
+    base_url: Annotated[
+        str, typer.Option("--base-url", help="Where the judge is served.", rich_help_panel=JUDGE, metavar="URL")
+    ] = "http://localhost:8000/v1",
+    model: Annotated[
+        str | None,
+        option("--model", panel=JUDGE, default="the only one that is served", help="Its name, as the server has it."),
+    ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api-key",
+            envvar="OPENAI_API_KEY",
+            help="Better set in the environment, where others can't read it. It is sent to --base-url, and never kept.",
+            rich_help_panel=JUDGE,
+            show_default=False,
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option("--max-tokens", help="Of an answer, thoughts among them.", rich_help_panel=JUDGE, min=1),
+    ] = 512,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", help="Requests at a time.", rich_help_panel=REQUESTS, min=1)
+    ] = 8,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds for a whole answer.", rich_help_panel=REQUESTS, min=0.1)
+    ] = 120.0,
+    tries: Annotated[
+        int,
+        typer.Option(
+            "--tries",
+            help="Of a request that fails in passing (busy, timed out, cut off), ever longer apart: 8 take 2 minutes.",
+            rich_help_panel=REQUESTS,
+            min=1,
+        ),
+    ] = 8,
+    image_format: Annotated[
+        str, typer.Option("--image-format", help="png, or jpeg for a fifth of it.", rich_help_panel=REQUESTS)
+    ] = "png",
+    max_side: Annotated[
+        int, typer.Option("--max-side", help="Larger pictures are shrunk to it.", rich_help_panel=REQUESTS, min=1)
+    ] = 1024,
+    cache: Annotated[
+        Path | None,
+        option(
+            "--cache",
+            panel=OUTPUT,
+            default=".autolora/verdicts.jsonl in the first place",
+            metavar="FILE",
+            help="Every verdict, by picture, question, judge and how the picture was sent. Runs may share it.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        option(
+            "--out",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Write means, judge, usage and each picture's verdict there, as JSON. Replaces an earlier one.",
+        ),
+    ] = None,
+    price_in: Annotated[
+        float, typer.Option("--price-in", help="Of a million tokens sent.", rich_help_panel=OUTPUT, min=0)
+    ] = 0.0,
+    price_out: Annotated[
+        float, typer.Option("--price-out", help="Of a million tokens answered.", rich_help_panel=OUTPUT, min=0)
+    ] = 0.0,
+    debug: Debug = False,
+) -> None:
+    """Let a vision-language model score pictures: does it show the character, hold the prompt, keep the style?
+
+    Any server with /v1/chat/completions will do. Verdicts are kept as they come, so nothing is asked twice. A picture
+    that the judge refuses, or gives no usable answer on, has no score, rather than 0.
+    """
+    given = dict(character=character, description=description, prompt=prompt, style=style, poor=poor, good=good)
+    with reported(debug, exit_code=2):
+        from autolora_jax.cli.judging import asked_for
+        from autolora_jax.evaluation.judge import Patience, Preparation, Prices
+
+        wanted = asked_for(question, {name: text for name, text in given.items() if text})
+        preparation = Preparation(image_format, max_side)
+    with reported(debug), terminable():
+        from autolora_jax.cli.judging import ask
+
+        whole = ask(
+            places,
+            wanted,
+            preparation,
+            cache,
+            out,
+            Prices(price_in, price_out),
+            concurrency,
+            base_url=base_url,
+            model=model,
+            api_key=api_key,
+            max_tokens=max_tokens,
+            timeout=timeout,
+            patience=Patience(tries),
+        )
+    if not whole:
+        raise typer.Exit(INCOMPLETE)

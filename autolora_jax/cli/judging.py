@@ -1,0 +1,140 @@
+"""`autolora judge`, once its flags are read: ask, show how it goes, say what came of it."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autolora_jax.cli.console import say
+from autolora_jax.cli.progress import Display
+from autolora_jax.evaluation.cache import FOLDER
+from autolora_jax.evaluation.judge import (
+    QUESTIONS,
+    Judge,
+    JudgeError,
+    Preparation,
+    Prices,
+    Progress,
+    Question,
+    Report,
+    VerdictCache,
+    judge,
+    report,
+)
+from autolora_jax.evaluation.judge.verdict import SCORED
+from autolora_jax.evaluation.measures import numbered
+from autolora_jax.evaluation.pictures import Picture, Pictures
+from autolora_jax.weights.lora.metadata import listing
+
+CACHE = "verdicts.jsonl"
+NAMED = 20  # pictures without a score
+
+
+def asked_for(name: str, given: Mapping[str, str]) -> Question:
+    """The question with what flags say of it. Raises ValueError for what does not belong to it, or is missing."""
+    if name not in QUESTIONS:
+        raise ValueError(f"--question {name}: choose from {', '.join(QUESTIONS)}")
+    question = QUESTIONS[name].about(**given)
+    if missing := [each for each in question.missing if each != "prompt"]:
+        raise ValueError(f"--question {name} needs {', '.join(f'--{each}' for each in missing)}")
+    return question
+
+
+def ask(
+    places: Sequence[Path],
+    question: Question,
+    preparation: Preparation,
+    cache: Path | None,
+    out: Path | None,
+    prices: Prices,
+    concurrency: int,
+    *,
+    base_url: str,
+    model: str | None,
+    api_key: str | None,
+    **requests: Any,
+) -> bool:
+    """Judges, prints the means, writes the report. Whether no picture is left for another run."""
+    pictures = Pictures(*places)
+    prompts: list[str] = []
+
+    def noted() -> Iterator[Picture]:
+        for picture in pictures:
+            prompts.append(str(picture.fields.get("prompt") or ""))
+            yield picture
+
+    def show(progress: Progress) -> None:
+        display.update("Judge", progress.done, pictures.count, progress.latest.picture)
+
+    began = time.monotonic()
+    with (
+        Judge(base_url, model or _only_model(base_url, api_key), api_key, **requests) as by,
+        VerdictCache(cache or pictures.folder / FOLDER / CACHE) as verdicts,
+        Display() as display,
+    ):
+        if verdicts.broken:
+            say(f"Warning: {verdicts.path} holds {verdicts.broken} lines that are no verdicts", "yellow")
+        try:
+            judged = judge(
+                noted(),
+                question,
+                by,
+                verdicts,
+                preparation=preparation,
+                concurrency=concurrency,
+                on_progress=show,
+            )
+        except BaseException as e:
+            e.add_note(f"{verdicts.path} keeps what was answered: the same command goes on from there")
+            raise
+    seconds = time.monotonic() - began
+    found = report(judged, question, str(preparation), numbered(prompts), prices=prices, seconds=seconds)
+    _tell(found)
+    if out:
+        _write(out, {"endpoint": by.base_url, **found.json()})
+    return all(each.verdict.final for each in judged)
+
+
+def _only_model(base_url: str, api_key: str | None) -> str:
+    with Judge(base_url, "", api_key) as server:
+        names = server.models()
+    if len(names) != 1:
+        raise JudgeError(
+            f"{server.base_url} lists {len(names)} models ({', '.join(names[:10])}): name one with --model"
+        )
+    return names[0]
+
+
+def _tell(found: Report) -> None:
+    lost = [each for each in found.judged if each.verdict.outcome != SCORED]
+    for each in lost[:NAMED]:
+        say(f"{each.picture}: {each.verdict.outcome}: {each.verdict.why}", "yellow")
+    if len(lost) > NAMED:
+        say(f"… and {len(lost) - NAMED} more without a score", "yellow")
+    if len(found.versions) > 1:
+        say("Warning: these scores come from more than one judge, or version of one", "yellow")
+    usage, new = found.usage, found.new
+    cost = (
+        f", cost {found.prices.of(usage):.4g}, {found.prices.of(new):.4g} of it now" if found.prices != Prices() else ""
+    )
+    rows = [
+        ("pictures", ", ".join(f"{count} {outcome}" for outcome, count in found.outcomes.items())),
+        ("asked", f"about {found.asked} of them, in {found.seconds:.1f} seconds"),
+        *(("judge", f"{who}: {count} pictures") for who, count in found.versions.items()),
+        ("sent as", found.preparation),
+        ("tokens", f"{usage.prompt_tokens:,} sent, {usage.completion_tokens:,} answered{cost}"),
+    ]
+    say(listing(f"Question {found.question.name}", rows))
+    count = found.outcomes.get(SCORED, 0)
+    for name, (value, low, high) in found.means.items():
+        print(f"{name} {value:.3f} (95 %: {low:.3f} to {high:.3f}) of {count} pictures")
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
+    unfinished.replace(path)

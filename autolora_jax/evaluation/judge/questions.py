@@ -1,0 +1,157 @@
+"""What a judge is asked about a picture, and how its answer becomes scores from 0 to 5.
+
+    CPS  character presence: how surely a named character is in the picture, with keywords that say why
+    PC   prompt correspondence: how well the picture holds what its prompt says
+    SA   style adherence: how well it keeps to a named style
+
+A question asks for one or more of them in one text, which is all a judge gets beside the picture. There is no system
+message: the chat template of Llama 3.2 Vision, the paper's judge, long refused those beside pictures.
+Source: arXiv 2410.03941, appendix A, worded anew; "pc-sa" is its one question about both. The paper multiplies means
+on the scale of 0 to 5 by the diversity.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+BEST = 5
+SCORE = {"type": "integer", "enum": [*range(BEST + 1)]}
+KEYWORDS = {"type": "array", "items": {"type": "string"}}
+# Style -> what shows that a picture fails it, and that it keeps it.
+STYLES = {
+    "pixel art": ("unclear pixels, aliasing, too many colours", "clear pixels, a limited palette, little aliasing")
+}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A score, the text that asks for it, and the keys of the answer.
+
+    needs, takes: names of parameters of `text` that must be, and may be, given.
+    """
+
+    name: str
+    key: str
+    needs: tuple[str, ...]
+    takes: tuple[str, ...]
+    text: Callable[..., str]
+    keywords: str | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as a judge gets it. digest: of all that it consists of, in hexadecimal digits."""
+
+    text: str
+    schema: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        content = json.dumps([self.text, self.schema], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
+
+
+@dataclass(frozen=True)
+class Question:
+    """Criteria and what is known of them already; the rest may differ from picture to picture."""
+
+    name: str
+    criteria: tuple[Criterion, ...]
+    parameters: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Parameters that it needs and has not been given."""
+        return tuple(name for each in self.criteria for name in each.needs if not self.parameters.get(name))
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The names of the scores that an answer gives."""
+        return tuple(each.name for each in self.criteria)
+
+    def about(self, **parameters: str) -> "Question":
+        """The question with more of it known. Raises ValueError for parameters that it does not take."""
+        known = [name for each in self.criteria for name in (*each.needs, *each.takes)]
+        if unknown := sorted(parameters.keys() - known):
+            raise ValueError(
+                f"the question {self.name} does not take {', '.join(unknown)}; it takes {', '.join(known)}"
+            )
+        return replace(self, parameters={**self.parameters, **parameters})
+
+    def asked(self) -> Asked:
+        """Raises ValueError while something is missing."""
+        if self.missing:
+            raise ValueError(f"the question {self.name} needs {', '.join(self.missing)}")
+        texts = [
+            each.text(**{name: text for name, text in self.parameters.items() if name in (*each.needs, *each.takes)})
+            for each in self.criteria
+        ]
+        schema = self._schema()
+        example = ", ".join(
+            f'"{key}": {["keyword"] if kind is KEYWORDS else 0}'.replace("'", '"')
+            for key, kind in schema["properties"].items()
+        )
+        form = f"Answer with a JSON object alone and nothing before or after it, in this form: {{{example}}}"
+        return Asked("\n\n".join([*texts, form]), schema)
+
+    def of(self, answer: Mapping[str, Any]) -> dict[str, float]:
+        """The scores of a valid answer, by name: 0 to 5."""
+        return {each.name: float(answer[each.key]) for each in self.criteria}
+
+    def _schema(self) -> dict[str, Any]:
+        keys = {each.key: SCORE for each in self.criteria} | {
+            each.keywords: KEYWORDS for each in self.criteria if each.keywords
+        }
+        return {"type": "object", "properties": keys, "required": [*keys], "additionalProperties": False}
+
+
+def _presence(character: str, description: str = "") -> str:
+    who = f"{character} ({description})" if description else character
+    return f"""Is the character {who} in this picture? Give a score from 0 to 5:
+0: {character} is absent.
+1: there is a vague resemblance, such as hair or a dress of the same colour.
+2: there are some similarities, but no clear match.
+3: it is similar to {character}, with noticeable differences.
+4: it is very likely {character}, with minor differences.
+5: it is unmistakably {character}.
+Give the reason for your score as a list of keywords."""
+
+
+def _correspondence(prompt: str) -> str:
+    return f"""This picture was generated from a prompt. The prompt is: {json.dumps(prompt, ensure_ascii=False)}
+How well does the picture capture the essence, the objects and the scenes of the prompt? Give a score from 0 to 5:
+0: not at all.
+1: very poorly.
+2: somewhat.
+3: fairly well.
+4: very well.
+5: exactly."""
+
+
+def _adherence(style: str, poor: str = "", good: str = "") -> str:
+    known_poor, known_good = STYLES.get(style, ("", ""))
+    poor, good = (f" ({signs})" if signs else "" for signs in (poor or known_poor, good or known_good))
+    return f"""How well does the picture adhere to the style: {style}? Give a score from 0 to 5:
+1: very poorly{poor}.
+2: somewhat.
+3: fairly well{good}.
+4: very well.
+5: perfectly.
+Tell true {style} from a picture that is merely of low quality."""
+
+
+PRESENCE = Criterion("CPS", "score", ("character",), ("description",), _presence, "reason")
+CORRESPONDENCE = Criterion("PC", "prompt_correspondence", ("prompt",), (), _correspondence)
+ADHERENCE = Criterion("SA", "style_adherence", ("style",), ("poor", "good"), _adherence)
+
+QUESTIONS = {
+    question.name: question
+    for question in (
+        Question("cps", (PRESENCE,)),
+        Question("pc", (CORRESPONDENCE,)),
+        Question("sa", (ADHERENCE,)),
+        Question("pc-sa", (CORRESPONDENCE, ADHERENCE)),
+    )
+}

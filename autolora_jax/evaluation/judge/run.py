@@ -1,0 +1,152 @@
+"""Many pictures, one question, one judge, several requests at a time."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from autolora_jax.evaluation.judge.cache import Key, VerdictCache
+from autolora_jax.evaluation.judge.client import Judge, JudgeError, Pause
+from autolora_jax.evaluation.judge.preparation import Preparation
+from autolora_jax.evaluation.judge.questions import Question
+from autolora_jax.evaluation.judge.verdict import UNANSWERED, UNREADABLE, Verdict, Version
+from autolora_jax.evaluation.pictures import Picture
+from autolora_jax.training.image_files import PictureError
+
+GRACE = 10.0  # seconds that answers under way are waited for when a run is stopped
+
+
+class Judged(NamedTuple):
+    """A picture's key, its verdict, and whether that was in the cache already."""
+
+    picture: str
+    verdict: Verdict
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """done: pictures with a verdict by now; latest: the one that just came."""
+
+    done: int
+    latest: Judged
+
+
+class _Stopped(Exception):
+    """The run is over; who waits need not wait any longer."""
+
+
+def judge(
+    pictures: Iterable[Picture],
+    question: Question,
+    by: Judge,
+    cache: VerdictCache,
+    *,
+    preparation: Preparation = Preparation(),  # noqa: B008  (frozen)
+    concurrency: int = 8,
+    give_up: int = 20,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Judged]:
+    """The verdict on each picture, in order; from the cache where it is there. At most `concurrency` are in memory.
+
+    question: what it is missing (`prompt`, say) is taken from each picture's fields.
+    A picture without an answer is one without a score. When `give_up` in a row get none, none is to be expected.
+    Raises JudgeError then and where a server says so at once (a wrong key or model, say); ValueError when a picture
+    does not tell what the question needs; OSError when the cache can't be written; what `on_progress` raises. Every
+    verdict that came is in the cache: the same call goes on from there.
+    """
+    stop = threading.Event()
+    source, taking = enumerate(pictures), threading.Lock()
+    came: queue.SimpleQueue[tuple[int, Judged] | BaseException | None] = queue.SimpleQueue()
+
+    def pause(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise _Stopped
+
+    def work() -> None:
+        try:
+            while not stop.is_set():
+                with taking:
+                    index, picture = next(source, (-1, None))
+                if picture is None:
+                    break
+                came.put((index, _judged(picture, question, by, cache, preparation, pause)))
+        except _Stopped:
+            pass
+        except BaseException as e:
+            came.put(e)
+        finally:
+            came.put(None)
+
+    by.identify()
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(concurrency)]
+    try:
+        for worker in workers:
+            worker.start()
+        return _collected(came, concurrency, give_up, on_progress)
+    finally:
+        stop.set()
+        until = time.monotonic() + GRACE
+        for worker in workers:
+            worker.join(max(0.0, until - time.monotonic()))
+
+
+def _collected(
+    came: "queue.SimpleQueue[tuple[int, Judged] | BaseException | None]",
+    working: int,
+    give_up: int,
+    on_progress: Callable[[Progress], None] | None,
+) -> list[Judged]:
+    found: dict[int, Judged] = {}
+    in_a_row = 0
+    while working:
+        item = came.get()
+        if item is None:
+            working -= 1
+            continue
+        if isinstance(item, BaseException):
+            raise item
+        index, judged = item
+        found[index] = judged
+        if on_progress:
+            on_progress(Progress(len(found), judged))
+        if judged.verdict.outcome == UNANSWERED:
+            in_a_row += 1
+        elif not judged.reused and judged.verdict.outcome != UNREADABLE:
+            in_a_row = 0
+        if in_a_row >= give_up:
+            raise JudgeError(f"the last {in_a_row} pictures got no answer: {judged.verdict.why}")
+    return [found[index] for index in sorted(found)]
+
+
+def _judged(
+    picture: Picture, question: Question, by: Judge, cache: VerdictCache, preparation: Preparation, pause: Pause
+) -> Judged:
+    """Looks, then asks, unless somebody else is asking: then waits and looks again."""
+    question = about(picture, question)
+    key = Key(picture.sha256, question.asked().digest, str(preparation), by.model)
+    if found := cache.find(key, by.served):
+        return Judged(picture.key, found, True)
+    with cache.claim(key, pause):
+        if found := cache.find(key, by.served):
+            return Judged(picture.key, found, True)
+        try:
+            image = preparation.data_uri(picture.image())
+        except PictureError as e:
+            return Judged(picture.key, Verdict(UNREADABLE, Version(by.model, by.served), why=str(e)), False)
+        verdict = by.ask(question, image, pause)
+        cache.add(key, verdict)
+        return Judged(picture.key, verdict, False)
+
+
+def about(picture: Picture, question: Question) -> Question:
+    """The question with what the picture tells. Raises ValueError when that is not enough."""
+    told = {name: str(picture.fields[name]) for name in question.missing if picture.fields.get(name)}
+    question = replace(question, parameters={**question.parameters, **told})
+    if question.missing:
+        raise ValueError(
+            f"{picture.key} does not tell its {', '.join(question.missing)}, which the question {question.name} needs"
+        )
+    return question

@@ -1,0 +1,111 @@
+"""What scores of pictures say together: means, the products with diversity, and differences between two sets.
+
+A set is one way of drawing: its pictures, the group (prompt) of each, what a judge or a classifier gave each, and the
+features that diversity is measured on. Intervals are bootstrap intervals over the pictures of a group; a product takes
+both its factors from the same resample, a difference both its sets.
+Source: arXiv 2410.03941, section 5: Div-CPS, Div-PC, Div-SA = diversity × mean score.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from autolora_jax.evaluation.bootstrap import (
+    Interval,
+    Statistic,
+    Weights,
+    bootstrap_interval,
+    mean_statistic,
+)
+from autolora_jax.evaluation.diversity import diversity_statistic
+
+DIVERSITY = "Div"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A set of pictures.
+
+    groups: [n]; scores: name -> [n], NaN for a picture that has none; features: [n d], or none where diversity is not
+    asked for.
+    """
+
+    groups: Int[np.ndarray, "n"]
+    scores: Mapping[str, Float[np.ndarray, "n"]]
+    features: Float[np.ndarray, "n d"] | None = None
+
+    def statistics(self) -> dict[str, Statistic]:
+        """Means by the scores' names; with features also "Div" and the products, "Div-CPS"."""
+        found = {name: mean_statistic(values) for name, values in self.scores.items()}
+        if self.features is not None:
+            spread = diversity_statistic(self.features, self.groups)
+            found |= {DIVERSITY: spread} | {
+                f"{DIVERSITY}-{name}": product(spread, mean) for name, mean in found.items()
+            }
+        return found
+
+    def rows(self, rows: Int[np.ndarray, "m"]) -> "Sample":
+        """These pictures of it, in this order."""
+        features = None if self.features is None else self.features[rows]
+        return Sample(self.groups[rows], {name: values[rows] for name, values in self.scores.items()}, features)
+
+
+def product(one: Statistic, other: Statistic) -> Statistic:
+    """Of two statistics of the same pictures."""
+
+    def multiplied(weights: Weights) -> Float[np.ndarray, "r"]:
+        return one(weights) * other(weights)
+
+    return multiplied
+
+
+def intervals(sample: Sample, **bootstrap: Any) -> dict[str, Interval]:
+    """Each of the sample's statistics. bootstrap: as bootstrap_interval takes them."""
+    return {
+        name: bootstrap_interval(statistic, sample.groups, **bootstrap)
+        for name, statistic in sample.statistics().items()
+    }
+
+
+def paired_differences(first: Sample, second: Sample, **bootstrap: Any) -> dict[str, Interval]:
+    """second − first, for the statistics that both have. Row i of both is drawn from the same prompt and noise.
+
+    A picture without a score leaves its partner without one. Raises ValueError when the rows can't be the same ones.
+    """
+    if not np.array_equal(first.groups, second.groups):
+        raise ValueError("the two sets are not pairs: row by row they should be of the same group; see pairs()")
+    shared = first.scores.keys() & second.scores.keys()
+    known = {name: ~np.isnan(first.scores[name] + second.scores[name]) for name in shared}
+    before, after = (
+        Sample(
+            each.groups,
+            {name: np.where(known[name], values, np.nan) for name, values in each.scores.items() if name in shared},
+            each.features,
+        ).statistics()
+        for each in (first, second)
+    )
+
+    def difference(name: str) -> Statistic:
+        return lambda weights: after[name](weights) - before[name](weights)
+
+    return {name: bootstrap_interval(difference(name), first.groups, **bootstrap) for name in before if name in after}
+
+
+def pairs(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:
+    """The rows of either set whose keys (prompt and seed, say) the other has as well, in the order of the first.
+
+    Raises ValueError when a key occurs twice in a set, or none in both.
+    """
+    places = [{key: row for row, key in enumerate(keys)} for keys in (first, second)]
+    for place, keys in zip(places, (first, second), strict=True):
+        if len(place) < len(keys):
+            twice = next(key for row, key in enumerate(keys) if place[key] != row)
+            raise ValueError(f"{twice} occurs twice in a set: pictures can't be paired by it")
+    shared = [key for key in first if key in places[1]]
+    if not shared:
+        raise ValueError("the two sets have no prompt and seed in common: there are no pairs to compare")
+    one, other = (np.array([place[key] for key in shared]) for place in places)
+    return one, other
