@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 
@@ -96,7 +96,8 @@ SPELLINGS: dict[Any, Spelling] = {
 
 
 def override(config: Config, changes: Mapping[str, Any]) -> Config:
-    """The config with some settings changed: name ("seeds", "sampler.steps", "guidance.gamma") -> text or JSON value.
+    """The config with some settings changed: name ("seeds", "sampler.steps", "guidance.gamma") -> text or JSON value,
+    or what the setting holds: a rule, a tuple, a dataclass.
 
     Raises ConfigError for an unknown name, with the nearest known one, and for a value that can't be read or meant.
     """
@@ -115,7 +116,7 @@ def _replace(config: Any, part: Any, prefix: str, changes: Mapping[str, Any]) ->
         if dot:
             deeper.setdefault(first, {})[rest] = value
         else:
-            values[first] = _read(value, hints[first], prefix + first)
+            values[first] = read(value, hints[first], prefix + first)
     try:
         for name, inner in deeper.items():
             current = values.get(name, getattr(part, name))
@@ -149,13 +150,20 @@ def _names(part: Any, prefix: str = "") -> Iterator[str]:
             yield from _names(inner, f"{prefix}{field.name}.")
 
 
-def _read(value: Any, hint: Any, name: str) -> Any:
+def read(value: Any, hint: Any, name: str) -> Any:
+    """The value of the setting `name`, whose field has the type `hint`. Raises ConfigError if it can't be one."""
     optional = isinstance(hint, types.UnionType) and types.NoneType in hint.__args__
     if optional:
         hint = next(h for h in hint.__args__ if h is not types.NoneType)
         if value is None or (value == "none" and hint is not Rule):
             return None
+    if isinstance(hint, types.UnionType) and hint not in SPELLINGS:
+        hint = hint.__args__[0]  # the others are for programs to give
+    if _holds(hint, value):
+        return value
     if hint not in SPELLINGS:
+        if not dataclasses.is_dataclass(hint):
+            raise ConfigError(f"{name} is not a setting that a text can change; change it in the program")
         names = ", ".join(f"{name}.{f.name}" for f in dataclasses.fields(hint))
         raise ConfigError(f"{name} is several settings: {names}")
     spelling = SPELLINGS[hint]
@@ -163,8 +171,15 @@ def _read(value: Any, hint: Any, name: str) -> Any:
         return spelling.read(value)
     except ConfigError:
         raise
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise ConfigError(f"{name} = {value!r} should be {spelling.looks}") from None
+
+
+def _holds(hint: Any, value: Any) -> bool:
+    """Whether it is no text or JSON value, but what a field of this type holds."""
+    if dataclasses.is_dataclass(hint):
+        return isinstance(value, cast(type, hint))
+    return isinstance(value, tuple) and typing.get_origin(hint) is tuple
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,8 +6,10 @@ a line "Negative prompt: …", a line "Steps: 30, Sampler: Euler, …". `autolor
 
 import errno
 import hashlib
+import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,15 +39,16 @@ def save_png(path: Path, image: Image.Image, settings: Mapping[str, Any], overwr
         civitai recognise them.
     Raises as write_png.
     """
-    texts = {"parameters": parameters(settings), "autolora": json.dumps(settings, default=_plain)}
-    write_png(path, image, texts, overwrite)
+    write_png(path, image, chunks(settings), overwrite)
 
 
-def write_png(path: Path, image: Image.Image, texts: Mapping[str, str], overwrite: bool = False) -> None:
-    """Writes a picture with text chunks, in any script. The file appears whole or not at all.
+def chunks(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The text chunks that say how a picture was made. settings: as for save_png."""
+    return {"parameters": parameters(settings), "autolora": json.dumps(settings, default=_plain)}
 
-    Raises FileExistsError if there is such a file and `overwrite` is false, OSError if it can't be written.
-    """
+
+def png_bytes(image: Image.Image, texts: Mapping[str, str]) -> bytes:
+    """A PNG file of a picture with text chunks, in any script."""
     info = PngInfo()
     for key, text in texts.items():
         text = text.encode("utf-8", "replace").decode()  # lone surrogates: bytes of a terminal that are no UTF-8
@@ -53,10 +56,19 @@ def write_png(path: Path, image: Image.Image, texts: Mapping[str, str], overwrit
             info.add_text(key, text)
         else:
             info.add_itxt(key, text)
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
+def write_png(path: Path, image: Image.Image, texts: Mapping[str, str], overwrite: bool = False) -> None:
+    """Writes a picture with text chunks. The file appears whole or not at all.
+
+    Raises FileExistsError if there is such a file and `overwrite` is false, OSError if it can't be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with temporary.open("wb") as file:
-            image.save(file, "PNG", pnginfo=info)
+        temporary.write_bytes(png_bytes(image, texts))
         if overwrite:
             temporary.replace(path)
         else:
@@ -90,6 +102,23 @@ def read_settings(path: Path) -> dict[str, Any]:
     return json.loads(text)
 
 
+def told(image: Image.Image) -> dict[str, Any]:
+    """What an opened picture says of itself before its pixels, which are not decoded: {} when that is nothing.
+
+    The settings that save_png put into it; else prompt and seed of a `parameters` chunk, without mentions of LoRAs.
+    """
+    if settings := image.info.get("autolora"):
+        return dict(json.loads(settings))
+    text = image.info.get("parameters")
+    if not isinstance(text, str):
+        return {}
+    prompt = re.split(r"\n(?=Negative prompt: |Steps: )", text, maxsplit=1)[0]
+    found: dict[str, Any] = {"prompt": re.sub(r"\s*<lora:[^<>]*>", "", prompt).strip()}
+    if seed := re.search(r"\bSeed: (\d+)", text.rpartition("\n")[2]):
+        found["seed"] = int(seed[1])
+    return found
+
+
 def parameters(settings: Mapping[str, Any]) -> str:
     """Settings as A1111 writes them; its names where it has one, then AutoLoRA's own."""
     rule: Rule = settings["guidance"]
@@ -116,6 +145,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
         **{name if len(name) > 1 else f"guidance {name}": value for name, value in values},
         "Guidance rescale": settings["guidance_rescale"] or None,
         "LoRA scales": " ".join(f"{scale:g}" for scale in loras.values()) or None,
+        "Base text": settings["base_text"] if settings["base_text"] != "base" else None,
         "Noise": settings["noise"],
         "Version": f"autolora-jax {__version__}",
     }

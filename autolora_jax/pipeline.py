@@ -22,7 +22,15 @@ from autolora_jax.demo import MODEL
 from autolora_jax.guidance import CFG, AutoLoRA, Rule
 from autolora_jax.models.attention import default_implementation
 from autolora_jax.models.vae import AutoencoderKL
-from autolora_jax.request import Request, Texts, broadcast_negatives, join_negatives, join_texts
+from autolora_jax.request import (
+    Request,
+    Texts,
+    broadcast_negatives,
+    join_negatives,
+    join_texts,
+    picture_size,
+    text_scales,
+)
 from autolora_jax.sampler import Images, Shared, sample, step_listener
 from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
 from autolora_jax.sharding import (
@@ -34,9 +42,10 @@ from autolora_jax.sharding import (
     split_images,
     weight_placement,
 )
-from autolora_jax.text import STAGES, Sizes, TextSettings, TextStage
+from autolora_jax.text import STAGES, Sizes, TextSettings, TextStage, Word
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
+from autolora_jax.weights.lora.embeddings import read_embedding
 from autolora_jax.weights.lora.files import read_lora
 from autolora_jax.weights.networks import network_of
 
@@ -196,7 +205,9 @@ class AutoLoRAPipeline:
         Raises WeightsError when any part of the file can't be applied exactly.
         """
         file = read_lora(source, self.lora_targets())
-        trees, report = lora.attach(file, dtype=self.denoiser.param_dtype)
+        trees, report = lora.attach(file, self.denoiser.param_dtype, self.params)
+        words = [Word(name, vectors, report.path, len(self._loras)) for name, vectors in file.embeddings.items()]
+        self.text.set_words([*self.text.words, *words])
         self.add_lora(trees, report, scale)
         return report
 
@@ -208,9 +219,30 @@ class AutoLoRAPipeline:
         self._stack()
 
     def unload_lora(self) -> None:
-        """Drops every LoRA: the base model alone again."""
+        """Drops every LoRA and the words that came with them: the base model alone again."""
         self._loras, self._scales, self.reports = [], [], []
+        self.text.set_words(word for word in self.text.words if word.lora is None)
         self._stack()
+
+    def load_textual_inversion(self, source: str | PathLike[str], token: str | None = None) -> str:
+        """Adds an embedding (path or hub id of a .safetensors file): the word that stands for its vectors in prompts.
+
+        Every branch reads it, the base model's too; text.words says how it is found in a prompt.
+        token: the word; by default the file's name without its ending. It is returned.
+        Raises WeightsError when the file does not fit the model's text encoders or the word is taken.
+        """
+        path, vectors = read_embedding(source, {name: encoder.config for name, encoder in self.text.encoders.items()})
+        word = Word((token or "").strip() or path.stem, vectors, str(path))
+        self.text.set_words([*self.text.words, word])
+        return word.name
+
+    def unload_textual_inversion(self, token: str | None = None) -> None:
+        """Drops one embedding that load_textual_inversion added, or all of them. Raises ValueError if there is none."""
+        loaded = [word.name for word in self.text.words if word.lora is None]
+        if token is not None and token not in loaded:
+            raise ValueError(f"no embedding {token!r} is loaded; there are {loaded or 'none'}")
+        kept = [word for word in self.text.words if word.lora is not None or token not in (None, word.name)]
+        self.text.set_words(kept)
 
     def lora_targets(self) -> dict[str, Any]:
         """What a LoRA can change: component -> (its parameters, its config)."""
@@ -220,7 +252,8 @@ class AutoLoRAPipeline:
     def _stack(self) -> None:
         components = (self.family.denoiser, *self.text.encoders)
         stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in components}
-        self._delta = jax.device_put(stacked, replicated(self.mesh))
+        room = {name: lora.padded(tree) for name, tree in stacked.items()}
+        self._delta = jax.device_put(room, replicated(self.mesh))
         self.text.set_deltas({name: self._delta[name] for name in self.text.encoders})
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
@@ -247,6 +280,7 @@ class AutoLoRAPipeline:
         negative_prompt_2: Texts | None = None,
         negative_prompt_3: Texts | None = None,
         clip_skip: int | None = None,
+        base_text: str = "base",
         max_sequence_length: int = 256,
         original_size: Size | None = None,
         crops_coords_top_left: Size = (0, 0),
@@ -277,6 +311,8 @@ class AutoLoRAPipeline:
         noise: "jax", or "torch" for the values of torch's CPU generator, and so diffusers' pictures of a seed.
         latents: unit-variance initial noise [n, h/8, w/8, c] instead of noise from the seeds.
         output_type: "pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 c]).
+        base_text: what the base model's branches are told: "base" = by its own text encoders; "lora" = by the LoRA's,
+            with its words, as the LoRA branches are, so that these differ from them by the denoiser alone.
         clip_skip, original_size, crops_coords_top_left, target_size and their negative_ forms: as in diffusers.
         batch_size: pictures per device at once; more are drawn in turn. 4 fit a 16 GB chip at 1024², bfloat16.
         on_progress: called with Progress as the work proceeds; steps are reported as devices finish them.
@@ -309,6 +345,7 @@ class AutoLoRAPipeline:
             latent_shape=(height // factor, width // factor, self.denoiser.config.in_channels),
             noise=noise,
             text=TextSettings((negative_size, size), clip_skip, max_sequence_length),
+            base_text=base_text,
         )
         shared_settings = {
             "steps": num_inference_steps,
@@ -316,6 +353,7 @@ class AutoLoRAPipeline:
             "size": (width, height),
             "model": self.name,
             "loras": [report.name for report in self.reports],
+            "embeddings": [word.name for word in self.text.words if word.lora is None],
         }
         settings = [{**row, **shared_settings} for row in request.settings()]
         batches: list[Any] = []
@@ -347,6 +385,7 @@ class AutoLoRAPipeline:
         negative_prompt: Texts | None = "",
         *,
         clip_skip: int | None = None,
+        base_text: str = "base",
         max_sequence_length: int = 256,
     ) -> dict[str, dict[str, np.ndarray]]:
         """Conditioning by kind of weights: {"base", "lora"} -> network keyword -> [n, 2, …] (negative, positive)."""
@@ -355,7 +394,7 @@ class AutoLoRAPipeline:
         scales = np.tile(np.asarray(self._scales, np.float32), (len(texts), 1))
         trained = self._size(None, None)
         sizes = Sizes(trained, (0, 0), trained)
-        by_kind = {"base": np.zeros_like(scales), "lora": scales}
+        by_kind = text_scales({"base": np.zeros_like(scales), "lora": scales}, base_text)
         settings = TextSettings((sizes, sizes), clip_skip, max_sequence_length)
         return self.text.conditioning(texts, negatives, settings, by_kind)
 
@@ -377,14 +416,7 @@ class AutoLoRAPipeline:
         rows = devices * min(batch_size, -(-n // devices))
         starts = range(0, n, rows)
         steps = sum(segment.steps for segment in request.plan.segments)
-        name = self.family.denoiser
-        delta = self._delta.get(name, {})
-        adapted = bool(delta)
-        shared_scales = request.shared_scales(steps) if adapted else {}
-        small = jax.device_put((delta, schedule, shared_scales), replicated(self.mesh))
-        shared = Shared(self.params[name], *small)
-        axes = split_axes(shared.params) if self.mesh.shape[WEIGHTS] > 1 else ()
-        tiled = request.pixels(self.vae.config.factor) >= TILED_FROM
+        shared = self._shared(request, schedule)
         reports = count(1)  # a batch may begin before the last one is fetched: only their number says how far we are
 
         def listen(_: int) -> None:
@@ -402,25 +434,55 @@ class AutoLoRAPipeline:
                 if on_progress:
                     on_progress(Progress("encode", first, n))
                 index = np.arange(first, min(first + rows, n))
-                images = pad_rows(self._images(request, schedule, index, adapted), rows)
-                images = jax.device_put(images, split_images(self.mesh))
                 report = on_progress is not None
-                latents = sample(
-                    self.denoiser, request.plan.segments, self.mesh, shared, images, report=report, axes=axes
-                )
-                if as_latents:
-                    result = latents, jnp.isfinite(latents).all(axis=(1, 2, 3))
-                else:
-                    result = decode(self.vae, self.mesh, self.params["vae"], latents, tiled=tiled)
+                result = self._start(request, schedule, shared, index, rows, as_latents, report)
                 pending.append((result, len(index)))
                 if len(pending) > 1:
                     yield fetch(*pending.pop(0))
             yield fetch(*pending.pop())
 
+    def start(
+        self, request: Request, schedule: Schedule, rows: int, as_latents: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
+        """Sets the devices to work on all images of a request, at most `rows`, and does not wait for them.
+
+        Returns (pictures uint8 [rows h w 3], finite [rows]), or latents [rows h/8 w/8 c]; those beyond the request's
+        are its last one again. rows: a multiple of the devices; another number compiles another program.
+        """
+        shared = self._shared(request, schedule)
+        return self._start(request, schedule, shared, np.arange(len(request.seeds)), rows, as_latents)
+
+    def _shared(self, request: Request, schedule: Schedule) -> Shared:
+        name = self.family.denoiser
+        delta = self._delta.get(name, {})
+        shared_scales = request.shared_scales(len(schedule.timestep)) if delta else {}
+        small = jax.device_put((delta, schedule, shared_scales), replicated(self.mesh))
+        return Shared(self.params[name], *small)
+
+    def _start(
+        self,
+        request: Request,
+        schedule: Schedule,
+        shared: Shared,
+        index: np.ndarray,
+        rows: int,
+        as_latents: bool,
+        report: bool = False,
+    ) -> tuple[jax.Array, jax.Array]:
+        """(pictures or latents, finite) of some images of a request, padded to `rows`, while they are being drawn."""
+        images = pad_rows(self._images(request, schedule, index, bool(shared.lora)), rows)
+        images = jax.device_put(images, split_images(self.mesh))
+        axes = split_axes(shared.params) if self.mesh.shape[WEIGHTS] > 1 else ()
+        latents = sample(self.denoiser, request.plan.segments, self.mesh, shared, images, report=report, axes=axes)
+        if as_latents:
+            return latents, jnp.isfinite(latents).all(axis=(1, 2, 3))
+        tiled = request.pixels(self.vae.config.factor) >= TILED_FROM
+        return decode(self.vae, self.mesh, self.params["vae"], latents, tiled=tiled)
+
     def _images(self, request: Request, schedule: Schedule, index: np.ndarray, adapted: bool) -> Images:
         """The sampler's per-image arguments of some images of a request, on the host."""
         positive, negative = [request.positive[i] for i in index], [request.negative[i] for i in index]
-        scales = {kind: values[index] for kind, values in request.scales.items()}
+        scales = {kind: values[index] for kind, values in request.text_scales.items()}
         steps = len(schedule.timestep)
         return Images(
             noise=request.initial_noise(index),
@@ -435,9 +497,4 @@ class AutoLoRAPipeline:
         """Pixels (height, width), whole patches of latent cells; the UNet copes with odd numbers of its single ones."""
         unit = self.vae.config.factor * self.denoiser.config.patch_size
         trained = self.denoiser.config.sample_size * self.vae.config.factor
-        sizes = {"height": height or trained, "width": width or trained}
-        for name, size in sizes.items():
-            if size <= 0 or size % unit:
-                near = max(unit, round(size / unit) * unit)
-                raise ValueError(f"{name}={size} is not a positive multiple of {unit}; {near} is")
-        return sizes["height"], sizes["width"]
+        return picture_size(height, width, unit, trained)

@@ -16,6 +16,7 @@ from autolora_jax.training.config import TrainConfig
 
 DTYPES = ("bfloat16", "float32")
 T5_PLACES = ("device", "host")
+BASE_TEXTS = ("base", "lora")
 LORA_FORMATS = ("kohya", "peft")
 LORA_DTYPES = ("float32", "float16", "bfloat16")
 BUILTIN_NOTE = (
@@ -31,6 +32,15 @@ def _choice(name: str, value: str | None, choices: Collection[str | None]) -> No
         near = difflib.get_close_matches(str(value), names, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"{name} = {value!r} is not known: {hint}there are {', '.join(names)}")
+
+
+def _several(config: object, *names: str) -> None:
+    """Makes tuples of fields of many values."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, str):
+            raise ConfigError(f"{name} = {value!r} should be several: ({value!r},) is one of them")
+        object.__setattr__(config, name, tuple(value))
 
 
 def _at_least(name: str, value: int, least: int) -> None:
@@ -109,40 +119,49 @@ class SamplerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateConfig:
-    """A picture for every prompt and seed, and where they go. Raises ConfigError for values that can't be meant."""
+class PictureConfig:
+    """How a picture is drawn, whatever its prompt and seed. Raises ConfigError for values that can't be meant."""
 
     model: ModelConfig = ModelConfig()
     loras: Loras = ()
-    prompts: Texts = ()
-    negative_prompt: str | None = ""  # None: what the checkpoint's own pipeline means by none
-    seeds: Seeds = (0,)
+    embeddings: Texts = ()  # files; a prompt calls them by their names
     guidance: Rule | None = None  # None: AutoLoRA with a LoRA, CFG without
     sampler: SamplerConfig = SamplerConfig()
     size: Size | None = None  # None: what the model was trained at
     clip_skip: int | None = None
+    base_text: str = "base"  # whose text encoders speak to the base model
     max_sequence_length: int = 256  # tokens of SD3's T5
-    batch_size: int = 4  # pictures per device at once
-    compare: bool = False  # also the base model and the LoRA under CFG, and a grid of all
-    out: str = "out"
 
     def __post_init__(self) -> None:
-        for name in ("loras", "prompts", "seeds"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                raise ConfigError(f"{name} = {value!r} should be several: ({value!r},) is one of them")
-            object.__setattr__(self, name, tuple(value))
-        if not self.seeds or min(self.seeds) < 0 or max(self.seeds) >= 2**63:
-            raise ConfigError(f"seeds = {self.seeds} should be one or more whole numbers from 0 to 2^63 - 1")
+        _several(self, "loras", "embeddings")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ConfigError(f"size = {self.size} should be a width and a height in pixels")
-        _at_least("batch_size", self.batch_size, 1)
         _at_least("clip_skip", self.clip_skip or 0, 0)
+        _choice("base_text", self.base_text, BASE_TEXTS)
         _at_least("max_sequence_length", self.max_sequence_length, 1)
 
     def rule(self) -> Rule:
         """The guidance of this run."""
         return self.guidance or (AutoLoRA() if self.loras else CFG())
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateConfig(PictureConfig):
+    """A picture for every prompt and seed, and where they go."""
+
+    prompts: Texts = ()
+    negative_prompt: str | None = ""  # None: what the checkpoint's own pipeline means by none
+    seeds: Seeds = (0,)
+    batch_size: int = 4  # pictures per device at once
+    compare: bool = False  # also the base model and the LoRA under CFG, and a grid of all
+    out: str = "out"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _several(self, "prompts", "seeds")
+        if not self.seeds or min(self.seeds) < 0 or max(self.seeds) >= 2**63:
+            raise ConfigError(f"seeds = {self.seeds} should be one or more whole numbers from 0 to 2^63 - 1")
+        _at_least("batch_size", self.batch_size, 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,11 @@ import numpy as np
 from autolora_jax import guidance
 from autolora_jax import noise as noises
 from autolora_jax.guidance import Plan, Rule
+from autolora_jax.lora import padded_scales
 from autolora_jax.text import Text, TextSettings
 
 Texts = str | Sequence[str]
+BASE_TEXTS = ("base", "lora")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +27,14 @@ class Request:
     rules: list[Rule]  # n, values of one image each
     plan: Plan
     scales: dict[str, np.ndarray]  # kind of weights -> LoRA scales, float32 [n, loras]
+    text_scales: dict[str, np.ndarray]  # the same of the text encoders
+    base_text: str
     rescale: np.ndarray | None  # float32 [n]
     noise: str
     latents: np.ndarray | None  # float32 [n h w c], instead of noise from the seeds
     latent_shape: tuple[int, int, int]  # (h, w, c)
     text: TextSettings
+    one_scale: bool = True  # whether the program may count on LoRA scales that all images agree in
 
     @classmethod
     def of(
@@ -47,10 +52,18 @@ class Request:
         latent_shape: tuple[int, int, int],
         noise: str,
         text: TextSettings,
+        base_text: str,
+        paired: bool = False,
     ) -> "Request":
-        """The request, or a ValueError that names the argument, what it should be and what came."""
+        """The request, or a ValueError that names the argument, what it should be and what came.
+
+        paired: image i is prompt i with seed i, instead of every prompt with every seed.
+        """
         seed_list = [int(seeds)] if isinstance(seeds, int | np.integer) else [int(s) for s in seeds]
-        repeat, n = len(seed_list), len(prompts) * len(seed_list)
+        if paired and len(seed_list) != len(prompts):
+            raise ValueError(f"{len(seed_list)} seeds for {len(prompts)} prompts; give one seed per prompt")
+        repeat = 1 if paired else len(seed_list)
+        n = len(prompts) * repeat
         if n == 0:
             raise ValueError(f"nothing to draw: {len(prompts)} prompts × {repeat} seeds")
         scales = _image_scales(lora_scale, n, loras)
@@ -62,10 +75,12 @@ class Request:
         return cls(
             positive=[t for t in prompts for _ in range(repeat)],
             negative=[t for t in broadcast_negatives(negatives, len(prompts)) for _ in range(repeat)],
-            seeds=seed_list * len(prompts),
+            seeds=seed_list if paired else seed_list * len(prompts),
             rules=[rules.at(i) for i in range(n)] if isinstance(rules, Rule) else list(rules),
             plan=plan,
             scales={kind: by_kind[kind] for kind in plan.weights},
+            text_scales={kind: s for kind, s in text_scales(by_kind, base_text).items() if kind in plan.weights},
+            base_text=base_text,
             rescale=_per_image(guidance_rescale, n, "guidance_rescale") if rescaling else None,
             noise=noise,
             latents=None if latents is None else _given_noise(latents, (n, *latent_shape)),
@@ -90,14 +105,16 @@ class Request:
 
     def shared_scales(self, steps: int) -> dict[str, np.ndarray]:
         """LoRA scales [steps, loras] of the kinds of weights where all images agree: one merged kernel serves all."""
-        return {kind: np.tile(s[0], (steps, 1)) for kind, s in self._adapted() if _same(s)}
+        return {kind: np.tile(s[0], (steps, 1)) for kind, s in self._adapted() if self.one_scale and _same(s)}
 
     def image_scales(self, index: np.ndarray, steps: int) -> dict[str, np.ndarray]:
         """LoRA scales [b, steps, loras] of the kinds of weights where they do not."""
-        return {kind: np.repeat(s[index, None], steps, axis=1) for kind, s in self._adapted() if not _same(s)}
+        shared = self.shared_scales(steps)
+        return {kind: np.repeat(s[index, None], steps, axis=1) for kind, s in self._adapted() if kind not in shared}
 
     def _adapted(self) -> list[tuple[str, np.ndarray]]:
-        return [(kind, s) for kind, s in self.scales.items() if kind != "base"]
+        """With zeros for LoRAs that are not there, so that loading one more compiles nothing."""
+        return [(kind, padded_scales(s)) for kind, s in self.scales.items() if kind != "base"]
 
     def settings(self) -> list[dict[str, Any]]:
         """What each image was asked to be, for its metadata."""
@@ -114,9 +131,20 @@ class Request:
                 "lora_scales": [] if lora_scales is None else [float(s) for s in lora_scales[i]],
                 "noise": self.noise if self.latents is None else "given",
                 "clip_skip": self.text.clip_skip,
+                "base_text": self.base_text,
             }
             for i in range(len(self.seeds))
         ]
+
+
+def picture_size(height: int | None, width: int | None, unit: int, trained: int) -> tuple[int, int]:
+    """Pixels (height, width), multiples of `unit`; `trained` where not given. Raises ValueError."""
+    sizes = {"height": height or trained, "width": width or trained}
+    for name, size in sizes.items():
+        if size <= 0 or size % unit:
+            near = max(unit, round(size / unit) * unit)
+            raise ValueError(f"{name}={size} is not a positive multiple of {unit}; {near} is")
+    return sizes["height"], sizes["width"]
 
 
 def join_texts(first: Texts, *others: Texts | None) -> list[Text]:
@@ -147,6 +175,17 @@ def broadcast_negatives(negatives: list[Text | None], n: int) -> list[Text | Non
     if len(negatives) not in (1, n):
         raise ValueError(f"negative_prompt has {len(negatives)} texts for {n} prompts; give one, or one per prompt")
     return negatives * n if len(negatives) == 1 else negatives
+
+
+def text_scales(scales: dict[str, np.ndarray], base_text: str) -> dict[str, np.ndarray]:
+    """kind of weights -> LoRA scales at which its prompts are encoded.
+
+    scales: kind of weights ("base" and "lora" at least) -> LoRA scales of its denoiser.
+    base_text: whose text encoders and words speak to the base model.
+    """
+    if base_text not in BASE_TEXTS:
+        raise ValueError(f"base_text={base_text!r}: use 'base' or 'lora'")
+    return {**scales, "base": scales[base_text]}
 
 
 def _same(scales: np.ndarray) -> bool:

@@ -18,33 +18,10 @@ from pathlib import Path
 
 from autolora_jax import lora
 from autolora_jax.config import ConfigError
-from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import family_of
-from autolora_jax.weights.lora.describe import describe_lora
+from autolora_jax.weights.lora.base_model import read_alone
 from autolora_jax.weights.lora.export import DIALECTS, convert_lora
-from autolora_jax.weights.lora.files import LoraFile, read_lora, targets_of
-from autolora_jax.weights.lora.source import find_lora
-from autolora_jax.weights.networks import Networks
-from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_BASE
-
-PUBLISHED = (SDXL_BASE, SD3_MEDIUM, SD35_MEDIUM, SD35_LARGE)
-
-
-def read(source: str, model: str | None) -> tuple[Networks, LoraFile]:
-    """(the base model's configs, the LoRA). Without a model: the first published one of its family that it fits."""
-    if model:
-        networks = open_checkpoint(model).networks
-        return networks, read_lora(source, targets_of(networks))
-    family = describe_lora(find_lora(source)).family
-    candidates = [networks for networks in PUBLISHED if family.startswith(family_of(networks).name)] or [SDXL_BASE]
-    problems = []
-    for networks in candidates:
-        try:
-            return networks, read_lora(source, targets_of(networks))
-        except WeightsError as e:
-            problems.append(e)
-    raise problems[0]
 
 
 def main() -> int:
@@ -64,7 +41,7 @@ def main() -> int:
     if not args.out.parent.is_dir():
         parser.error(f"{args.out.parent} is no folder; create it first")
     try:
-        networks, file = read(args.source, args.model)
+        networks, file = read_alone(args.source, args.model)
         convert_lora(args.out, file, args.dialect, networks[family_of(networks).denoiser])
     except (WeightsError, ConfigError) as e:
         print(e, file=sys.stderr)

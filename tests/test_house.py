@@ -18,13 +18,14 @@ FLOORS = [
     "text sharding",
     "sampler decode request",
     "pipeline",
-    "training",
+    "training pictures grid",
     "evaluation",
-    "pictures grid presets overrides",
+    "presets overrides",
+    "batch",
     "cli",
 ]
 RANK = {name: i for i, floor in enumerate(FLOORS) for name in floor.split()}
-FORBIDDEN = {"torch", "diffusers", "peft", "tensorflow", "pickle"}
+FORBIDDEN = {"torch", "diffusers", "peft", "lycoris", "tensorflow", "pickle"}
 FILES = sorted((ROOT / "autolora_jax").rglob("*.py"))
 
 

@@ -33,6 +33,7 @@ def settings(**changes: Any) -> dict[str, Any]:
         "lora_scales": [float(np.float32(0.8)), -1.0],
         "noise": "torch",
         "clip_skip": None,
+        "base_text": "base",
         "steps": 30,
         "scheduler": "dpmpp_2m_karras",
         "size": (832, 1216),
@@ -76,6 +77,11 @@ def test_parameters_are_what_a1111_reads(tmp_path: Path):
         "Noise": "torch",
         "Version": "autolora-jax 0.1.0",
     }
+
+
+def test_whose_text_the_base_model_read_is_said(tmp_path: Path):
+    _, fields = a1111(saved(tmp_path / "a.png", base_text="lora"))
+    assert fields["Base text"] == "lora"
 
 
 def test_every_scheduler_has_a_name_that_a1111_knows(tmp_path: Path):

@@ -16,6 +16,7 @@ from autolora_jax import (
     overrides,
     pipeline,
     presets,
+    request,
 )
 from autolora_jax.overrides import override
 from autolora_jax.presets import GenerateConfig, Lora, ModelConfig, SamplerConfig, TrainingRun
@@ -26,6 +27,7 @@ PRESETS = sorted((ROOT / "configs").glob("*.py"))
 FULL = GenerateConfig(
     model=ModelConfig("sdxl.safetensors", "float32", "fp16", "sdxl", "a/b", text_encoder_3=None, weight_shards=4),
     loras=(Lora("a.safetensors", 0.1 + 0.2), Lora(r"C:\loras\b.safetensors"), Lora("own:er/c", -1.0)),
+    embeddings=("a:b.safetensors", "own:er/c"),
     prompts=("a, b: c", "süß 猫"),
     negative_prompt=None,
     seeds=(1, 5, 9, 10, 11, 2**63 - 1),
@@ -33,6 +35,7 @@ FULL = GenerateConfig(
     sampler=SamplerConfig(28, "ddim", "trailing", 0.7, "torch"),
     size=(832, 1216),
     clip_skip=1,
+    base_text="lora",
     max_sequence_length=77,
     batch_size=2,
     compare=True,
@@ -68,6 +71,7 @@ def test_defaults_are_the_pipelines():
         "guidance_rescale": config.sampler.guidance_rescale,
         "noise": config.sampler.noise,
         "clip_skip": config.clip_skip,
+        "base_text": config.base_text,
         "max_sequence_length": config.max_sequence_length,
         "batch_size": config.batch_size,
     }
@@ -75,6 +79,7 @@ def test_defaults_are_the_pipelines():
     for name in ("dtype", "text_encoder_3", "weight_shards"):
         assert getattr(config.model, name) == load[name].default
     assert presets.T5_PLACES == pipeline.T5_PLACES
+    assert presets.BASE_TEXTS == request.BASE_TEXTS
     assert Lora("x").scale == inspect.signature(AutoLoRAPipeline.load_lora).parameters["scale"].default
 
 
@@ -144,6 +149,8 @@ def test_values_change_the_rule_that_the_run_has():
         ({"loras": ["a.safetensors:nan"]}, r"finite scale"),
         ({"batch_size": "0"}, r"batch_size = 0 should be at least 1"),
         ({"clip_skip": "-1"}, r"clip_skip = -1 should be at least 0"),
+        ({"base_text": "lore"}, r"base_text = 'lore' is not known: did you mean 'lora'\?"),
+        ({"embeddings": 3}, r"embeddings = 3 should be a text"),
     ],
 )
 def test_impossible_settings_say_what_is_possible(changes: dict, message: str):

@@ -110,6 +110,8 @@ def _load(config: GenerateConfig, display: Display) -> AutoLoRAPipeline:
         display.update("LoRA", i, len(config.loras), Path(lora.source).name)
         pipe.load_lora(lora.source, lora.scale)
         display.update("LoRA", i + 1, len(config.loras))
+    for embedding in config.embeddings:
+        pipe.load_textual_inversion(embedding)
     return pipe
 
 
@@ -148,6 +150,7 @@ def _draw_column(
         lora_scale=column.lora_scale,
         noise=config.sampler.noise,
         clip_skip=config.clip_skip,
+        base_text=config.base_text,
         max_sequence_length=config.max_sequence_length,
         batch_size=config.batch_size,
         on_progress=display,

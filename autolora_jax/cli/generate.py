@@ -41,6 +41,7 @@ The same run again, elsewhere:
 FLAGS = {
     "model": "model.source",
     "lora": "loras",
+    "embedding": "embeddings",
     "dtype": "model.dtype",
     "variant": "model.variant",
     "tokenizer": "model.tokenizer",
@@ -52,6 +53,7 @@ FLAGS = {
     "seeds": "seeds",
     "size": "size",
     "clip_skip": "clip_skip",
+    "base_text": "base_text",
     "max_sequence_length": "max_sequence_length",
     "guidance": "guidance",
     "gamma": "guidance.gamma",
@@ -89,6 +91,16 @@ def generate(
             panel=MODEL,
             metavar="FILE[:SCALE]",
             help="LoRA file, folder or hub id, and its strength (1). Repeat it to add several.",
+        ),
+    ] = None,
+    embedding: Annotated[
+        list[str] | None,
+        option(
+            "--embedding",
+            panel=MODEL,
+            metavar="FILE",
+            help="Textual-inversion embedding (.safetensors): prompts call it by the file's name. Repeat it to add "
+            "several. Those that a LoRA's file brings are loaded with it.",
         ),
     ] = None,
     dtype: Annotated[
@@ -215,6 +227,17 @@ def generate(
             panel=GUIDANCE,
             default="1.0",
             help="Where it ends. Outside, autolora goes on as CFG (half the cost), the others without guidance.",
+        ),
+    ] = None,
+    base_text: Annotated[
+        str | None,
+        option(
+            "--base-text",
+            panel=GUIDANCE,
+            default="base",
+            metavar="WHOSE",
+            help="(autolora, autoguidance) What the base model is told: base, by its own text encoders; or lora, by "
+            "those of the LoRA, so that only its denoiser differs.",
         ),
     ] = None,
     guidance_rescale: Annotated[

@@ -6,7 +6,9 @@ pictures silently.
 """
 
 from autolora_jax.config.base import ConfigError, JsonConfig, read_json
-from autolora_jax.config.clip import CLIPTextConfig
+from autolora_jax.config.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from autolora_jax.config.dinov2 import Dinov2Config
+from autolora_jax.config.image_processor import ImageProcessorConfig
 from autolora_jax.config.mmdit import MMDiTConfig
 from autolora_jax.config.scheduler import SchedulerConfig
 from autolora_jax.config.t5 import T5Config
@@ -14,8 +16,12 @@ from autolora_jax.config.unet import UNetConfig
 from autolora_jax.config.vae import VAEConfig
 
 __all__ = [
+    "CLIPConfig",
     "CLIPTextConfig",
+    "CLIPVisionConfig",
     "ConfigError",
+    "Dinov2Config",
+    "ImageProcessorConfig",
     "JsonConfig",
     "MMDiTConfig",
     "SchedulerConfig",

@@ -1,7 +1,31 @@
-"""The LoRA delta as its own tree: attach a file, stack several, give them scales, merge them, report on them."""
+"""The LoRA delta as its own tree: attach a file, stack several, give them scales, merge, extract, resize, report."""
 
 from autolora_jax.lora.attach import LoraReport, attach, report
+from autolora_jax.lora.extract import Extraction, extract
 from autolora_jax.lora.merge import merge_into
-from autolora_jax.lora.tree import Tree, at_scale, is_leaf, stack
+from autolora_jax.lora.merged_checkpoint import write_merged
+from autolora_jax.lora.resize import resize
+from autolora_jax.lora.save import save_lora
+from autolora_jax.lora.tree import Tree, at_scale, is_leaf, padded, padded_scales, stack
+from autolora_jax.lora.truncation import Fit, Fits, Truncation
 
-__all__ = ["LoraReport", "Tree", "at_scale", "attach", "is_leaf", "merge_into", "report", "stack"]
+__all__ = [
+    "Extraction",
+    "Fit",
+    "Fits",
+    "LoraReport",
+    "Tree",
+    "Truncation",
+    "at_scale",
+    "attach",
+    "extract",
+    "is_leaf",
+    "merge_into",
+    "padded",
+    "padded_scales",
+    "report",
+    "resize",
+    "save_lora",
+    "stack",
+    "write_merged",
+]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from autolora_jax.lora.leaves import leaf_of
+from autolora_jax.weights.errors import printable
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.lora.metadata import (
     alpha_histogram,
@@ -33,6 +34,7 @@ class LoraReport:
     parameters: int
     trigger_words: tuple[str, ...]  # the author's phrase, or the training captions' most frequent tags; may be empty
     training: Mapping[str, str]  # what the header says: base model, steps, resolution …
+    embeddings: tuple[str, ...] = ()  # words that come with it
 
     @property
     def name(self) -> str:
@@ -46,6 +48,7 @@ class LoraReport:
             ("rank", histogram(self.ranks)),
             ("alpha", alpha_histogram(self.alphas)),
             ("parameters", f"{self.parameters:,}"),
+            *([("embeddings", ", ".join(map(printable, self.embeddings)))] if self.embeddings else []),
             ("trigger words", ", ".join(self.trigger_words) or "none in the file"),
         ]
         return listing(self.path, [*rows, *self.training.items()])
@@ -57,7 +60,8 @@ def attach(
     """(component -> delta tree, report) of one LoRA. Leaves are numpy arrays on the host, for the caller to place.
 
     dtype: of what is multiplied with kernels. alpha / rank is multiplied in float32 before the cast.
-    base: component -> parameters, which DoRA's norms need. Raises ValueError for a DoRA without them.
+    base: component -> parameters, which DoRA's norms need.
+    Raises ValueError for a DoRA without them, and WeightsError for numbers that the dtype can't hold.
     """
     trees: dict[str, Any] = {}
     for layer, change in file.layers.items():
@@ -82,4 +86,5 @@ def report(file: LoraFile) -> LoraReport:
         parameters=sum(tensors.values()),
         trigger_words=trigger_words(file.metadata),
         training=training_summary(file.metadata),
+        embeddings=tuple(file.embeddings),
     )

@@ -10,9 +10,13 @@ from jaxtyping import Array, Float
 from autolora_jax.lora.tree import Tree, at_scale, is_leaf
 from autolora_jax.models import delta
 
+Scales = Float[Array | np.ndarray, "n"]
+# What a leaf adds to a vector -> the parameter of the layer.
+VECTORS = {"bias": "bias", "weight": "scale"}
 
-def merge_into(params: Tree, tree: Tree | None, scales: Float[Array | np.ndarray, "n"]) -> dict[str, Any]:
-    """A copy of a parameter tree with every LoRA added: W + Σ scale · down @ up, summed in float32, in W's dtype.
+
+def merge_into(params: Tree, tree: Tree | None, scales: Scales) -> dict[str, Any]:
+    """A copy of a parameter tree with every LoRA added, W + Σ scale · ΔW: summed in float32, in W's dtype.
 
     Sampling does not need it (and AutoLoRA can't use it: it compares with the base); other programs may.
     Untouched leaves are shared with `params`. Raises ValueError when the delta has a layer that `params` has not.
@@ -23,11 +27,26 @@ def merge_into(params: Tree, tree: Tree | None, scales: Float[Array | np.ndarray
             raise ValueError(
                 f"the delta changes {name!r}, but the parameters there are {sorted(params)}: another model's?"
             )
-        if is_leaf(node):
-            wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {k: node[k] for k in ("down", "up")})
-            change = at_scale(wide | {"owner": node["owner"]}, scales)
-            kernel = jnp.asarray(params[name]["kernel"])
-            merged[name] = {**params[name], "kernel": delta.merge(kernel, change, precision="highest")}
-        else:
-            merged[name] = merge_into(params[name], node, scales)
+        merge = _merge_layer if is_leaf(node) else merge_into
+        merged[name] = merge(params[name], node, scales)
     return merged
+
+
+def _merge_layer(params: Tree, leaf: Tree, scales: Scales) -> dict[str, Any]:
+    change = at_scale(jax.tree.map(_wide, dict(leaf)), scales)
+    sums: dict[str, Array] = {}
+    if change.keys() & {"up", "terms"}:
+        sums["kernel"] = delta.merge(_wide(params["kernel"]), change, precision="highest")
+    for entry, parameter in VECTORS.items():
+        if entry not in change:
+            continue
+        if parameter not in params:
+            raise ValueError(f"the delta adds a {parameter} to a layer that has none: that can't be merged")
+        sums[parameter] = _wide(params[parameter]) + change[entry]
+    return {**params, **{name: total.astype(params[name].dtype) for name, total in sums.items()}}
+
+
+def _wide(x: Any) -> Array:
+    """Numbers in float32; whole ones, as owners are, as they come."""
+    x = jnp.asarray(x)
+    return x if jnp.issubdtype(x.dtype, jnp.integer) else x.astype(jnp.float32)

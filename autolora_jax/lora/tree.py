@@ -27,6 +27,7 @@ from autolora_jax.lora.decomposed import amounts
 Tree = Mapping[str, Any]
 
 VECTORS = ("bias", "weight")
+_LOADED = 4  # the number of LoRAs is rounded up to a multiple of it
 _STACKED = 64  # ranks from which a stack grows by steps of as many
 
 
@@ -54,8 +55,8 @@ def stack(trees: Sequence[Tree | None]) -> dict[str, Any]:
 def _stacked(found: Sequence[tuple[int, Tree]]) -> dict[str, Any]:
     leaf: dict[str, Any] = {}
     if low := [(owner, node) for owner, node in found if "up" in node]:
-        leaf["down"] = np.concatenate([node["down"] for _, node in low], axis=-1)
-        leaf["up"] = np.concatenate([node["up"] for _, node in low], axis=0)
+        leaf["down"] = _joined([node["down"] for _, node in low], axis=-1)
+        leaf["up"] = _joined([node["up"] for _, node in low], axis=0)
         leaf["owner"] = _owners([(owner, len(node["up"])) for owner, node in low])
     terms = [{**term, "owner": np.int32(owner)} for owner, node in found for term in node.get("terms", {}).values()]
     if terms:
@@ -65,6 +66,10 @@ def _stacked(found: Sequence[tuple[int, Tree]]) -> dict[str, Any]:
             owners = _owners([(owner, len(values)) for owner, values in rows])
             leaf[name] = {"rows": np.concatenate([values for _, values in rows]), "owner": owners}
     return leaf
+
+
+def _joined(arrays: Sequence[Any], axis: int) -> Any:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
 
 
 def _owners(counts: Sequence[tuple[int, int]]) -> np.ndarray:
@@ -82,6 +87,8 @@ def padded(tree: Tree) -> dict[str, Any]:
             return dict(leaf)
         rank = len(leaf["up"])
         more = (1 << (rank - 1).bit_length() if rank < _STACKED else -(-rank // _STACKED) * _STACKED) - rank
+        if not more:
+            return dict(leaf)
         down = np.pad(leaf["down"], [(0, 0)] * (leaf["down"].ndim - 1) + [(0, more)])
         return {**leaf, "down": down, "up": np.pad(leaf["up"], ((0, more), (0, 0))), "owner": _pad(leaf["owner"], more)}
 
@@ -90,6 +97,11 @@ def padded(tree: Tree) -> dict[str, Any]:
 
 def _pad(owner: np.ndarray, more: int) -> np.ndarray:
     return np.pad(owner, (0, more))
+
+
+def padded_scales(scales: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b m"]:
+    """Scales with zeros for LoRAs that are not there, so that loading one more compiles nothing."""
+    return np.pad(scales, [(0, 0)] * (scales.ndim - 1) + [(0, -scales.shape[-1] % _LOADED)])
 
 
 def over_leaves(function: Callable[[Any], Any], tree: Tree) -> dict[str, Any]:

@@ -8,11 +8,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from autolora_jax.config import CLIPTextConfig
+from autolora_jax.config import CLIPTextConfig, CLIPVisionConfig
 from autolora_jax.models.attention import dot_product_attention
+from autolora_jax.models.embedding import look_up
 from autolora_jax.models.layers import ACTIVATIONS, Block, Dense, LayerNorm
 
 LEGACY_EOS = 2  # the wrong id that old configs carry
+Tower = CLIPTextConfig | CLIPVisionConfig  # of the halves of CLIP; models/clip_vision.py has the other one
 
 
 class Embeddings(Block):
@@ -25,14 +27,14 @@ class Embeddings(Block):
         self.token_embedding = nn.Embed(c.vocab_size, c.hidden_size, **self.dtypes)
         self.position_embedding = nn.Embed(c.max_position_embeddings, c.hidden_size, **self.dtypes)
 
-    def __call__(self, ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        return self.token_embedding(ids) + self.position_embedding(jnp.arange(ids.shape[1])[None])
+    def __call__(self, ids: Int[Array, "b t"], extra: Float[Array, "r d"] | None) -> Float[Array, "b t d"]:
+        return look_up(self.token_embedding, ids, extra) + self.position_embedding(jnp.arange(ids.shape[1])[None])
 
 
 class SelfAttention(Block):
-    """Causal multi-head attention."""
+    """Multi-head attention: causal in texts, to everything in pictures."""
 
-    config: CLIPTextConfig
+    config: Tower
 
     def setup(self) -> None:
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (
@@ -42,13 +44,13 @@ class SelfAttention(Block):
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         heads = (*x.shape[:2], self.config.num_attention_heads, -1)
         q, k, v = (project(x).reshape(heads) for project in (self.q_proj, self.k_proj, self.v_proj))  # [b t h d]
-        return self.out_proj(dot_product_attention(q, k, v, self.attention, causal=True).reshape(x.shape))
+        return self.out_proj(dot_product_attention(q, k, v, self.attention, causal=self.config.causal).reshape(x.shape))
 
 
 class MLP(Block):
     """Dense, the config's activation, Dense."""
 
-    config: CLIPTextConfig
+    config: Tower
 
     def setup(self) -> None:
         self.fc1 = Dense(self.config.intermediate_size, **self.dtypes)
@@ -61,7 +63,7 @@ class MLP(Block):
 class EncoderLayer(Block):
     """Attention and MLP, each behind a LayerNorm and beside a shortcut."""
 
-    config: CLIPTextConfig
+    config: Tower
 
     def setup(self) -> None:
         self.layer_norm1 = LayerNorm(self.config.layer_norm_eps, **self.dtypes)
@@ -77,7 +79,7 @@ class EncoderLayer(Block):
 class Encoder(Block):
     """The layers, one after another."""
 
-    config: CLIPTextConfig
+    config: Tower
 
     def setup(self) -> None:
         self.layers = [
@@ -102,10 +104,12 @@ class TextTransformer(Block):
         self.encoder = Encoder(config=self.config, **self.settings)
         self.final_layer_norm = LayerNorm(self.config.layer_norm_eps, **self.dtypes)
 
-    def __call__(self, ids: Int[Array, "b t"]) -> tuple[tuple[Array, ...], Float[Array, "b d"]]:
+    def __call__(
+        self, ids: Int[Array, "b t"], extra: Float[Array, "r d"] | None
+    ) -> tuple[tuple[Array, ...], Float[Array, "b d"]]:
         """(hidden states, final norm of the last one at the end-of-text token)."""
-        states = self.encoder(self.embeddings(ids))
-        end = jnp.argmax(_end_score(ids, self.config.eos_token_id), axis=-1)  # [b], the first maximum
+        states = self.encoder(self.embeddings(ids, extra))
+        end = jnp.argmax(_end_score(ids, self.config), axis=-1)  # [b], the first maximum
         last = jnp.take_along_axis(states[-1], end[:, None, None], axis=1)[:, 0]
         return states, self.final_layer_norm(last)
 
@@ -120,17 +124,25 @@ class CLIPTextModel(Block):
         if self.config.with_projection:
             self.text_projection = Dense(self.config.projection_dim, use_bias=False, **self.dtypes)
 
-    def __call__(self, input_ids: Int[Array, "b t"]) -> tuple[tuple[Array, ...], Float[Array, "b p"]]:
+    def __call__(
+        self, input_ids: Int[Array, "b t"], extra: Float[Array, "r d"] | None = None
+    ) -> tuple[tuple[Array, ...], Float[Array, "b p"]]:
         """(hidden states, pooled).
 
         Hidden states: the embeddings, then every layer's output, [b t d] each, without the final norm; SDXL reads [-2].
         pooled: the normed state at the end-of-text token, projected if the config says so.
-        input_ids: [b 77], below vocab_size.
+        input_ids: [b 77]; those from vocab_size on are rows of `extra`.
         """
-        states, pooled = self.text_model(input_ids)
+        states, pooled = self.text_model(input_ids, extra)
         return states, self.text_projection(pooled) if self.config.with_projection else pooled
 
 
-def _end_score(ids: Int[Array, "b t"], eos_token_id: int) -> Int[Array, "b t"] | Bool[Array, "b t"]:
-    """Highest where the text ends. Real end tokens are the vocabulary's last, so old configs' wrong id does no harm."""
-    return ids if eos_token_id == LEGACY_EOS else ids == eos_token_id
+def _end_score(ids: Int[Array, "b t"], config: CLIPTextConfig) -> Int[Array, "b t"] | Bool[Array, "b t"]:
+    """Highest where the text ends. Real end tokens are the vocabulary's last, so old configs' wrong id does no harm.
+
+    Ids of added vectors are higher still; transformers takes them for the end where a config has the wrong id. Trainers
+    and the programs that draw with embeddings do not (sd-scripts: pool_workaround).
+    """
+    if config.eos_token_id == LEGACY_EOS:
+        return jnp.where(ids < config.vocab_size, ids, 0)
+    return ids == config.eos_token_id

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from autolora_jax.models.clip import CLIPTextModel
+from autolora_jax.models.clip_vision import CLIPModel
+from autolora_jax.models.dinov2 import Dinov2Model
 from autolora_jax.models.mmdit import SD3Transformer2DModel
 from autolora_jax.models.t5 import T5EncoderModel
 from autolora_jax.models.unet import UNet2DConditionModel
@@ -51,6 +53,16 @@ def _clip(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
     return (jax.ShapeDtypeStruct((1, config.max_position_embeddings), jnp.int32),)
 
 
+def _clip_pair(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    vision = config.vision_config
+    pixels = (1, vision.image_size, vision.image_size, vision.num_channels)
+    return jax.ShapeDtypeStruct(pixels, jnp.float32), *_clip(config.text_config)
+
+
+def _dinov2(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return (jax.ShapeDtypeStruct((1, config.patch_size, config.patch_size, config.num_channels), jnp.float32),)
+
+
 def _t5(config: Any) -> tuple[jax.ShapeDtypeStruct, ...]:
     return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
 
@@ -61,5 +73,7 @@ _EXAMPLES: Mapping[type[nn.Module], Callable[[Any], tuple[jax.ShapeDtypeStruct, 
     SD3Transformer2DModel: _mmdit,
     AutoencoderKL: _vae,
     CLIPTextModel: _clip,
+    CLIPModel: _clip_pair,
+    Dinov2Model: _dinov2,
     T5EncoderModel: _t5,
 }

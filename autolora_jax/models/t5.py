@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from autolora_jax.config import T5Config
 from autolora_jax.models.attention import biased_attention
+from autolora_jax.models.embedding import look_up
 from autolora_jax.models.layers import Block, Dense, RMSNorm, gelu_tanh
 
 
@@ -134,12 +135,13 @@ class T5EncoderModel(Block):
         self.shared = nn.Embed(self.config.vocab_size, self.config.d_model, **self.dtypes)
         self.encoder = T5Stack(config=self.config, **self.settings)
 
-    def __call__(self, input_ids: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    def __call__(self, input_ids: Int[Array, "b t"], extra: Float[Array, "r d"] | None = None) -> Float[Array, "b t d"]:
         """The last layer's states, normed, in the compute dtype.
 
-        input_ids: below vocab_size, of any length; the `attention` setting does not matter here.
+        input_ids: of any length; those from vocab_size on are rows of `extra`. The `attention` setting does not matter
+            here.
         """
-        return self.encoder(self.shared(input_ids).astype(jnp.float32))
+        return self.encoder(look_up(self.shared, input_ids, extra).astype(jnp.float32))
 
 
 def relative_position_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "t t"]:

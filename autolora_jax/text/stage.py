@@ -1,11 +1,11 @@
 """What all families' prompts share: tokenizers, text encoders with deltas, and a memory of what was encoded.
 
 Each distinct (text, LoRA scale) is encoded once and kept on the host, so many seeds of a prompt cost one encoding.
-Deltas of the text encoders act on the tuned branches only; the base branches see the base encoders' embeddings.
+Deltas of the text encoders and words that a LoRA brings act where its scale is not 0: on the tuned branches, and on the
+base branches if the caller gives these the same scales.
 """
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 from transformers import CLIPTokenizer, T5TokenizerFast
 
 from autolora_jax import lora
@@ -21,6 +21,8 @@ from autolora_jax.config import CLIPTextConfig, JsonConfig, T5Config
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.t5 import T5EncoderModel
 from autolora_jax.text.streaming import encode_streamed
+from autolora_jax.text.tokens import token_ids
+from autolora_jax.text.words import Piece, Word, Words
 
 Tree = Mapping[str, Any]
 Keywords = dict[str, Any]  # of the denoiser -> array
@@ -69,8 +71,21 @@ class TextSettings(NamedTuple):
     max_sequence_length: int = 256
 
 
+class Encoding(NamedTuple):
+    """What an encoding follows from, beside the weights."""
+
+    pieces: tuple[tuple[Piece, ...], ...]  # what each encoder reads
+    clip_skip: int | None
+    max_sequence_length: int
+    scales: tuple[float, ...]  # of the encoders' deltas; () without
+
+    @property
+    def has_words(self) -> bool:
+        return any(piece.is_word for pieces in self.pieces for piece in pieces)
+
+
 class TextStage:
-    """Tokenizers and text encoders of one pipeline, with their (replaceable) deltas. Families are subclasses."""
+    """Tokenizers and text encoders of one pipeline, with deltas and words to replace. Families are subclasses."""
 
     def __init__(
         self,
@@ -95,12 +110,18 @@ class TextStage:
         self.joint_attention_dim = joint_attention_dim
         self.streamed = dict(streamed)
         self.deltas: Mapping[str, Tree] = {}
-        self._cache: dict[Any, Keywords] = {}
+        self.words = Words()
+        self._cache: dict[Encoding, Keywords] = {}
 
     def set_deltas(self, deltas: Mapping[str, Tree]) -> None:
         """Replaces the encoders' delta trees (encoder -> tree)."""
         self.deltas = {name: deltas[name] for name in self.encoders if deltas.get(name)}
-        self._cache = {key: value for key, value in self._cache.items() if not key[-1]}
+        self._cache = {key: value for key, value in self._cache.items() if not key.scales}
+
+    def set_words(self, words: Iterable[Word]) -> None:
+        """Replaces the words that stand for vectors. Raises WeightsError, and replaces none, where two are the same."""
+        self.words = Words(words)
+        self._cache = {key: value for key, value in self._cache.items() if not key.has_words}
 
     def conditioning(
         self,
@@ -130,11 +151,8 @@ class TextStage:
     def tokenize(
         self, text: Text, max_sequence_length: int = TextSettings._field_defaults["max_sequence_length"]
     ) -> dict[str, Int[np.ndarray, "1 t"]]:
-        """Token ids for each encoder. Warns when a prompt is longer than the encoder can read."""
-        return {
-            name: self._ids(self.tokenizers[name], part, self.length(name, max_sequence_length))
-            for name, part in zip(self.encoders, text, strict=False)
-        }
+        """Token ids for each encoder, no words among them. Warns when a prompt is longer than the encoder can read."""
+        return self._tokenize([(Piece(part),) for part in text], max_sequence_length)
 
     def length(self, encoder: str, max_sequence_length: int) -> int:
         """Tokens that an encoder reads."""
@@ -161,16 +179,15 @@ class TextStage:
 
     # ---- encoding --------------------------------------------------------------------------------------------------
 
-    @staticmethod
-    def _ids(tokenizer: Any, text: str, length: int) -> Int[np.ndarray, "1 t"]:
-        ids = tokenizer(text, padding="max_length", max_length=length, truncation=True).input_ids
-        full = tokenizer(text).input_ids
-        if len(full) > length:
-            ending = 1  # the token that ends a text
-            cut = tokenizer.decode(full[length - ending : -ending]).strip()
-            room = length - len(tokenizer("").input_ids)
-            warnings.warn(f"prompt is longer than {room} tokens; not read: {cut!r}", stacklevel=2)
-        return np.array([ids], np.int32)
+    def _tokenize(
+        self, texts: Sequence[Sequence[Piece]], max_sequence_length: int
+    ) -> dict[str, Int[np.ndarray, "1 t"]]:
+        """Token ids for each encoder; those from its vocabulary's size on are rows of its table of words."""
+        ids = {}
+        for (name, encoder), pieces in zip(self.encoders.items(), texts, strict=False):
+            vocabulary, length = encoder.config.vocab_size, self.length(name, max_sequence_length)
+            ids[name] = token_ids(self.tokenizers[name], vocabulary, pieces, self.words, name, length)
+        return ids
 
     def _encode(self, text: Text | None, scales: np.ndarray, settings: TextSettings) -> Keywords:
         if text is None:
@@ -179,41 +196,55 @@ class TextStage:
                 return {name: np.zeros_like(array) for name, array in like.items()}
             text = same_text("")
         adapted = bool(self.deltas) and bool(np.any(scales))
-        key = (text, settings.clip_skip, settings.max_sequence_length, tuple(map(float, scales)) if adapted else ())
+        key = Encoding(
+            tuple(self.words.split(part, scales) for part in text),
+            settings.clip_skip,
+            settings.max_sequence_length,
+            tuple(map(float, scales)) if adapted else (),
+        )
         if key not in self._cache:
-            found = self._run(text, scales.astype(np.float32) if adapted else None, settings)
+            found = self._run(key)
             size = sum(array.nbytes for array in found.values())
             while self._cache and (len(self._cache) + 1) * size > CACHED_BYTES:
                 self._cache.pop(next(iter(self._cache)))
             self._cache[key] = found
         return self._cache[key]
 
-    def _run(self, text: Text, scales: np.ndarray | None, settings: TextSettings) -> Keywords:
-        layer = HIDDEN_LAYER - (settings.clip_skip or 0)
+    def _run(self, key: Encoding) -> Keywords:
+        layer = HIDDEN_LAYER - (key.clip_skip or 0)
+        scales = lora.padded_scales(np.array(key.scales, np.float32))
         outputs: dict[str, tuple[Array, Array | None]] = {}
-        for name, ids in self.tokenize(text, settings.max_sequence_length).items():
-            delta = self.deltas.get(name, {}) if scales is not None else {}
+        for name, ids in self._tokenize(key.pieces, key.max_sequence_length).items():
+            delta = self.deltas.get(name, {}) if key.scales else {}
             encoder, params, at = self.encoders[name], self.params[name], scales if delta else None
+            words = self.words.tables.get(name)
             if name in self.streamed:
                 assert isinstance(encoder, T5EncoderModel)
-                outputs[name] = encode_streamed(encoder, params, delta, at, ids, self.streamed[name]), None
+                outputs[name] = encode_streamed(encoder, params, delta, at, ids, words, self.streamed[name]), None
             else:
-                outputs[name] = encode(encoder, layer, params, delta, at, ids)
-        joined = self.join(settings.max_sequence_length)(jax.device_get(outputs))
+                outputs[name] = encode(encoder, layer, params, delta, at, ids, words)
+        joined = self.join(key.max_sequence_length)(jax.device_get(outputs))
         return {name: array[0] for name, array in joined.items()}
 
 
 @partial(jax.jit, static_argnames=("encoder", "layer"))
 def encode(
-    encoder: nn.Module, layer: int, params: Tree, delta: Tree, scales: Array | None, ids: Int[Array, "b t"]
+    encoder: nn.Module,
+    layer: int,
+    params: Tree,
+    delta: Tree,
+    scales: Array | None,
+    ids: Int[Array, "b t"],
+    words: Float[Array, "r d"] | None,
 ) -> tuple[Array, Array | None]:
     """(hidden states [b t d], pooled [b p] or None) of an encoder.
 
     layer: of CLIP encoders, index into the tuple of hidden states, taken without the final norm; −2 is SDXL's and
-    SD3's. T5 has but its last, normed state. scales: [loras], or None for the base encoder.
+    SD3's. T5 has but its last, normed state. scales: [loras], or None for the base encoder. words: what ids from the
+    vocabulary's size on are rows of.
     """
     variables = {"params": params} if scales is None else {"params": params, "lora": lora.at_scale(delta, scales)}
-    return output_at(encoder.apply(variables, ids), layer)
+    return output_at(encoder.apply(variables, ids, words), layer)
 
 
 def output_at(output: Any, layer: int = HIDDEN_LAYER) -> tuple[Array, Array | None]:

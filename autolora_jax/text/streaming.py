@@ -27,17 +27,19 @@ def encode_streamed(
     delta: Tree,
     scales: np.ndarray | None,
     ids: Int[np.ndarray, "b t"],
+    words: Float[np.ndarray, "r d"] | None,
     device: jax.Device,
 ) -> Float[Array, "b t d"]:
     """What `encoder.apply` returns, computed on `device` with weights that lie on the host.
 
-    delta: the encoder's stacked LoRA delta, {} without; scales: [loras].
+    delta: the encoder's stacked LoRA delta, {} without; scales: [loras]. words: what ids from the vocabulary's size on
+    are rows of.
     """
     config, settings = encoder.config, encoder.settings
     blocks = [params["encoder"][f"block_{i}"] for i in range(config.num_layers)]
     deltas = [delta.get("encoder", {}).get(f"block_{i}", {}) for i in range(config.num_layers)]
     block = T5Block(config=config, has_bias=False, **settings)
-    x = jax.device_put(np.asarray(params["shared"]["embedding"])[ids], device).astype(jnp.float32)
+    x = jax.device_put(_look_up(np.asarray(params["shared"]["embedding"]), words, ids), device).astype(jnp.float32)
     first = T5Block(config=config, has_bias=True, **settings)
     bias = _position_bias(first, jax.device_put(_only_table(blocks[0]), device), ids.shape[1])
     waiting = jax.device_put(_without_table(blocks[0]), device)
@@ -48,6 +50,17 @@ def encode_streamed(
         x = _apply(block, here, jax.device_put(change, device), scales, x, bias)
     norm = RMSNorm(config.layer_norm_epsilon, **encoder.dtypes)
     return _normed(norm, jax.device_put(params["encoder"]["final_layer_norm"], device), x)
+
+
+def _look_up(
+    table: Float[np.ndarray, "v d"], words: Float[np.ndarray, "r d"] | None, ids: Int[np.ndarray, "b t"]
+) -> Float[np.ndarray, "b t d"]:
+    """models.embedding.look_up, on the host."""
+    if words is None:
+        return table[ids]
+    size = len(table)
+    added = words[np.maximum(ids - size, 0)].astype(table.dtype)
+    return np.where((ids < size)[..., None], table[np.minimum(ids, size - 1)], added)
 
 
 def _without_table(block: Tree) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +19,7 @@ from autolora_jax.weights.folders import Folder, LocalFolder
 from autolora_jax.weights.hub import is_hub_id, open_folder, open_hub, split_hub_id
 from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.single_file import SingleFile, read_single_file
-from autolora_jax.weights.streaming import Placement
+from autolora_jax.weights.streaming import Leaves, Placement
 
 PathOrId = str | PathLike[str]
 
@@ -33,8 +34,14 @@ class Weights(Protocol):
     def load(self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement) -> dict[str, Any]:
         """The parameter tree, on its devices."""
 
+    def leaves(self, targets: Mapping[str, Any]) -> AbstractContextManager[Leaves]:
+        """Ways to its leaves, one by one. Raises the WeightsError that `check` would raise."""
+
     def sources(self) -> dict[str, int]:
         """Name and size in bytes of the files it is read from."""
+
+    def paths(self) -> list[Path]:
+        """The files that it is read from, in a fixed order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +86,10 @@ class Checkpoint:
         Raises WeightsError listing all names and shapes that do not fit, or naming a tensor with bad values.
         """
         return self.weights[component].load(shapes_of(self.networks[component]), dtype, placement)
+
+    def leaves(self, component: str) -> AbstractContextManager[Leaves]:
+        """Ways to a component's leaves, one by one: `with checkpoint.leaves("unet") as leaves: leaves.read(path)`."""
+        return self.weights[component].leaves(shapes_of(self.networks[component]))
 
     def check(self) -> None:
         """Raises the WeightsError that loading would raise, but for bad values, without reading or fetching weights."""

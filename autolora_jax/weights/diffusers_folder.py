@@ -100,12 +100,15 @@ def component_weights(
 ) -> TensorWeights:
     """Where a component's tensors are. Nothing is fetched before they are opened."""
     name = weights_file(folder, component, family.parts[component].stem, variant)
-    return TensorWeights(lambda: _open(folder, name), "", stages_for(config))
+    return TensorWeights(lambda: open_weights(folder, name), "", stages_for(config))
 
 
 def weights_file(folder: Folder, component: str, stem: str, variant: str | None) -> str:
-    """The component's safetensors file or index: of the variant, if one is asked for; else plain; else fp16."""
-    stem = f"{component}/{stem}"
+    """The component's safetensors file or index: of the variant, if one is asked for; else plain; else fp16.
+
+    component: its folder; "" for a folder of one network.
+    """
+    stem = f"{component}/{stem}" if component else stem
     names = folder.names()
     for choice in (variant,) if variant else (None, "fp16"):
         dot = f".{choice}" if choice else ""
@@ -117,23 +120,26 @@ def weights_file(folder: Folder, component: str, stem: str, variant: str | None)
         for candidate in candidates:
             if candidate in names:
                 return candidate
-    there = sorted(n.split("/")[1] for n in names if n.startswith(f"{component}/") and not n.endswith("config.json"))
+    parts = (name.rpartition("/") for name in names if not name.endswith("config.json"))
+    there = sorted(name for inside, _, name in parts if inside == component)
     asked = f" of variant {variant!r}" if variant else ""
     advice = "give another variant, or none" if variant else "get the safetensors version"
     if not variant and any(name.endswith((".bin", ".pt", ".ckpt", ".msgpack")) for name in there):
         advice = "pickles and old Flax files are never opened; get the safetensors version"
     holds = shorten(there) if there else "no weights"
-    raise WeightsError(f"{folder.where}: {component}/ has no safetensors weights{asked}, only {holds}; {advice}")
+    where = f"{folder.where}: {component}/" if component else folder.where
+    raise WeightsError(f"{where} has no safetensors weights{asked}, only {holds}; {advice}")
 
 
-def _open(folder: Folder, name: str) -> TensorFiles:
+def open_weights(folder: Folder, name: str) -> TensorFiles:
+    """The tensors of a file that weights_file found, fetched if need be."""
     path = folder.path(name)
     if name.endswith(".json"):
-        component = name.split("/")[0]
+        beside = "".join(name.rpartition("/")[:2])
         names = folder.names()
         for shard in sorted(set(shard_names(path).values())):
-            if f"{component}/{shard}" in names:  # open_tensors names those that are not there
-                folder.path(f"{component}/{shard}")
+            if f"{beside}{shard}" in names:  # open_tensors names those that are not there
+                folder.path(f"{beside}{shard}")
     return open_tensors(path)
 
 

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autolora_jax.config import ConfigError, JsonConfig, SchedulerConfig
+from autolora_jax.demo import MODEL, builtin
 from autolora_jax.weights import diffusers_folder, orbax_folder
+from autolora_jax.weights.digest import OnBytes, autov2, sha256_of
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
 from autolora_jax.weights.files import kind_of, open_tensors
 from autolora_jax.weights.folders import LocalFolder
 from autolora_jax.weights.lora.describe import LoraDescription, describe_lora
+from autolora_jax.weights.lora.files import targets_of
 from autolora_jax.weights.lora.metadata import listing
 from autolora_jax.weights.lora.source import find_lora
-from autolora_jax.weights.networks import shapes_of
+from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.orbax_folder import OrbaxWeights
 from autolora_jax.weights.single_file import read_single_file, what_else
 from autolora_jax.weights.streaming import TensorWeights
@@ -56,6 +59,7 @@ class Description:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)  # component that it leaves out -> what to do
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)  # a safetensors header's, as it stands
     lora: LoraDescription | None = None
+    sha256: str | None = None  # of a file, when it has been asked for
     problems: tuple[str, ...] = ()  # why it can't be loaded
 
     @property
@@ -63,19 +67,35 @@ class Description:
         """Whether nothing is known against loading it. (Bad values show only when the weights are read.)"""
         return not (self.problems or any(c.problems for c in self.components.values()))
 
-    def __str__(self) -> str:
+    @property
+    def autov2(self) -> str | None:
+        """The name that civitai knows the file by."""
+        return autov2(self.sha256) if self.sha256 else None
+
+    def hashed(self, on_bytes: OnBytes | None = None) -> "Description":
+        """The same with the file's sha256, good or bad; unchanged where there is no file to read."""
+        if not Path(self.path).is_file():
+            return self
+        return dataclasses.replace(self, sha256=sha256_of(Path(self.path), on_bytes))
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(heading, what there is to say), line by line."""
+        hashes = [("sha256", self.sha256), ("AutoV2", self.autov2)] if self.sha256 and self.autov2 else []
         if self.lora:
-            return str(self.lora)
-        rows = [
+            return [*self.lora.rows(), *hashes]
+        return [
             ("is", self.kind),
             *((name, str(component)) for name, component in self.components.items()),
             *(("scheduler", f"{s.solver}, {s.prediction_type}") for s in [self.scheduler] if s),
             *(("not in it", line) for line in _by_reason(self.absent)),
             *(("left out", line) for line in _by_reason(self.dropped)),
+            *hashes,
             *((f"{name}: can't be loaded", p) for name, c in self.components.items() for p in c.problems),
             *(("can't be loaded", problem) for problem in self.problems),
         ]
-        return listing(self.path, rows)
+
+    def __str__(self) -> str:
+        return listing(self.path, self.rows())
 
 
 def _by_reason(dropped: Mapping[str, str]) -> list[str]:
@@ -100,14 +120,18 @@ class Attempts:
             return None
 
 
-def describe(path: str | PathLike[str]) -> Description:
-    """What a file or folder is, and what would load of it. Bad ones are described, never raised."""
-    path = Path(path)
-    kind = "unreadable"
+def describe(source: str | PathLike[str], networks: Networks | None = None) -> Description:
+    """What a file or folder is, and what would load of it. Bad ones are described, never raised.
+
+    source: a path; of LoRAs also a hub id or "builtin:character", which are fetched or found as load_lora does.
+    networks: configs of a model's components, to say also whether a LoRA fits it.
+    """
+    path, kind = Path(source), "unreadable"
     try:
+        path = _located(source)
         if path.is_dir():
             kind = _folder_kind(path)
-            return describe(find_lora(path)) if kind == OTHER_FOLDER else _folder(path, kind)
+            return describe(find_lora(path), networks) if kind == OTHER_FOLDER else _folder(path, kind)
         kind, why = kind_of(path)
         if why:
             return Description(str(path), kind, problems=(why,))
@@ -116,11 +140,18 @@ def describe(path: str | PathLike[str]) -> Description:
             other, metadata = what_else(files.tensors), files.metadata
         if other is None:
             return _single(path, metadata)
-        lora = describe_lora(path) if "LoRA" in other[0] else None
+        lora = describe_lora(path, targets_of(networks) if networks else None) if "LoRA" in other[0] else None
         problems = lora.problems if lora else (other[1],)
         return Description(str(path), other[0], metadata=metadata, lora=lora, problems=problems)
     except (WeightsError, ConfigError) as e:
         return Description(str(path), kind, problems=(str(e),))
+
+
+def _located(source: str | PathLike[str]) -> Path:
+    """The file or folder on this machine. Raises WeightsError."""
+    return (builtin(MODEL) if str(source) == MODEL else None) or (
+        Path(source) if Path(source).exists() else find_lora(source)
+    )
 
 
 def _folder_kind(path: Path) -> str:

@@ -6,8 +6,19 @@ from typing import Any
 
 import flax.linen as nn
 
-from autolora_jax.config import CLIPTextConfig, JsonConfig, MMDiTConfig, T5Config, UNetConfig, VAEConfig
+from autolora_jax.config import (
+    CLIPConfig,
+    CLIPTextConfig,
+    Dinov2Config,
+    JsonConfig,
+    MMDiTConfig,
+    T5Config,
+    UNetConfig,
+    VAEConfig,
+)
 from autolora_jax.models.clip import CLIPTextModel
+from autolora_jax.models.clip_vision import CLIPModel
+from autolora_jax.models.dinov2 import Dinov2Model
 from autolora_jax.models.mmdit import SD3Transformer2DModel
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.models.t5 import T5EncoderModel
@@ -21,6 +32,8 @@ _MODULES: Mapping[type[JsonConfig], Any] = {
     VAEConfig: AutoencoderKL,
     CLIPTextConfig: CLIPTextModel,
     T5Config: T5EncoderModel,
+    CLIPConfig: CLIPModel,
+    Dinov2Config: Dinov2Model,
 }
 
 

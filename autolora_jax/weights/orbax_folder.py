@@ -13,25 +13,29 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 from jaxtyping import DTypeLike
 
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.weights.errors import WeightsError, shorten
+from autolora_jax.weights.files import require_finite
 from autolora_jax.weights.folders import Folder, LocalFolder
 from autolora_jax.weights.networks import Networks
 from autolora_jax.weights.rules import Shape, flat_shapes
-from autolora_jax.weights.streaming import Placement
+from autolora_jax.weights.streaming import Leaves, Placement
 
 MANIFEST = "autolora.json"
 FORMAT = "autolora-jax checkpoint"
 VERSION = 1
+_RUN_BYTES = 1 << 26  # of leaves that are restored together where they are asked for one by one
 _IN_FLIGHT_GB = 1  # host memory that a restore may use at a time; the largest SDXL tensor has 0.25
 
 
@@ -50,6 +54,10 @@ class OrbaxWeights(NamedTuple):
     def sources(self) -> dict[str, int]:
         """Name and size in bytes of the files it is read from: of none, its folder's manifest knows the original's."""
         return {}
+
+    def paths(self) -> list[Path]:
+        """The files that it is read from, in a fixed order."""
+        return sorted(path for path in self.path.rglob("*") if path.is_file())
 
     def check(self, targets: Mapping[str, Any]) -> None:
         """Raises WeightsError when the stored tree is not the one expected."""
@@ -78,6 +86,45 @@ class OrbaxWeights(NamedTuple):
         with _reading(self.path), _checkpointer() as checkpointer:
             tree: dict[str, Any] = checkpointer.restore(self.path, traverse_util.unflatten_dict(flat, sep="/"))
         return tree
+
+    @contextmanager
+    def leaves(self, targets: Mapping[str, Any]) -> Iterator[Leaves]:
+        """Its leaves, while the folder is open. Raises WeightsError like `check`."""
+        self.check(targets)
+        found = self.stored()
+        stored = {
+            path: jax.ShapeDtypeStruct(shape, jnp.dtype(found[path][1])) for path, shape in flat_shapes(targets).items()
+        }
+        runs = {path: run for run in _runs(stored) for path in run}
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+
+            @lru_cache(maxsize=1)
+            def restored(run: tuple[str, ...]) -> dict[str, np.ndarray]:
+                item = traverse_util.unflatten_dict({path: stored[path] for path in run}, sep="/")
+                as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+                part = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+                with _reading(self.path):
+                    return traverse_util.flatten_dict(checkpointer.restore(self.path, args=part), sep="/")
+
+            def read(path: str) -> np.ndarray:
+                leaf = restored(runs[path])[path]
+                require_finite(leaf, f"{self.path}: {path}")
+                return leaf
+
+            yield Leaves({path: np.dtype(leaf.dtype) for path, leaf in stored.items()}, read)
+
+
+def _runs(stored: Mapping[str, jax.ShapeDtypeStruct]) -> Iterator[tuple[str, ...]]:
+    """Neighbouring leaves that are read together, because every restore opens the folder anew."""
+    run: list[str] = []
+    size = 0
+    for path, leaf in stored.items():
+        size += leaf.size * leaf.dtype.itemsize
+        if run and size > _RUN_BYTES:
+            yield tuple(run)
+            run, size = [], leaf.size * leaf.dtype.itemsize
+        run.append(path)
+    yield tuple(run)
 
 
 def open_weights(folder: Folder, networks: Networks) -> dict[str, OrbaxWeights]:
@@ -117,8 +164,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises WeightsError when `out` exists or can't be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise WeightsError(f"{out} already exists; remove it or choose another name")
+    require_new(out)
     part = out.with_name(f"{out.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
@@ -128,6 +174,12 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise WeightsError(f"{out} can't be written: {e.strerror or e}; nothing is left of it") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def require_new(out: Path) -> None:
+    """Raises WeightsError when something is there already."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WeightsError(f"{out} already exists; remove it or choose another name")
 
 
 def require_space(out: Path, needed: int) -> None:

@@ -9,6 +9,7 @@ from autolora_jax.config import JsonConfig, SchedulerConfig
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.files import TensorFiles, TensorInfo, open_tensors
 from autolora_jax.weights.layouts import LAYOUTS, Layout
+from autolora_jax.weights.lora.dialects import LORA_KEY
 from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.rules import flat_shapes
 from autolora_jax.weights.streaming import TensorWeights
@@ -23,7 +24,7 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     (
         "a LoRA",
         "give it to load_lora (--lora)",
-        r"lora_(unet|te\d?|transformer)_.*|.*[._](lora_(A|B|up|down)|hada_w1_a|lokr_w1(_a)?)\..*|.*\.lora\.(up|down)\..*",
+        LORA_KEY,
     ),
     ("a Stable Diffusion 1 checkpoint", _ONE_OF, r"cond_stage_model\.transformer\..*"),
     ("a Stable Diffusion 2 checkpoint", _ONE_OF, r"cond_stage_model\.model\..*"),

@@ -5,7 +5,10 @@ read, so loading needs about one tensor of host memory beyond the tree itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +18,7 @@ from flax import traverse_util
 from jaxtyping import DTypeLike
 
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.files import TensorFiles, TensorInfo
+from autolora_jax.weights.files import FLOATS, TensorFiles, TensorInfo
 from autolora_jax.weights.rules import (
     NO_DEFAULTS,
     Assignment,
@@ -31,6 +34,13 @@ from autolora_jax.weights.rules import (
 # Where leaves go: one sharding for all, or one by tree path and shape, or None: the default device.
 Sharding = jax.sharding.Sharding
 Placement = Sharding | Callable[[str, Shape], Sharding] | None
+
+
+class Leaves(NamedTuple):
+    """A component's leaves, to be read one by one: for programs that need no whole tree in memory."""
+
+    dtypes: Mapping[str, np.dtype]  # path "a/b/kernel" -> the dtype it is stored in; of 8-bit floats bfloat16
+    read: Callable[[str], np.ndarray]  # the leaf at a path, on the host. Raises WeightsError for NaN and infinity
 
 
 class TensorWeights(NamedTuple):
@@ -66,10 +76,34 @@ class TensorWeights(NamedTuple):
             flat[path] = place(self.defaults[path].make(shapes[path]).astype(jnp.dtype(dtype)), path, placement)
         return traverse_util.unflatten_dict(flat, sep="/")
 
+    @contextmanager
+    def leaves(self, targets: Mapping[str, Any]) -> Iterator[Leaves]:
+        """Its leaves, while the files are open. Raises WeightsError like `check`."""
+        shapes = flat_shapes(targets)
+        with self.files() as files:
+            steps = {step.target: step for step in self._plan(files, targets)}
+
+            @lru_cache(maxsize=1)  # leaves that are cut from one tensor (q, k, v) mostly come one after another
+            def tensor(source: str) -> np.ndarray:
+                return files.read(self.prefix + source)
+
+            def read(path: str) -> np.ndarray:
+                if path in steps:
+                    return steps[path].make(tensor(steps[path].source))
+                return self.defaults[path].make(shapes[path])
+
+            stored = {path: files.tensors[self.prefix + step.source].dtype for path, step in steps.items()}
+            read_as = {path: FLOATS.get(dtype, FLOATS["BF16"]) for path, dtype in stored.items()}
+            yield Leaves({path: read_as.get(path, FLOATS["F32"]) for path in shapes}, read)
+
     def sources(self) -> dict[str, int]:
         """Name and size in bytes of the files it is read from."""
+        return {path.name: path.stat().st_size for path in self.paths()}
+
+    def paths(self) -> list[Path]:
+        """The files that it is read from, in a fixed order."""
         with self.files() as files:
-            return {path.name: path.stat().st_size for path in {info.file for info in files.tensors.values()}}
+            return sorted({info.file for info in files.tensors.values()})
 
     def _infos(self, files: TensorFiles) -> dict[str, TensorInfo]:
         return {n.removeprefix(self.prefix): i for n, i in files.tensors.items() if n.startswith(self.prefix)}
@@ -89,7 +123,7 @@ def _leaves(
     for source, pieces in groupby(steps, lambda step: step.source):
         tensor = files.read(prefix + source)
         for step in pieces:
-            leaf = _cast(step.make(tensor), dtype, f"{files.where}: {prefix}{source}")
+            leaf = cast(step.make(tensor), dtype, f"{files.where}: {prefix}{source}")
             # Waiting keeps transfers from queueing up: the host would hold every tensor in flight.
             yield step.target, jax.block_until_ready(place(leaf, step.target, placement))
 
@@ -102,7 +136,7 @@ def place(leaf: np.ndarray, path: str, placement: Placement) -> jax.Array:
     return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
 
 
-def _cast(x: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
+def cast(x: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
     """A contiguous array of another dtype. Raises WeightsError when finite values overflow."""
     with np.errstate(over="ignore"):  # checked below
         y = x.astype(dtype, order="C", copy=False)

@@ -11,7 +11,16 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from autolora_jax.config import CLIPTextConfig, JsonConfig, MMDiTConfig, T5Config, UNetConfig, VAEConfig
+from autolora_jax.config import (
+    CLIPConfig,
+    CLIPTextConfig,
+    Dinov2Config,
+    JsonConfig,
+    MMDiTConfig,
+    T5Config,
+    UNetConfig,
+    VAEConfig,
+)
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.rules import Rule, Stage, hwio_to_oihw, oi11_to_io, oihw_to_hwio, transposed
 
@@ -71,6 +80,36 @@ T5: tuple[Stage, ...] = (
     ),
 )
 
+CLIP_WHOLE: tuple[Stage, ...] = (
+    (
+        Rule(r"(.*\.(?:token|position)_embedding)\.weight", r"\1.embedding", ndim=2),
+        Rule(r"(.*\.patch_embedding)\.weight", r"\1.kernel", ndim=4, move=oihw_to_hwio),
+        Rule(r"((?!.*\.embeddings\.).*)\.weight", r"\1.kernel", ndim=2, move=transposed),
+        Rule(r"(.*\.class_embedding)", r"\1", ndim=1),
+        *_NORM_AND_BIAS,
+        Rule(r"(?:text|vision)_model\.embeddings\.position_ids", drop="0, 1, 2, …: a buffer of old files"),
+        Rule(r"logit_scale", drop="training's; the cosine of two vectors does not have it"),
+    ),
+)
+
+DINOV2: tuple[Stage, ...] = (
+    # Published files have the older of transformers' names (attention.attention.query, weights_in).
+    (
+        Rule(
+            r"(.*?)\.attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\.(.*)", r"\1.self_attn.\2_proj.\3"
+        ),
+        Rule(r"(.*?)\.attention\.(?:output\.dense|o_proj)\.(.*)", r"\1.self_attn.o_proj.\2"),
+        Rule(r"(.*\.mlp)\.weights_in\.(.*)", (r"\1.gate_proj.\2", r"\1.up_proj.\2")),
+        Rule(r"(.*\.mlp)\.weights_out\.(.*)", r"\1.down_proj.\2"),
+    ),
+    (
+        *UNET[0],
+        Rule(r"embeddings\.(cls_token|position_embeddings)", r"embeddings.\1", ndim=3),
+        Rule(r"(.*\.lambda1)", r"\1", ndim=1),
+        Rule(r"embeddings\.mask_token", drop="only training hides patches"),
+    ),
+)
+
 _NO_PROJECTION: Stage = (Rule(r"text_projection\.weight", drop="this encoder is used without its projection"),)
 
 EXPORT: tuple[Rule, ...] = (
@@ -98,6 +137,10 @@ def stages_for(config: JsonConfig) -> tuple[Stage, ...]:
             return (*CLIP[:-1], _NO_PROJECTION, *CLIP[-1:])
         case T5Config():
             return T5
+        case CLIPConfig():
+            return CLIP_WHOLE
+        case Dinov2Config():
+            return DINOV2
     raise TypeError(f"no table for a {type(config).__name__}")
 
 
@@ -114,12 +157,15 @@ def torch_module(path: str) -> str:
 
 def export(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The tree as {canonical torch name: contiguous array}: what diffusers and transformers would save."""
-    result = {}
-    for path, leaf in traverse_util.flatten_dict(dict(params), sep="/").items():
-        rule, name = _export_rule(path, leaf.ndim)
-        array = np.asarray(jax.device_get(leaf))
-        result[name] = np.ascontiguousarray(rule.move(array) if rule.move else array)
-    return result
+    leaves = traverse_util.flatten_dict(dict(params), sep="/").items()
+    exported = dict(export_leaf(path, np.asarray(jax.device_get(leaf))) for path, leaf in leaves)
+    return {name: np.ascontiguousarray(array) for name, array in exported.items()}
+
+
+def export_leaf(path: str, leaf: np.ndarray) -> tuple[str, np.ndarray]:
+    """(canonical torch name, the array in torch's layout, a view) of one leaf."""
+    rule, name = _export_rule(path, leaf.ndim)
+    return name, rule.move(leaf) if rule.move else leaf
 
 
 def _export_rule(path: str, ndim: int) -> tuple[Rule, str]:

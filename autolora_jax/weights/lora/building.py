@@ -110,7 +110,7 @@ def kronecker_misfit(shapes: Shapes, kernel: Shape) -> str | None:
         return wrong
     inputs, outputs, window = kernel[-2], kernel[-1], _window(kernel)
     said = ", ".join(f"{part} {list(shape)}" for part, shape in shapes.items() if part.startswith("lokr"))
-    left, right = (_factor_shape(shapes, i) for i in (1, 2))
+    left, right = (factor_shape(shapes, i) for i in (1, 2))
     if left is None or right is None:
         return f"{said}: the halves of a factor do not fit each other"
     # The second factor holds the window, as axes of its own or flat among its inputs.
@@ -120,7 +120,7 @@ def kronecker_misfit(shapes: Shapes, kernel: Shape) -> str | None:
     return None
 
 
-def _factor_shape(shapes: Shapes, i: int) -> Shape | None:
+def factor_shape(shapes: Shapes, i: int) -> Shape | None:
     """[out, in …] of a factor of LoKr; None when its halves do not fit each other."""
     if f"lokr_w{i}" in shapes:
         return shapes[f"lokr_w{i}"] if len(shapes[f"lokr_w{i}"]) in (2, 4) else None
@@ -128,8 +128,8 @@ def _factor_shape(shapes: Shapes, i: int) -> Shape | None:
     if len(a) != 2 or len(b) != 2:
         return None
     if core is None:
-        return (a[0], b[1]) if a[1] == b[0] else None
-    return (a[1], b[1], *core[2:]) if len(core) == 4 and core[:2] == (a[0], b[0]) else None
+        return (a[0], b[1]) if a[1] == b[0] > 0 else None
+    return (a[1], b[1], *core[2:]) if len(core) == 4 and core[:2] == (a[0], b[0]) and all(core) else None
 
 
 def kronecker(tensors: Tensors, kernel: Shape, alpha: float | None) -> Kronecker:

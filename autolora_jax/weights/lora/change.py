@@ -150,11 +150,13 @@ class Change:
     weight: np.ndarray | None = None  # [c], added to a norm's weight
 
     def at(self, outputs: np.ndarray) -> "Change":
-        """The change of these outputs alone, in this order. A magnitude over inputs can't be taken apart."""
+        """The change of these outputs alone, in this order. Magnitudes over inputs stay true only if all outputs do."""
         magnitude = self.magnitude
+        if magnitude and magnitude.axis == "outputs":
+            magnitude = dataclasses.replace(magnitude, values=magnitude.values[outputs])
         return Change(
             matrix=self.matrix and self.matrix.at(outputs),
-            magnitude=magnitude and dataclasses.replace(magnitude, values=magnitude.values[outputs]),
+            magnitude=magnitude,
             bias=None if self.bias is None else self.bias[outputs],
             weight=self.weight,
         )

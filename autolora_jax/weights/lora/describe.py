@@ -2,14 +2,18 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import TensorFiles, open_tensors
 from autolora_jax.weights.lora.dialects import component_of
-from autolora_jax.weights.lora.match import NOT_APPLIED, Match, examine_modules, match_layers
+from autolora_jax.weights.lora.embeddings import embedding_problems, split_embeddings
+from autolora_jax.weights.lora.files import read_alpha
+from autolora_jax.weights.lora.kinds import DORA, kind_of
+from autolora_jax.weights.lora.match import DAMAGED, NOT_APPLIED, Match, Parts, examine_modules, match_layers
 from autolora_jax.weights.lora.metadata import (
     alpha_histogram,
     by_component,
@@ -20,8 +24,31 @@ from autolora_jax.weights.lora.metadata import (
 )
 from autolora_jax.weights.lora.names import SPELLINGS, Targets, names
 from autolora_jax.weights.lora.peft import peft_settings
+from autolora_jax.weights.lora.sizes import factors_of, numbers_in, rank_of
+from autolora_jax.weights.rules import Shape
 
 SUPPORTED = ("SDXL", "Stable Diffusion 3")  # how families of dialects.FAMILIES begin that a model here can be
+_MOST = 4  # ranks, alphas and factors that a line shows
+_PLAIN = "LoRA"
+
+Counts = Mapping[Any, int]  # what -> how often
+
+
+@dataclasses.dataclass(frozen=True)
+class KindFound:
+    """The modules of a file that are of one kind."""
+
+    modules: int
+    ranks: Counts = dataclasses.field(default_factory=dict)  # rank -> modules that have it
+    alphas: Counts = dataclasses.field(default_factory=dict)  # None: no alpha tensor
+    factors: Mapping[str, int] = dataclasses.field(default_factory=dict)  # LoKr's, "8x8 ⊗ 384x96" -> modules
+
+    def __str__(self) -> str:
+        parts = [f"{self.modules} module{'s'[: self.modules > 1]}"]
+        parts += [f"rank {histogram(self.ranks, _MOST)}"] if self.ranks else []
+        parts += [f"alpha {alpha_histogram(self.alphas, _MOST)}"] if self.ranks or self.alphas.keys() - {None} else []
+        parts += [f"factors {histogram(self.factors, _MOST)}"] if self.factors else []
+        return "; ".join(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,26 +58,55 @@ class LoraDescription:
     path: str
     dialect: str = "unreadable"
     family: str = "unknown"  # the base model that it looks made for
-    modules: Mapping[str, int] = dataclasses.field(default_factory=dict)  # component -> modules
-    ranks: Mapping[int, int] = dataclasses.field(default_factory=dict)  # rank -> modules, of plain LoRAs
-    alphas: Mapping[float | None, int] = dataclasses.field(default_factory=dict)  # None: no alpha tensor
+    modules: Counts = dataclasses.field(default_factory=dict)  # component -> modules
+    kinds: Mapping[str, KindFound] = dataclasses.field(default_factory=dict)  # "LoRA", "LoHa (LyCORIS) with DoRA", …
+    embeddings: tuple[str, ...] = ()  # words that come with it
+    parameters: int = 0
+    dtypes: Counts = dataclasses.field(default_factory=dict)  # safetensors' dtype -> tensors
+    size: int = 0  # bytes
     trigger_words: tuple[str, ...] = ()
     training: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    model_hash: str | None = None  # what the header says of the tensors' sha256 (sshs_model_hash)
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)  # the whole header, as it stands
+    layers: int | None = None  # how many layers of a model it changes; None: no model was named
     problems: tuple[str, ...] = ()  # why it would be refused; empty: nothing known against it
 
+    @property
+    def ranks(self) -> Counts:
+        """rank -> modules, of all kinds."""
+        return _sum(kind.ranks for kind in self.kinds.values())
+
+    @property
+    def alphas(self) -> Counts:
+        """alpha -> modules, of all kinds; None: no alpha tensor."""
+        return _sum(kind.alphas for kind in self.kinds.values())
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(heading, what there is to say), line by line."""
+        return list(self._rows())
+
+    def _rows(self) -> Iterator[tuple[str, str]]:
+        yield "dialect", self.dialect
+        yield "made for", self.family
+        yield "modules", ", ".join(f"{n} in {component}" for component, n in self.modules.items()) or "none"
+        for name, kind in self.kinds.items():
+            yield "holds", f"{name}: {kind}"
+        if self.size:
+            size = f"{self.size / 1e6:,.1f} MB" if self.size >= 1e5 else f"{self.size / 1e3:,.1f} kB"
+            yield "tensors", f"{self.parameters:,} parameters, {' and '.join(self.dtypes)}, {size}"
+        if self.embeddings:
+            yield "embeddings", ", ".join(printable(word) for word in self.embeddings)
+        yield "trigger words", ", ".join(self.trigger_words) or "none in the file"
+        yield from self.training.items()
+        if self.model_hash:
+            yield "tensors' hash", f"{printable(self.model_hash)}, says the header"
+        if self.layers is not None and not self.problems:
+            yield "fits", f"the model: it changes {self.layers} of its layers"
+        for problem in self.problems:
+            yield "can't be used", problem
+
     def __str__(self) -> str:
-        rows = [
-            ("dialect", self.dialect),
-            ("made for", self.family),
-            ("modules", ", ".join(f"{n} in {component}" for component, n in self.modules.items()) or "none"),
-            ("rank", histogram(self.ranks)),
-            ("alpha", alpha_histogram(self.alphas)),
-            ("trigger words", ", ".join(self.trigger_words) or "none in the file"),
-            *self.training.items(),
-            *(("can't be used", problem) for problem in self.problems),
-        ]
-        return listing(self.path, rows)
+        return listing(self.path, self.rows())
 
 
 def describe_lora(path: str | PathLike[str], targets: Targets | None = None) -> LoraDescription:
@@ -67,7 +123,8 @@ def describe_lora(path: str | PathLike[str], targets: Targets | None = None) -> 
 
 
 def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDescription:
-    shapes = {key: info.shape for key, info in file.tensors.items()}
+    all_shapes = {key: info.shape for key, info in file.tensors.items()}
+    words, shapes = split_embeddings(all_shapes)
     settings, unusable = {}, ""
     try:
         settings = peft_settings(path, file.metadata, list(SPELLINGS))
@@ -76,35 +133,75 @@ def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDes
     match = match_layers(shapes, names(targets), settings) if targets else examine_modules(shapes)
     if unusable:
         match.problems.add(unusable, NOT_APPLIED)
+    if not file.tensors:
+        match.problems.add("no tensors", DAMAGED)
     if not match.family.startswith((*SUPPORTED, "unknown")) and not targets:
         match.problems.add(
             f"made for {match.family}, it seems", f"only LoRAs for {' and '.join(SUPPORTED)} can be used"
         )
-    alphas = [_alpha(file, parts.get("alpha"), match) for parts in match.modules.values()]
+    kinds = _kinds(match, shapes, file)
+    networks = {name: config for name, (_, config) in targets.items()} if targets else None
     return LoraDescription(
         path=str(path),
         dialect=match.dialect,
         family=match.family,
         modules=by_component(component_of(module) for module in match.modules),
-        ranks=_ranks(match, shapes),
-        alphas=dict(Counter(alphas)),
+        kinds=kinds,
+        embeddings=tuple(words),
+        parameters=numbers_in(all_shapes),
+        dtypes=dict(Counter(info.dtype for info in file.tensors.values())),
+        size=path.stat().st_size,
         trigger_words=trigger_words(file.metadata),
         training=training_summary(file.metadata),
+        model_hash=file.metadata.get("sshs_model_hash"),
         metadata=file.metadata,
-        problems=tuple(match.problems.lines()),
+        layers=len(match.layers) if targets else None,
+        problems=(*match.problems.lines(), *embedding_problems(words, all_shapes, networks)),
     )
 
 
-def _ranks(match: Match, shapes: Mapping[str, tuple[int, ...]]) -> dict[int, int]:
-    downs = (shapes[parts["down"]] for parts in match.modules.values() if "down" in parts)
-    return dict(Counter(shape[0] for shape in downs if shape))
+def _kinds(match: Match, shapes: Mapping[str, Shape], file: TensorFiles) -> dict[str, KindFound]:
+    """What the modules of each kind say; the most frequent kind first."""
+    found: dict[str, list[tuple[Mapping[str, Shape], float | None]]] = {}
+    for parts in match.modules.values():
+        of_parts = {part: shapes[key] for part, key in parts.items()}
+        found.setdefault(_kind_name(parts), []).append((of_parts, _alpha(file, parts, match)))
+    return {
+        name: KindFound(
+            len(modules),
+            dict(Counter(rank for parts, _ in modules if (rank := rank_of(parts)) is not None)),
+            dict(Counter(alpha for _, alpha in modules)),
+            dict(Counter(_product(factors) for parts, _ in modules if (factors := factors_of(parts)))),
+        )
+        for name, modules in sorted(found.items(), key=lambda item: -len(item[1]))
+    }
 
 
-def _alpha(file: TensorFiles, key: str | None, match: Match) -> float | None:
+def _kind_name(parts: Iterable[str]) -> str:
+    kind = kind_of(parts)
+    name = kind.name if kind else "unknown"
+    if not DORA & set(parts):
+        return name
+    return "DoRA" if name == _PLAIN else f"{name} with DoRA"
+
+
+def _product(factors: tuple[Shape, Shape]) -> str:
+    return " ⊗ ".join("x".join(map(str, shape)) for shape in factors)
+
+
+def _alpha(file: TensorFiles, parts: Parts, match: Match) -> float | None:
+    key = parts.get("alpha")
     if key is None:
         return None
     try:
-        return float(file.read(key).reshape(()))
-    except ValueError as e:  # a WeightsError, or more numbers than one
-        match.problems.add("alphas that can't be used", "get another version of the file", f"{key} ({e})")
+        return read_alpha(file, key)
+    except WeightsError as e:
+        match.problems.add("alphas that can't be used", DAMAGED, str(e))
         return None
+
+
+def _sum(counts: Iterable[Counts]) -> Counts:
+    total: Counter[Any] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(total)

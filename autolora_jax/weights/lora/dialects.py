@@ -8,6 +8,9 @@ names.SPELLINGS if it also names modules in its own way).
 import re
 from collections.abc import Iterable, Mapping
 
+from autolora_jax.weights.lora.sizes import inputs_of
+from autolora_jax.weights.rules import Shape
+
 _NAME = r"(\.[\w-]+)?"  # PEFT's endings may carry an adapter's name: `lora_A.default.weight`
 _AS_IS = (
     "alpha",
@@ -27,7 +30,7 @@ PARTS: Mapping[str, str] = {
     # Refused; kinds.py says why.
     "down_bias": rf"lora_(down|A){_NAME}\.bias|lora(_linear_layer)?\.down\.bias",
     "glora": r"(a[12]|b[12]|bm[12])\.weight",
-    "oft": r"oft_(blocks|diag|R\.weight)|boft_R(\.weight)?|rescale",
+    "oft": r"oft_(blocks|diag|R\.(weight|scaled_oft))|boft_R(\.weight)?|rescale",
     "replaced": r"set_weight|reshape_weight",
     "ia3": r"on_input|ia3_l(\.weight)?",
     "embedding": rf"lora_embedding_[AB]{_NAME}",
@@ -52,10 +55,21 @@ def split_key(key: str) -> tuple[str, str] | None:
     return (m["module"], next(p for p in PARTS if m[p] is not None)) if m else None
 
 
+# A name that gives a LoRA file away, for those who wonder what a file is: parts that no checkpoint has, or a prefix.
+_UNMISTAKABLE = ("down", "up", "mid", "magnitude", "embedding", "oft", *(n for n in _AS_IS if n != "alpha"))
+LORA_KEY = (
+    r"(lora_(unet|te\d?|transformer)|lycoris)_.*|bundle_emb\..*|.*_lora\.(up|down)\.weight|.*\.("
+    + "|".join(PARTS[part] for part in _UNMISTAKABLE)
+    + ")"
+)
+
 # Keys that belong to no layer: what the file is instead. Searched in a key without known ending.
 FOREIGN: tuple[tuple[str, str, str], ...] = (
-    (r"^bundle_emb\.", "bundled textual-inversion embeddings", "not supported yet: delete the bundle_emb keys"),
-    (r"^(emb_params|clip_[lg]|string_to_param.*)$", "a textual-inversion embedding", "not a LoRA: not supported"),
+    (
+        r"^(emb_params|clip_[lg]|t5(xxl)?|text_encoders_[01]|string_to_param.*)$",
+        "a textual-inversion embedding",
+        "not a LoRA: load it with load_textual_inversion (autolora generate --embedding)",
+    ),
     (r"^lora_controlnet$|^(control_model|controlnet)[._]", "a ControlNet", "not a LoRA: not supported"),
     (r"^(image_proj|ip_adapter)\.", "an IP-Adapter", "not a LoRA: not supported"),
     (
@@ -78,7 +92,10 @@ SIMPLE_TUNER = "LyCORIS (diffusers block names)"  # SimpleTuner's
 KOHYA = "kohya"  # text encoders are spelled alike in all
 PEFT = "PEFT/diffusers"
 COMFY = "ComfyUI"
+ORIGINAL = "original block names"  # OneTrainer's of that name: ComfyUI's without a prefix
 _SD3_BLOCKS = r"lora_unet_(joint_blocks_|context_embedder|[txy]_embedder_|final_layer_)"
+_ORIGINAL_UNET = r"(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)\."
+_ORIGINAL_SD3 = r"(joint_blocks|context_embedder|[txy]_embedder|final_layer)\."
 # Naming styles, for messages and reports; a key's style is the first row that fits its beginning.
 STYLES: tuple[tuple[str, str], ...] = (
     (KOHYA_SGM, r"lora_unet_(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)_"),
@@ -89,8 +106,13 @@ STYLES: tuple[tuple[str, str], ...] = (
     ),
     (KOHYA, r"lora_(unet|te\d?)_|bundle_emb\."),
     (SIMPLE_TUNER, r"lycoris_"),
-    (PEFT, r"(unet|text_encoder(_\d)?|transformer|base_model|down_blocks|up_blocks|mid_block|transformer_blocks)\."),
+    (
+        PEFT,
+        r"(unet|text_encoder(_\d)?|transformer|base_model|down_blocks|up_blocks|mid_block|transformer_blocks)\."
+        r"|(time_embedding|add_embedding|conv_in|conv_out|time_text_embed|pos_embed|norm_out|proj_out)\.",
+    ),
     (COMFY, r"(diffusion_model|text_encoders)\."),
+    (ORIGINAL, rf"{_ORIGINAL_UNET}|{_ORIGINAL_SD3}"),
 )
 
 
@@ -104,11 +126,19 @@ def naming_style(keys: Iterable[str]) -> str:
 
 # Components, for reports about files that may fit no model here.
 COMPONENTS: tuple[tuple[str, str], ...] = (
-    ("text_encoder", r"lora_te1?_|(base_model\.model\.)?text_encoder\."),
-    ("text_encoder_2", r"lora_te2_|(base_model\.model\.)?text_encoder_2\."),
-    ("text_encoder_3", r"lora_te3_|(base_model\.model\.)?text_encoder_3\."),
-    ("transformer", rf"(base_model\.model\.)?transformer(\.|_blocks\.)|lora_transformer_|{_SD3_BLOCKS}"),
-    ("unet", r"lora_unet_|unet\.|base_model\.model\.|diffusion_model\."),
+    ("text_encoder", r"lora_te1?_|(base_model\.model\.)?text_encoder\.|text_encoders\.clip_l\."),
+    ("text_encoder_2", r"lora_te2_|(base_model\.model\.)?text_encoder_2\.|text_encoders\.clip_g\."),
+    ("text_encoder_3", r"lora_te3_|(base_model\.model\.)?text_encoder_3\.|text_encoders\.t5xxl\."),
+    (
+        "transformer",
+        r"(base_model\.model\.)?transformer(\.|_blocks\.)|lora_transformer_|lycoris_(single_)?transformer_blocks_"
+        rf"|{_SD3_BLOCKS}|(diffusion_model\.)?{_ORIGINAL_SD3}",
+    ),
+    (
+        "unet",
+        r"lora_unet_|lycoris_|unet\.|base_model\.model\.|diffusion_model\.|(down_blocks|mid_block|up_blocks)\."
+        rf"|{_ORIGINAL_UNET}",
+    ),
 )
 
 
@@ -117,36 +147,43 @@ def component_of(module: str) -> str:
     return next((component for component, start in COMPONENTS if re.match(start, module)), "unknown")
 
 
-_CROSS_KEY = r"attn2[._]to_k\.(lora_down|lora_A|lora\.down|lora_linear_layer\.down|hada_w1_b|a2)\S* in={}$"
-# Base models by what their LoRAs' keys look like; the first row that any line `<key> in=<second axis>` fits.
+_CROSS_KEY = r"attn2[._]to_k in={}$"
+_SD3_BLOCK = r"^(transformer\.|base_model\.model\.|lora_transformer_|lycoris_)*transformer_blocks[._]\d+[._]"
+# Base models by what their LoRAs change; the first row that any line `<module> in=<inputs>` fits.
 FAMILIES: tuple[tuple[str, str], ...] = (
     ("Flux", r"single_transformer_blocks|(double|single)_blocks"),
-    (
-        "Stable Diffusion 3.5 Large",
-        r"(joint_blocks_\d+_|transformer_blocks[._]\d+[._]attn[._])\S*(lora_down|lora_A|lora\.down)\S* in=2432$",
-    ),
-    ("Stable Diffusion 3.5 Medium", r"joint_blocks_\d+_x_block_attn2_"),
+    ("another diffusion transformer", _SD3_BLOCK + r"((attn|ff|norm)\S* in=3072$|(img|txt)_)"),  # Qwen-Image, …
+    ("Stable Diffusion 3.5 Large", rf"(joint_blocks[._]\d+[._]|{_SD3_BLOCK}attn[._])\S* in=2432$"),
+    ("Stable Diffusion 3.5 Medium", rf"joint_blocks[._]\d+[._]x_block[._]attn2[._]|{_SD3_BLOCK}attn2[._]\S* in=1536$"),
     (
         "Stable Diffusion 3",
-        r"joint_blocks|^lora_te3_|^text_encoder_3\."
-        r"|^(transformer\.|base_model\.model\.|lora_transformer_)+transformer_blocks[._]\d+[._](attn|norm1|ff_context)[._]",
+        r"joint_blocks|^lora_te3_|^text_encoder_3\.|^text_encoders\.t5xxl\."
+        rf"|{_SD3_BLOCK}(attn|norm1|norm1_context|ff_context)[._]",
     ),
     (
         "another diffusion transformer",
-        r"^(diffusion_model|transformer|lora_unet)[._](blocks|layers|transformer_blocks)[._]\d",
+        r"^(diffusion_model|transformer|lora_unet|lora_transformer|lycoris)[._](blocks|layers|transformer_blocks)[._]\d",
     ),
     ("Stable Diffusion 1", _CROSS_KEY.format(768)),
     ("Stable Diffusion 2", _CROSS_KEY.format(1024)),
     ("the SDXL refiner", _CROSS_KEY.format(1280)),
     ("SDXL", _CROSS_KEY.format(2048) + r"|(down_blocks[._]2|input_blocks[._][78])[._]\S*transformer_blocks[._]9[._]"),
     ("Stable Diffusion 1 or 2", r"^lora_te_|down_blocks[._]0[._]attentions|input_blocks[._][12][._]1[._]"),
-    ("SDXL", r"^lora_te2_|^text_encoder_2\.|(down_blocks|up_blocks)[._][12][._]attentions|input_blocks[._]4[._]1[._]"),
+    (
+        "SDXL",
+        r"^lora_te2_|^text_encoder_2\.|^text_encoders\.clip_g\."
+        r"|(down_blocks|up_blocks)[._][12][._]attentions|input_blocks[._]4[._]1[._]",
+    ),
 )
 
 
-def guess_family(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def guess_family(shapes: Mapping[str, Shape]) -> str:
     """The base model a file's keys and shapes speak of, e.g. "SDXL"; "unknown" when nothing fits."""
-    lines = [f"{key} in={shape[1] if len(shape) > 1 else 0}" for key, shape in shapes.items()]
+    modules: dict[str, dict[str, Shape]] = {}
+    for key, shape in shapes.items():
+        module, part = split_key(key) or (key, "")
+        modules.setdefault(module, {})[part] = shape
+    lines = [f"{module} in={inputs_of(parts)}" for module, parts in modules.items()]
     for name, pattern in FAMILIES:
         if any(re.search(pattern, line) for line in lines):
             return name

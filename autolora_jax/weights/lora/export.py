@@ -18,6 +18,7 @@ from autolora_jax.weights.lora.fused import together
 from autolora_jax.weights.lora.names import SPELLINGS, Layer, spell
 from autolora_jax.weights.lora.peft import HEADER_KEY, peft_header
 from autolora_jax.weights.lora.sd3_names import Place
+from autolora_jax.weights.tables import torch_module
 from autolora_jax.weights.writing import write_safetensors
 
 # dialect -> naming styles
@@ -81,7 +82,8 @@ def write_lora(
 
 def _name(layer: Layer, styles: tuple[str, ...], denoiser_config: JsonConfig) -> tuple[str, Place]:
     """(full name, place in the layout): the first spelling of that style."""
+    module = torch_module(layer.path)
     for spelling in SPELLINGS[layer.component]:
-        if spelling.style in styles and (spelled := spell(spelling, layer.path, denoiser_config)):
+        if spelling.style in styles and (spelled := spell(spelling, module, denoiser_config)):
             return spelled
     raise ValueError(f"{layer.component} {layer.path} has no name in {' or '.join(styles)}")

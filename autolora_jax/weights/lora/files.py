@@ -6,15 +6,23 @@ from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
-from autolora_jax.weights.errors import WeightsError
+import numpy as np
+
+from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import FLOATS, TensorFiles, open_tensors
 from autolora_jax.weights.lora import building
 from autolora_jax.weights.lora.change import Change, LowRank
+from autolora_jax.weights.lora.embeddings import (
+    Embeddings,
+    embedding_problems,
+    read_embeddings,
+    split_embeddings,
+)
 from autolora_jax.weights.lora.fused import SPLIT_QKV, is_split_qkv, piece, says_split_qkv
 from autolora_jax.weights.lora.kinds import kind_of
 from autolora_jax.weights.lora.match import DAMAGED, NOT_APPLIED, Match, match_layers, raise_problems
 from autolora_jax.weights.lora.names import Layer, Name, Targets, names
-from autolora_jax.weights.lora.peft import PeftSettings, peft_settings
+from autolora_jax.weights.lora.peft import LARGEST_ALPHA, PeftSettings, peft_settings
 from autolora_jax.weights.lora.source import find_lora
 from autolora_jax.weights.networks import Networks, shapes_of
 
@@ -27,6 +35,7 @@ class LoraFile:
     dialect: str
     layers: Mapping[Layer, Change]
     metadata: Mapping[str, str]  # the file's header
+    embeddings: Embeddings = dataclasses.field(default_factory=dict)  # words that come with it
 
 
 def targets_of(networks: Networks) -> Targets:
@@ -48,7 +57,15 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
         except WeightsError as e:
             settings, unusable = {}, str(e)
         known = names(targets)
-        match = match_layers({key: info.shape for key, info in file.tensors.items()}, known, settings)
+        all_shapes = {key: info.shape for key, info in file.tensors.items()}
+        words, shapes = split_embeddings(all_shapes)
+        match = match_layers(shapes, known, settings)
+        if not all_shapes:
+            match.problems.add("no tensors", DAMAGED)
+        networks = {name: config for name, (_, config) in targets.items()}
+        if problems := embedding_problems(words, all_shapes, networks):
+            remedy = "delete their bundle_emb keys to do without them"
+            match.problems.add("textual-inversion embeddings that can't be used", remedy, *problems)
         if unusable:
             match.problems.add(unusable, NOT_APPLIED)
         for key, info in file.tensors.items():
@@ -56,10 +73,12 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
                 remedy = f"get a version in {', '.join(FLOATS)}"
                 match.problems.add("tensors that are no floats", remedy, f"{key} ({info.dtype})")
         raise_problems(str(path), match)  # before the data is read: it may be large
+        embeddings = read_embeddings(file, words, networks)
         modules = dict.fromkeys(match.layers.values())
         changes = {module: _read_module(file, match, module, known[module], settings) for module in modules}
         raise_problems(str(path), match)
-    return _share_out({k: v for k, v in changes.items() if v}, known, LoraFile(path, match.dialect, {}, file.metadata))
+    found = LoraFile(path, match.dialect, {}, file.metadata, embeddings)
+    return _share_out({k: v for k, v in changes.items() if v}, known, found)
 
 
 def _share_out(changes: Mapping[str, Change], known: Mapping[str, Name], file: LoraFile) -> LoraFile:
@@ -79,16 +98,25 @@ def _share_out(changes: Mapping[str, Change], known: Mapping[str, Name], file: L
     return dataclasses.replace(file, dialect=dialect, layers=layers)
 
 
+def read_alpha(file: TensorFiles, key: str) -> float:
+    """The alpha in a tensor, which may be of any dtype. Raises WeightsError when it can't be one."""
+    alpha = file.number(key)
+    if abs(alpha) >= LARGEST_ALPHA:
+        raise WeightsError(f"{file.where}: {printable(key)} is {alpha:g}, which is no alpha")
+    return alpha
+
+
 def _read_module(
     file: TensorFiles, match: Match, module: str, name: Name, settings: Mapping[str, PeftSettings]
 ) -> Change | None:
     """A module's change; None when a tensor can't be used, which match.problems then says."""
+    keys = match.modules[module]
     try:
-        tensors = {part: file.read(key) for part, key in match.modules[module].items()}
+        tensors = {part: file.read(key) for part, key in keys.items() if part != "alpha"}
+        alpha = read_alpha(file, keys["alpha"]) if "alpha" in keys else None
     except WeightsError as e:
         match.problems.add("tensors that can't be used", "get another version of the file", str(e))
         return None
-    alpha = float(tensors["alpha"].reshape(())) if "alpha" in tensors else None
     if name.component in settings:
         said = settings[name.component].alpha(name.module)
         if alpha is not None and not math.isclose(alpha, said, rel_tol=1e-3):  # alpha may be stored in half precision
@@ -96,6 +124,7 @@ def _read_module(
                 "alphas that differ from the file's own PEFT settings", DAMAGED, f"{module} ({alpha}, {said})"
             )
         alpha = said
-    kind = kind_of(match.modules[module])
+    kind = kind_of(keys)
     assert kind is not None
-    return building.change(tensors, name.kernel, kind.build(tensors, name.kernel, alpha))
+    with np.errstate(over="ignore", invalid="ignore"):  # attaching it will say so
+        return building.change(tensors, name.kernel, kind.build(tensors, name.kernel, alpha))

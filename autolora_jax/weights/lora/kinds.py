@@ -84,6 +84,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("trained norms", (_all("w_norm"),), _all("b_norm"), misfit=building.norm_misfit),
     Kind("biases (diff_b)", (_all("diff_b"),)),
 )
+# Parts of the kinds that are refused.
+REFUSED = frozenset(part for kind in KINDS if kind.remedy for part in kind.signs)
 
 
 def kind_of(parts: Iterable[str]) -> Kind | None:

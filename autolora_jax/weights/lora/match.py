@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.lora.building import beside_misfit
 from autolora_jax.weights.lora.dialects import foreign, guess_family, naming_style, split_key
-from autolora_jax.weights.lora.kinds import DORA, Kind, kind_of
+from autolora_jax.weights.lora.kinds import DORA, REFUSED, Kind, kind_of
 from autolora_jax.weights.lora.names import Layer, Name
 from autolora_jax.weights.lora.peft import PeftSettings
 from autolora_jax.weights.rules import Shape
@@ -63,13 +63,11 @@ class Match:
 def examine_modules(shapes: Mapping[str, Shape]) -> Match:
     """What a file holds, without knowing a model: its kinds, and whether each module's parts are complete."""
     match = Match(naming_style(shapes), guess_family(shapes), set(), {}, {}, Problems())
-    if not shapes:
-        match.problems.add("no tensors", DAMAGED)
     for key in shapes:
         if split := split_key(key):
             module, part = split
             parts = match.modules.setdefault(module, {})
-            if part in parts:
+            if part in parts and part not in REFUSED:  # a refused kind is told by any of its tensors
                 match.problems.add("parts given twice", DOUBLED, f"{parts[part]} and {key}")
             parts[part] = key
         else:

@@ -5,36 +5,37 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-LONGEST = 200  # characters of one entry that are shown
+from autolora_jax.weights.errors import printable
+
 # Headings and the header's keys that may fill them, best first. Sources: sd-scripts train_network.py (ss_*),
 # Stability-AI/ModelSpec (modelspec.*).
 TRAINING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("title", ("modelspec.title", "ss_output_name")),
     ("author", ("modelspec.author",)),
     ("licence", ("modelspec.license",)),
+    ("description", ("modelspec.description",)),
+    ("usage", ("modelspec.usage_hint",)),
     ("architecture", ("modelspec.architecture", "ss_base_model_version")),
     ("base model", ("ss_sd_model_name",)),
-    ("prediction type", ("modelspec.prediction_type",)),
+    ("prediction", ("modelspec.prediction_type",)),
+    ("clip skip", ("ss_clip_skip",)),
     ("network", ("ss_network_module",)),
+    ("its arguments", ("ss_network_args", "lycoris_config")),  # the latter is SimpleTuner's
     ("resolution", ("modelspec.resolution", "ss_resolution")),
     ("images", ("ss_num_train_images",)),
     ("steps", ("ss_steps", "ss_max_train_steps")),
     ("epochs", ("ss_epoch", "ss_num_epochs")),
     ("learning rate", ("ss_unet_lr", "ss_learning_rate")),
     ("optimizer", ("ss_optimizer",)),
+    ("comment", ("ss_training_comment",)),
     ("date", ("modelspec.date",)),
 )
-
-
-def printable(text: str) -> str:
-    """One line of at most LONGEST characters: a header is a stranger's text and ends in a terminal."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * LONGEST]).split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+_NOTHING = ("", "None", "{}")
 
 
 def training_summary(metadata: Mapping[str, str]) -> dict[str, str]:
     """heading -> value, for those headings of TRAINING that the header fills."""
-    found = {heading: [metadata[k] for k in keys if metadata.get(k, "None") != "None"] for heading, keys in TRAINING}
+    found = {heading: [metadata[k] for k in keys if metadata.get(k, "") not in _NOTHING] for heading, keys in TRAINING}
     return {heading: printable(values[0]) for heading, values in found.items() if values}
 
 
@@ -45,8 +46,8 @@ def trigger_words(metadata: Mapping[str, str], most: int = 10) -> tuple[str, ...
     counts: Counter[str] = Counter()
     for tags in _json_object(metadata.get("ss_tag_frequency", "")).values():
         if isinstance(tags, dict):
-            counts.update({printable(tag): n for tag, n in tags.items() if isinstance(n, int)})
-    return tuple(tag for tag, _ in counts.most_common(most) if tag)
+            counts.update({tag: n for tag, n in tags.items() if isinstance(n, int)})
+    return tuple(word for tag, _ in counts.most_common(most) if (word := printable(tag)))
 
 
 def by_component(components: Iterable[str]) -> dict[str, int]:
@@ -54,16 +55,18 @@ def by_component(components: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(components).items(), key=lambda item: ("text" in item[0], item[0])))
 
 
-def histogram(counts: Mapping[Any, int]) -> str:
-    """ "32 (700×), 16 (22×)", the most frequent value first; a single value alone."""
+def histogram(counts: Mapping[Any, int], most: int | None = None) -> str:
+    """ "32 (700×), 16 (22×)", the most frequent value first; a single value alone. most: how many are shown."""
     if len(counts) == 1:
         return str(next(iter(counts)))
-    return ", ".join(f"{value} ({n}×)" for value, n in sorted(counts.items(), key=lambda item: -item[1])) or "none"
+    rows = sorted(counts.items(), key=lambda item: -item[1])
+    more = [f"… {len(rows) - most} more"] if most is not None and len(rows) > most else []
+    return ", ".join([*(f"{value} ({n}×)" for value, n in rows[:most]), *more]) or "none"
 
 
-def alpha_histogram(alphas: Mapping[float | None, int]) -> str:
+def alpha_histogram(alphas: Mapping[float | None, int], most: int | None = None) -> str:
     """The histogram of alphas, of which None means that the file does not say."""
-    return histogram({"not given (= rank)" if a is None else f"{a:g}": n for a, n in alphas.items()})
+    return histogram({"not given (= rank)" if a is None else f"{a:g}": n for a, n in alphas.items()}, most)
 
 
 def listing(title: str, rows: Iterable[tuple[str, str]]) -> str:

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple, TypeVar
 
 from autolora_jax.config import JsonConfig, MMDiTConfig, UNetConfig
 from autolora_jax.weights.ldm import ldm_module_name
-from autolora_jax.weights.lora.dialects import COMFY, KOHYA, KOHYA_DIFFUSERS, KOHYA_SD3, KOHYA_SGM, PEFT, SIMPLE_TUNER
+from autolora_jax.weights.lora.dialects import (
+    COMFY,
+    KOHYA,
+    KOHYA_DIFFUSERS,
+    KOHYA_SD3,
+    KOHYA_SGM,
+    ORIGINAL,
+    PEFT,
+    SIMPLE_TUNER,
+)
 from autolora_jax.weights.lora.sd3_names import Place, sd3_place
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.tables import torch_module
@@ -135,6 +144,7 @@ SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
         *_peft("unet"),
         *_OF_A_DENOISER,
         Spelling(COMFY, "diffusion_model.", "sgm"),
+        Spelling(ORIGINAL, "", "sgm"),
     ),
     "transformer": (
         Spelling(KOHYA_SD3, "lora_unet_", "sd3", "_"),
@@ -142,6 +152,7 @@ SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
         *_peft("transformer"),
         *_OF_A_DENOISER,
         Spelling(COMFY, "diffusion_model.", "sd3"),
+        Spelling(ORIGINAL, "", "sd3"),
     ),
     "text_encoder": _text_spellings("text_encoder", "lora_te1_"),
     "text_encoder_2": _text_spellings("text_encoder_2", "lora_te2_"),
@@ -166,12 +177,13 @@ def _with_leaf(leaf: str, targets: Targets) -> Iterator[Layer]:
                 yield Layer(component, path.removesuffix(f"/{leaf}"), shape)
 
 
-def spell(spelling: Spelling, path: str, config: JsonConfig) -> tuple[str, Place] | None:
-    """(full name, place in the layout) of the layer at a tree path; None where the layout has no such layer.
+def spell(spelling: Spelling, module: str, config: JsonConfig) -> tuple[str, Place] | None:
+    """(full name, place in the layout) of a layer; None where the layout has no such layer.
 
-    config: of the layer's network. Raises ValueError where the layout follows from a config of another type.
+    module: its canonical name. config: of its network. Raises ValueError where the layout follows from a config of
+    another type.
     """
-    place = _LAYOUTS[spelling.layout](torch_module(path), config)
+    place = _LAYOUTS[spelling.layout](module, config)
     return (spelling.prefix + place.module.replace(".", spelling.separator), place) if place else None
 
 
@@ -179,8 +191,9 @@ def names(targets: Targets) -> dict[str, Name]:
     """Every known name of every layer of the model. Raises ValueError when two layers would share a name."""
     found: dict[str, dict[int, Share]] = {}
     for layer in chain(layers(targets), norms(targets)):
+        module, config = torch_module(layer.path), targets[layer.component][1]
         for spelling in SPELLINGS[layer.component]:
-            if spelled := spell(spelling, layer.path, targets[layer.component][1]):
+            if spelled := spell(spelling, module, config):
                 name, place = spelled
                 shares = found.setdefault(name, {})
                 if shares.setdefault(place.part, Share(layer, place)).layer != layer:

@@ -5,6 +5,7 @@ PEFT itself into adapter_config.json beside adapter_model.safetensors. Source: p
 """
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from autolora_jax.config import ConfigError, read_json
-from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.lora.source import PEFT_CONFIG, PEFT_WEIGHTS
 
 HEADER_KEY = "lora_adapter_metadata"
+LARGEST_ALPHA = 1e9  # what is beyond is no alpha
 
 # Keys that choose what is trained or how it starts: the tensors already say it.
 _IRRELEVANT = frozenset(
@@ -46,7 +48,8 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
     "peft_type": ("LORA",),
 }
-_PLAIN_PATTERN = re.compile(r"[\w.^$\\-]+")  # of PEFT's regular expressions, those that can't run away
+_PLAIN_PATTERN = re.compile(r"[\w.^$\\-]{1,300}")  # of PEFT's regular expressions, those that can't run away
+_MOST_PATTERNS = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,7 @@ class PeftSettings:
             if key not in known and value not in (None, False, [], {}) and value not in _HARMLESS.get(key, ())
         ]
         if unknown:
-            raise WeightsError(f"PEFT settings not supported: {', '.join(sorted(unknown))}; train it without")
+            raise WeightsError(f"PEFT settings not supported: {shorten(sorted(unknown))}; train it without")
         ranks, alphas = _pattern(raw, "rank_pattern"), _pattern(raw, "alpha_pattern")
         return cls(
             r=_rank("r", raw.get("r", cls.r)),
@@ -106,7 +109,7 @@ def _rank(key: str, value: Any) -> int:
 
 
 def _alpha(key: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e9:  # NaN, too
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST_ALPHA:  # NaN, too
         raise WeightsError(f"{key} must be a number, not {value!r:.80}")
     return float(value)
 
@@ -115,6 +118,8 @@ def _pattern(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = raw.get(key) or {}
     if not isinstance(value, dict):
         raise WeightsError(f"{key} must be an object, not {value!r:.80}")
+    if len(value) > _MOST_PATTERNS:
+        raise WeightsError(f"{key} has {len(value)} entries, more than a network has layers")
     for pattern in value:
         if not _PLAIN_PATTERN.fullmatch(pattern) or not _compiles(pattern):
             raise WeightsError(f"{key}: {pattern!r} is more than a module's name; re-save it with plain names")
@@ -131,8 +136,12 @@ def _compiles(pattern: str) -> bool:
 
 def _exception(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """The first pattern that ends a module's name at a dot. Source: peft/utils/other.py get_pattern_key."""
-    matches = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", module))
-    return next(matches, default)
+    return next((value for pattern, value in patterns.items() if _compiled(pattern).match(module)), default)
+
+
+@functools.lru_cache(maxsize=2 * _MOST_PATTERNS)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def peft_settings(path: Path, metadata: Mapping[str, str], components: Sequence[str]) -> dict[str, PeftSettings]:
@@ -144,8 +153,10 @@ def peft_settings(path: Path, metadata: Mapping[str, str], components: Sequence[
             raise WeightsError(f"header entry {HEADER_KEY} is not valid JSON ({e})") from None
         if not isinstance(raw, dict):
             raise WeightsError(f"header entry {HEADER_KEY} should be a JSON object, not {raw!r:.80}")
+        # diffusers' save_lora_adapter, which knows one network alone, writes neither names nor settings with a prefix.
+        common = {k: v for k, v in raw.items() if "." not in k}
         parts = {c: {k.removeprefix(f"{c}."): v for k, v in raw.items() if k.startswith(f"{c}.")} for c in components}
-        return {c: PeftSettings.from_dict(part) for c, part in parts.items() if part}
+        return {c: PeftSettings.from_dict(part) for c in components if (part := parts[c] or common)}
     beside = path.with_name(PEFT_CONFIG)
     if path.name == PEFT_WEIGHTS and beside.is_file():
         try:
