@@ -77,6 +77,19 @@ def tiny_pipeline(tiny_folder: Path):
     return pipe
 
 
+@pytest.fixture(scope="session")
+def both(tiny_pipeline, tiny_folder: Path):
+    """`tiny_pipeline` in torch and here, on the same inputs; see tests.lora_runs."""
+    import torch
+
+    from tests.lora_runs import Both
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a network only waits for its threads
+    yield Both(tiny_pipeline, tiny_folder)
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def count_compilations() -> Callable[[], contextlib.AbstractContextManager[list[str]]]:
     """`with count_compilations() as names:` collects one entry per program that XLA compiles inside."""

@@ -32,6 +32,7 @@ def settings(**changes: Any) -> dict[str, Any]:
     """What a pipeline says of a picture."""
     numbers = {"steps": 1, "size": (8, 8), "guidance": CFG(), "guidance_rescale": 0.0, "clip_skip": None}
     texts = {"prompt": "a", "negative_prompt": "", "scheduler": "euler", "model": "fake", "noise": "jax"}
+    texts["base_text"] = "base"
     return {**numbers, **texts, "loras": [], "lora_scales": [], **changes}
 
 
@@ -114,6 +115,7 @@ class FakePipeline(AutoLoRAPipeline):
 
     calls: typing.ClassVar[list[dict[str, Any]]] = []
     loaded: typing.ClassVar[dict[str, Any]] = {}
+    embeddings: typing.ClassVar[list[str]] = []
     family = SDXL
 
     def __init__(self) -> None:
@@ -123,6 +125,9 @@ class FakePipeline(AutoLoRAPipeline):
     def from_pretrained(cls, source: str, *, on_progress: Any, **settings: Any) -> "FakePipeline":
         cls.loaded = {"source": source, **settings}
         return cls()
+
+    def load_textual_inversion(self, source: str) -> None:
+        self.embeddings.append(source)
 
     def __call__(self, prompts: list[str], negative_prompt: str | None, **call: Any) -> None:
         self.calls.append({"prompts": prompts, "negative_prompt": negative_prompt, **call})
@@ -148,7 +153,8 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         *("--guidance-rescale", ".5", "--steps", "11", "--size", "832x1216", "--scheduler", "ddim"),
         *("--timestep-spacing", "trailing", "--noise", "torch", "--batch-size", "3", "--clip-skip", "1"),
         *("--max-sequence-length", "77", "--dtype", "float32", "--variant", "fp16", "--tokenizer", "tok"),
-        *("--text-encoders-from", "clips", "--t5", "none", "--weight-shards", "4"),
+        *("--text-encoders-from", "clips", "--t5", "none", "--weight-shards", "4", "--base-text", "lora"),
+        *("--embedding", "zib.safetensors", "--embedding", "own:er/wolle"),
         *("--set", "sampler.steps=99", "--set", "seeds = 4", "--out", tmp_path / "out"),
     )
     assert result.exit_code == 0, result.output
@@ -161,6 +167,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         text_encoder_3=None,
         weight_shards=4,
     )
+    assert fake.embeddings == ["zib.safetensors", "own:er/wolle"]
     (call,) = fake.calls
     assert {key: value for key, value in call.items() if not key.startswith("on_")} == dict(
         prompts=["zero", "one", "# two"],
@@ -176,6 +183,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         noise="torch",
         batch_size=3,
         clip_skip=1,
+        base_text="lora",
         max_sequence_length=77,
         lora_scale=None,
     )
@@ -356,6 +364,7 @@ def test_help_states_the_real_defaults():
         "t5": config.model.text_encoder_3,
         "weight_shards": config.model.weight_shards,
         "max_sequence_length": config.max_sequence_length,
+        "base_text": config.base_text,
     }
     assert said == {name: str(value) for name, value in actual.items()}
     for name, table in (("scheduler", "SOLVERS"), ("timestep_spacing", "SPACINGS")):

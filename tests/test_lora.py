@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from diffusers import StableDiffusionXLPipeline
 
 from autolora_jax import lora
 from autolora_jax.lora import save_lora
@@ -20,14 +18,6 @@ from tests.lora_reference import COMPONENTS, DIALECTS, RandomLora, merged, rando
 from tests.lora_runs import Both, Outputs, Tree, assert_changed, assert_close
 
 ZERO = 1e-6  # seen: 0
-
-
-@pytest.fixture(scope="module")
-def both(tiny_pipeline: StableDiffusionXLPipeline, tiny_folder: Path) -> Iterator[Both]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a network only waits for its threads
-    yield Both(tiny_pipeline, tiny_folder)
-    torch.set_num_threads(threads)
 
 
 def random_file(both: Both, seed: int, path: Path, dialect: str = "kohya_sgm", **options: Any) -> RandomLora:

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,6 @@ import numpy as np
 import peft
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
 from peft.tuners.lora import LoraLayer
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
@@ -35,14 +33,6 @@ class Trained(NamedTuple):
     file: LoraFile
     tree: Tree
     wanted: list[Outputs]
-
-
-@pytest.fixture(scope="module")
-def both(tiny_pipeline: StableDiffusionXLPipeline, tiny_folder: Path) -> Iterator[Both]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a network only waits for its threads
-    yield Both(tiny_pipeline, tiny_folder)
-    torch.set_num_threads(threads)
 
 
 def attached(both: Both, path: Path) -> tuple[LoraFile, Tree]:

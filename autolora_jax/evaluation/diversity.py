@@ -29,7 +29,7 @@ def diversity_statistic(features: Float[np.ndarray, "n d"], groups: Int[np.ndarr
     A resample holds some pictures twice. Pairs of a picture with itself are no evidence about others and are left out;
     a group where no other pair is left counts for nothing, and NaN comes out when no group has one.
     """
-    units = _units(features)
+    units = unit_vectors(features)
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
 
     def statistic(weights: Weights) -> Float[np.ndarray, "r"]:
@@ -50,7 +50,8 @@ def _weighted(units: Float[np.ndarray, "n d"], weights: Weights) -> Float[np.nda
         return np.where(pairs > 0, 1 - cosines / pairs, np.nan)
 
 
-def _units(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+def unit_vectors(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+    """The features over their lengths, float64. Raises ValueError when one has no direction."""
     exact = features.astype(np.float64)
     lengths = np.linalg.norm(exact, axis=1, keepdims=True)
     bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))

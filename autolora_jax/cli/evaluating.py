@@ -1,0 +1,207 @@
+"""`autolora evaluate`, once its flags are read: features, figures, the table."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from autolora_jax.cli.console import say
+from autolora_jax.cli.evaluation_table import Results
+from autolora_jax.cli.progress import Display
+from autolora_jax.evaluation.cache import FOLDER
+from autolora_jax.evaluation.clipscore import clip_scores_of
+from autolora_jax.evaluation.encoders import Clip, PictureEncoder, open_clip, open_encoder
+from autolora_jax.evaluation.features import Collected, collect
+from autolora_jax.evaluation.measures import Measure, Row, numbered, sample_measure, tabulate, vendi_measure
+from autolora_jax.evaluation.pictures import Fields, Pictures, as_text, labels
+from autolora_jax.evaluation.scores import Sample
+from autolora_jax.sharding import data_mesh
+from autolora_jax.weights.errors import WeightsError
+
+DIVERSITY, VENDI, CLIPSCORE = "diversity", "vendi", "clipscore"
+KNOWN = (DIVERSITY, VENDI, CLIPSCORE)
+DTYPES = ("float32", "bfloat16")
+NAMED = 20  # pictures that could not be measured
+# Pictures that differ in these are not samples of one thing.
+SETTINGS = (
+    *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "scheduler", "steps"),
+    *("size", "width", "height", "negative_prompt"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What is to be measured, and how: the flags of the same names. Raises ValueError for what there is not."""
+
+    metrics: Sequence[str]
+    reports: Sequence[Path]
+    group_by: str | None
+    confidence: float
+    features: str
+    clip: str
+    dtype: str
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.metrics if name not in KNOWN]:
+            raise ValueError(f"--metrics {', '.join(unknown)}: choose from {', '.join(KNOWN)}")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"--confidence {self.confidence:g} should be between 0 and 1, such as 0.95")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"--dtype {self.dtype}: choose from {', '.join(DTYPES)}")
+
+
+def measure(places: Sequence[Path], wanted: Wanted, cache: Path | None, out: Path | None) -> bool:
+    """Measures pictures, prints the table and writes it. Whether all could be measured."""
+    pictures = Pictures(*places)
+    encoder, scorer = _models(wanted)
+    kept = _cache_folder(pictures.folder / FOLDER if cache is None else cache, given=cache is not None)
+    found = _collect(pictures, encoder, scorer, kept)
+    fields = [picture.fields for picture in found.pictures]
+    names = _group_names(wanted.group_by, fields)
+    groups = labels(fields, names)
+    _warn_of_mixtures(fields, groups, names)
+    scores = _scores(wanted, scorer, found, kept)
+    rows, overall = tabulate(_measures(wanted, encoder, found, scores, groups), groups)
+    _warn_of_singles(wanted.metrics, rows)
+    results = Results(rows, overall, names, wanted.confidence)
+    results.show()
+    if out:
+        models = {"features": encoder, "clip": scorer.pictures if scorer else None}
+        told = {
+            "places": [str(place) for place in places],
+            "models": {role: {"name": e.name, "identity": e.identity} for role, e in models.items() if e},
+            "not measured": dict(found.bad),
+        }
+        results.write(out, told)
+    return not found.bad
+
+
+def _models(wanted: Wanted) -> tuple[PictureEncoder | None, Clip | None]:
+    """Those that the metrics need: of features, and of CLIPScore. Nothing is loaded yet."""
+    mesh = data_mesh(jax.local_devices())
+    encoder = scorer = None
+    try:
+        if CLIPSCORE in wanted.metrics:
+            scorer = open_clip(wanted.clip, mesh, dtype=wanted.dtype, batch_size=wanted.batch_size)
+        if scorer and wanted.features == wanted.clip:
+            encoder = scorer.pictures
+        elif DIVERSITY in wanted.metrics or VENDI in wanted.metrics:
+            encoder = open_encoder(wanted.features, mesh, dtype=wanted.dtype, batch_size=wanted.batch_size)
+    except WeightsError as e:
+        e.add_note("Offline, --features builtin measures what the built-in model drew")
+        raise
+    return encoder, scorer
+
+
+def _cache_folder(folder: Path, given: bool) -> Path | None:
+    """The folder, made; None where nothing can be written beside the pictures."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+    except OSError as e:
+        if given:
+            raise
+        say(f"Features are not kept: {e.strerror}: {folder}. Give --cache a folder that can be written", "yellow")
+        return None
+    return folder
+
+
+def _collect(pictures: Pictures, encoder: PictureEncoder | None, scorer: Clip | None, kept: Path | None) -> Collected:
+    """Raises ValueError when no picture can be measured; says which ones can't."""
+    encoders = {each.name: each for each in (encoder, scorer.pictures if scorer else None) if each}
+    with Display() as display:
+
+        def show(done: int, by: str) -> None:
+            display.update("Pictures", done, pictures.count, f"features by {by}" if by else "")
+
+        found = collect(pictures, list(encoders.values()), kept, show)
+        count = len(found.pictures) + len(found.bad)
+        display.update("Pictures", count, count)
+    for key, why in list(found.bad.items())[:NAMED]:
+        say(f"{key} {why}", "yellow")
+    if len(found.bad) > NAMED:
+        say(f"… and {len(found.bad) - NAMED} more", "yellow")
+    if not found.pictures:
+        raise ValueError("none of the pictures can be measured")
+    return found
+
+
+def _group_names(group_by: str | None, fields: Sequence[Fields]) -> list[str]:
+    """The fields to group by. Raises ValueError for one that no picture has."""
+    told = {name for each in fields for name in each}
+    if group_by is None:
+        return ["prompt"] if "prompt" in told else []
+    names = [] if group_by == "none" else [name.strip() for name in group_by.split(",")]
+    for name in names:
+        if name not in told:
+            near = difflib.get_close_matches(name, told, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"they tell {', '.join(sorted(told))}"
+            raise ValueError(f"--group-by {name}: no picture tells that; {advice}")
+    return names
+
+
+def _warn_of_mixtures(fields: Sequence[Fields], groups: Sequence[tuple[str, ...]], names: Sequence[str]) -> None:
+    """Says what pictures of one group should have had in common."""
+
+    def differs(name: str) -> bool:
+        values = {(group, as_text(each.get(name))) for group, each in zip(groups, fields, strict=True)}
+        return len(values) > len(set(groups))
+
+    if mixed := [name for name in SETTINGS if name not in names and differs(name)]:
+        apart = ",".join([*names, *mixed])
+        say(f"Pictures of one group differ in {', '.join(mixed)}; --group-by {apart} keeps them apart", "yellow")
+
+
+def _warn_of_singles(metrics: Sequence[str], rows: Sequence[Row]) -> None:
+    if DIVERSITY in metrics and (single := sum(row.pictures == 1 for row in rows)):
+        say(f"{single} of {len(rows)} groups have a single picture, and so no diversity", "yellow")
+
+
+def _scores(wanted: Wanted, scorer: Clip | None, found: Collected, kept: Path | None) -> dict[str, np.ndarray]:
+    """What each picture has: its CLIPScore, and what judges gave it."""
+    scores = {}
+    if scorer:
+        prompts = [as_text(picture.fields.get("prompt")) or None for picture in found.pictures]
+        scores["CLIPScore"] = clip_scores_of(scorer, found.features[scorer.pictures.name], prompts, kept)
+    for path in wanted.reports:
+        scores |= _judged(path, found)
+    return scores
+
+
+def _judged(path: Path, found: Collected) -> dict[str, np.ndarray]:
+    """The scores in a report of `autolora judge`, a value a picture, NaN for those that it gives none.
+
+    Raises ValueError when it is something else or about other pictures.
+    """
+    try:
+        rows = {row["picture"]: row for row in json.loads(path.read_bytes())["pictures"]}
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is no report of autolora judge ({type(e).__name__}: {e})") from None
+    mine = [rows.get(picture.key, {}) for picture in found.pictures]
+    if not any(mine):
+        here, there = found.pictures[0].key, next(iter(rows), "nothing")
+        raise ValueError(f"{path} is about other pictures: about {there}, say, and not about {here}")
+    numbers = sorted({name for row in mine for name, value in row.items() if isinstance(value, int | float)})
+    return {name: np.array([row.get(name, np.nan) for row in mine], np.float64) for name in numbers}
+
+
+def _measures(
+    wanted: Wanted,
+    encoder: PictureEncoder | None,
+    found: Collected,
+    scores: Mapping[str, np.ndarray],
+    groups: Sequence[tuple[str, ...]],
+) -> list[Measure]:
+    features = found.features[encoder.name] if encoder else None
+    numbers = numbered(groups)
+    sample = Sample(numbers, scores, features if DIVERSITY in wanted.metrics else None)
+    measures = [sample_measure(sample, level=wanted.confidence)]
+    if VENDI in wanted.metrics and features is not None:
+        measures.append(vendi_measure(features, numbers, wanted.confidence))
+    return measures

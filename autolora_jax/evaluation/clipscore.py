@@ -1,0 +1,48 @@
+"""CLIPScore: how well a picture fits its prompt, by CLIP alone.
+
+    CLIPScore = 100 · max(cos(f(picture), f(prompt)), 0)
+
+That is torchmetrics' scale; arXiv 2104.08718, which introduced it, has 2.5 for the 100, and puts "A photo depicts"
+before the caption, which here, as in torchmetrics, is not done. torchmetrics keeps the mean above 0; here, as in the
+paper, every picture's score is. Scores by different CLIPs do not compare.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from autolora_jax.evaluation.cache import FeatureCache
+from autolora_jax.evaluation.diversity import unit_vectors
+from autolora_jax.evaluation.encoders import Clip
+
+SCALE = 100.0
+
+
+def clip_scores(pictures: Float[np.ndarray, "n d"], prompts: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n"]:
+    """The CLIPScore of each picture and its prompt, 0 to 100 (some 20 to 40 where they fit). Vectors of any length."""
+    cosines = np.einsum("nd,nd->n", unit_vectors(pictures), unit_vectors(prompts))
+    return SCALE * np.maximum(cosines, 0.0)
+
+
+def clip_scores_of(
+    clip: Clip, pictures: Float[np.ndarray, "n d"], prompts: Sequence[str | None], cache: Path | None = None
+) -> Float64[np.ndarray, "n"]:
+    """The CLIPScore of each picture; NaN for those whose prompt is None.
+
+    pictures: features by clip.pictures. cache: a folder that keeps the prompts' features, as `collect` does pictures'.
+    Raises ValueError when no prompt is known.
+    """
+    known = [i for i, prompt in enumerate(prompts) if prompt is not None]
+    if not known:
+        raise ValueError("CLIPScore compares pictures with their prompts, and none is known; give a manifest.jsonl")
+    texts = [prompt for prompt in prompts if prompt is not None]
+    digests = {text: hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() for text in texts}
+    kept = FeatureCache(cache, clip.identity, clip.size)
+    if missing := [text for text, digest in digests.items() if digest not in kept]:
+        kept.add([digests[text] for text in missing], clip.texts(missing))
+    scores = np.full(len(prompts), np.nan)
+    scores[known] = clip_scores(pictures[known], kept.rows([digests[text] for text in texts]))
+    return scores

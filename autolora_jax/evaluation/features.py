@@ -1,0 +1,178 @@
+"""What stands for a picture when pictures are compared: a vector by a network, on all devices, computed once."""
+
+import dataclasses
+import functools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float32, Shaped, UInt8
+from PIL import Image
+
+from autolora_jax.evaluation.cache import FeatureCache
+from autolora_jax.evaluation.pictures import Fields, Picture
+from autolora_jax.sharding import map_images, pad_rows, replicated, split_images
+from autolora_jax.training.image_files import PictureError
+
+Placement = jax.sharding.Sharding
+BATCH_SIZE = 16  # pictures a device
+PREPARING = 8  # threads that decode and resize
+
+
+class Encoder:
+    """A network from rows (prepared pictures, token ids) to vectors, mapped over the devices of a mesh.
+
+    Its weights are loaded when the first rows come. Batches are powers of two, up to the largest: a handful of programs
+    serves any number of rows.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any, Array], Array],
+        load: Callable[[Placement], Any],
+        mesh: Mesh,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        """function: (parameters, rows [n ...]) -> [n d]. load: its parameters, placed. batch_size: rows a device."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} should be 1 or more")
+        self.mesh, self.batch_size = mesh, batch_size
+        self._params = functools.cache(lambda: load(replicated(mesh)))
+        self._run = jax.jit(map_images(function, mesh))
+
+    @property
+    def rows(self) -> int:
+        """As many as are computed together."""
+        return self.batch_size * self.mesh.size
+
+    def __call__(self, rows: Shaped[np.ndarray, "n ..."]) -> Float32[np.ndarray, "n d"]:
+        """The vectors of n >= 1 rows; each depends on its row alone. Raises ValueError when one is not finite."""
+        parts = [self._batch(rows[start : start + self.rows]) for start in range(0, len(rows), self.rows)]
+        found = np.concatenate(parts)
+        if not np.isfinite(found).all():
+            raise ValueError("features are not finite; compute them in float32")
+        return found
+
+    def _batch(self, rows: Shaped[np.ndarray, "n ..."]) -> Float32[np.ndarray, "n d"]:
+        a_device = min(self.batch_size, 2 ** math.ceil(math.log2(-(-len(rows) // self.mesh.size))))
+        full = jax.device_put(pad_rows(rows, a_device * self.mesh.size), split_images(self.mesh))
+        return np.asarray(self._run(self._params(), full), np.float32)[: len(rows)]
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureEncoder:
+    """A model whose features stand for pictures.
+
+    identity: of all that the features depend on, for file names. size: of a vector.
+    prepare: a picture as the model sees it, 8-bit [h w 3]; raises PictureError for one that it can't judge.
+    """
+
+    name: str
+    identity: str
+    size: int
+    prepare: Callable[[Image.Image], UInt8[np.ndarray, "h w 3"]]
+    encode: Encoder
+
+
+class Known(NamedTuple):
+    """What is kept of a picture that was read."""
+
+    key: str
+    sha256: str
+    fields: Fields
+
+
+class Collected(NamedTuple):
+    """n pictures in the order in which they came, the features of each encoder by its name, why others have none."""
+
+    pictures: list[Known]
+    features: dict[str, Float32[np.ndarray, "n _"]]
+    bad: dict[str, str]  # key -> why
+
+
+def collect(
+    pictures: Iterable[Picture],
+    encoders: Sequence[PictureEncoder] = (),
+    cache: Path | None = None,
+    on_progress: Callable[[int, str], None] | None = None,
+) -> Collected:
+    """Reads pictures one by one and takes their features: those that a cache holds, else computed and kept there.
+
+    encoders: none, to learn what pictures there are.
+    cache: a folder; None: nothing is kept. A run that is stopped has kept every batch that it finished.
+    on_progress: called with (pictures read, the encoder that computes or "").
+    Raises OSError and ValueError for what `pictures` does; a bad picture is no error, but told of.
+    """
+    run = _Run(encoders, cache, on_progress or (lambda *_: None))
+    with ThreadPoolExecutor(PREPARING) as pool:
+        for picture in pictures:
+            run.take(picture, pool)
+        run.finish()
+    good = [known for known in run.read if known.sha256 not in run.bad]
+    digests = [known.sha256 for known in good]
+    features = {encoder.name: kept.rows(digests) for encoder, kept in zip(encoders, run.caches, strict=True)}
+    bad = {known.key: run.bad[known.sha256] for known in run.read if known.sha256 in run.bad}
+    return Collected(good, features, bad)
+
+
+class _Run:
+    """One call of `collect`: pictures wait to be prepared by threads, then in a queue an encoder for a full batch."""
+
+    def __init__(
+        self, encoders: Sequence[PictureEncoder], cache: Path | None, on_progress: Callable[[int, str], None]
+    ) -> None:
+        self.encoders, self.on_progress = encoders, on_progress
+        self.caches = [FeatureCache(cache, encoder.identity, encoder.size) for encoder in encoders]
+        self.read: list[Known] = []
+        self.bad: dict[str, str] = {}  # sha256 -> why
+        self._asked: set[str] = set()
+        self._preparing: deque[tuple[str, Future[dict[int, np.ndarray]]]] = deque()
+        self._queues: list[list[tuple[str, np.ndarray]]] = [[] for _ in encoders]
+        self._most = 2 * max((encoder.encode.rows for encoder in encoders), default=0)
+
+    def take(self, picture: Picture, pool: ThreadPoolExecutor) -> None:
+        digest = picture.sha256
+        self.read.append(Known(picture.key, digest, picture.fields))
+        missing = [i for i, cache in enumerate(self.caches) if digest not in cache]
+        if missing and digest not in self._asked:
+            self._asked.add(digest)
+            self._preparing.append((digest, pool.submit(self._prepared, picture, missing)))
+            while len(self._preparing) > self._most:
+                self._settle()
+        self.on_progress(len(self.read), "")
+
+    def finish(self) -> None:
+        while self._preparing:
+            self._settle()
+        for i, _ in enumerate(self.encoders):
+            self._encode(i)
+
+    def _prepared(self, picture: Picture, missing: list[int]) -> dict[int, np.ndarray]:
+        image = picture.image()
+        return {i: self.encoders[i].prepare(image) for i in missing}
+
+    def _settle(self) -> None:
+        """The picture that has waited longest goes on to the queues."""
+        digest, future = self._preparing.popleft()
+        try:
+            prepared = future.result()
+        except PictureError as e:
+            self.bad[digest] = str(e)
+            return
+        for i, pixels in prepared.items():
+            self._queues[i].append((digest, pixels))
+            if len(self._queues[i]) == self.encoders[i].encode.rows:
+                self._encode(i)
+
+    def _encode(self, i: int) -> None:
+        if queue := self._queues[i]:
+            self.on_progress(len(self.read), self.encoders[i].name)
+            digests, pixels = zip(*queue, strict=True)
+            self.caches[i].add(digests, self.encoders[i].encode(np.stack(pixels)))
+            queue.clear()

@@ -1,0 +1,200 @@
+"""Where the pictures are that are measured: a folder, or tar shards in WebDataset's form, with what is told of each.
+
+What is told comes from the picture's PNG chunks, a JSON file of its name, and its row in a `manifest.jsonl`; where they
+differ, the later of these counts. Nothing is decoded here and one picture at a time is in memory.
+"""
+
+import hashlib
+import io
+import itertools
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from PIL import Image, UnidentifiedImageError
+
+from autolora_jax.pictures import told
+from autolora_jax.training.image_files import EXTENSIONS, FOREIGN_EXTENSIONS, FORMATS, read_rgb
+
+MANIFEST = "manifest.jsonl"
+SHARD = ".tar"
+SUFFIXES = frozenset(EXTENSIONS + FOREIGN_EXTENSIONS)  # of the foreign ones is said that they can't be read
+Fields = Mapping[str, Any]
+
+
+class Picture(NamedTuple):
+    """A picture's file and what is known of it.
+
+    key: its path in the folder, or its shard's name and its own: unique, and the same in every run.
+    fields: "prompt" and "seed" where they are known, and whatever else is told; "folder": the one that it is in.
+    """
+
+    key: str
+    data: bytes
+    fields: Fields
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, in hexadecimal digits."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def image(self) -> Image.Image:
+        """The picture: RGB, upright, transparency on white. Raises training.image_files.PictureError."""
+        return read_rgb(io.BytesIO(self.data))
+
+
+class Pictures:
+    """The pictures of some places, in a stable order: `for picture in Pictures("out")`, as often as wanted.
+
+    Files that begin with a dot are left out, and so are the grids that autolora makes of pictures.
+    """
+
+    def __init__(self, *places: str | PathLike[str]) -> None:
+        """places: folders, taken with their subfolders; .tar files; pictures. A folder may hold .tar files instead.
+
+        Raises FileNotFoundError for what is not there, ValueError for places without pictures.
+        """
+        self.files: list[tuple[Path, Path]] = []  # (the place it is in, picture or shard)
+        for place in map(Path, places):
+            found = [place] if place.is_file() else _files(place)
+            if not found:
+                kinds = ", ".join(EXTENSIONS[:3])
+                raise ValueError(f"{place} holds no pictures ({kinds}, …) and no {SHARD} files")
+            self.files += [(place.parent if place.is_file() else place, file) for file in found]
+        self._manifests: dict[Path, dict[str, Fields]] = {}
+
+    @property
+    def count(self) -> int | None:
+        """How many there are (grids included); None when shards would have to be read to know."""
+        return None if any(file.suffix == SHARD for _, file in self.files) else len(self.files)
+
+    @property
+    def folder(self) -> Path:
+        """The first place, or the folder it is in."""
+        return self.files[0][0]
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Raises ValueError for a broken shard, manifest or JSON file, OSError for what can't be read."""
+        pictures = (
+            picture
+            for place, file in self.files
+            for picture in (self._shard(file) if file.suffix == SHARD else self._file(place, file))
+        )
+        return (picture for picture in pictures if not _is_grid(picture.fields))
+
+    def _file(self, place: Path, file: Path) -> Iterator[Picture]:
+        beside = file.with_suffix(".json")
+        sidecar = _object(beside.read_bytes(), str(beside)) if beside.is_file() else {}
+        key = file.relative_to(place).as_posix()
+        yield _picture(key, file.read_bytes(), {**sidecar, **self._rows(file, up_to=place)})
+
+    def _rows(self, file: Path, up_to: Path) -> dict[str, Any]:
+        """What manifests in the file's folder and in those above it say of it, the nearest one last."""
+        found: dict[str, Any] = {}
+        above = itertools.takewhile(lambda folder: folder != up_to.parent, file.parents)
+        for folder in reversed([*above]):
+            rows = self._manifest(folder)
+            name = file.relative_to(folder)
+            found |= rows.get(name.with_suffix("").as_posix(), {})
+            found |= rows.get(name.as_posix(), {})
+        return found
+
+    def _shard(self, file: Path) -> Iterator[Picture]:
+        rows = self._manifest(file.parent)
+        for key, members in _groups(file):
+            beside = _object(members[".json"], f"{file}: {key}.json") if ".json" in members else {}
+            if ".txt" in members:
+                beside = {"prompt": members[".txt"].decode("utf-8", "replace").strip()} | beside
+            for suffix in members.keys() & SUFFIXES:
+                yield _picture(f"{file.name}/{key}{suffix}", members[suffix], {**beside, **rows.get(key, {})})
+
+    def _manifest(self, folder: Path) -> dict[str, Fields]:
+        """Rows of a folder's manifest by their `file` and by their `key`."""
+        if folder not in self._manifests:
+            path = folder / MANIFEST
+            lines = path.read_bytes().splitlines() if path.is_file() else []
+            rows = [_object(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+            names = ((name, row) for row in rows for name in (row.get("key"), row.get("file")))
+            self._manifests[folder] = {name: row for name, row in names if isinstance(name, str)}
+        return self._manifests[folder]
+
+
+def _files(place: Path) -> list[Path]:
+    """Pictures of a folder and its subfolders; where there are none, shards."""
+    if not place.is_dir():
+        raise FileNotFoundError(2, "there is no such file or folder", str(place))
+    visible = [
+        path
+        for path in place.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(place).parts)
+    ]
+    visible.sort(key=lambda path: path.relative_to(place).parts)
+    pictures = [path for path in visible if path.suffix.lower() in SUFFIXES]
+    return pictures or [path for path in visible if path.suffix == SHARD]
+
+
+def _groups(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, suffix -> content) of the samples of a shard: files one after another whose names begin alike.
+
+    Source: WebDataset's format; a name's suffix begins at the first dot after its folder.
+    """
+    try:
+        with tarfile.open(file, "r|") as tar:
+            for key, members in itertools.groupby(_members(tar), key=lambda member: member[0]):
+                yield key, {suffix.lower(): content for _, suffix, content in members}
+    except tarfile.TarError as e:
+        raise ValueError(f"{file} is no whole tar file ({e}); write or copy it again") from None
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
+    """(key, suffix, content) of each file that is not hidden."""
+    for member in tar:
+        path = PurePosixPath(member.name)
+        if member.isfile() and not any(part.startswith(".") for part in path.parts):
+            stem, dot, suffix = path.name.partition(".")
+            opened = tar.extractfile(member)
+            assert opened is not None  # it is a regular file
+            yield str(path.with_name(stem)), dot + suffix, opened.read()
+
+
+def _picture(key: str, data: bytes, beside: Fields) -> Picture:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            own = told(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
+        own = {}  # whoever decodes it will say why it can't be
+    folder = {"folder": PurePosixPath(key).parent.as_posix()}
+    return Picture(key, data, {**folder, **own, **beside})
+
+
+def _object(content: bytes, where: str) -> dict[str, Any]:
+    """A JSON object without what is null in it."""
+    try:
+        found = json.loads(content)
+    except ValueError as e:
+        raise ValueError(f"{where} is not valid JSON ({e})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} should hold a JSON object, not a {type(found).__name__}")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _is_grid(fields: Fields) -> bool:
+    """Grids carry the settings of a run, pictures their own."""
+    return "settings" in fields and "seed" not in fields
+
+
+def labels(pictures: Sequence[Fields], names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The group of each picture: the values that it has of these fields, as text; "" where it has none."""
+    return [tuple(as_text(fields.get(name)) for name in names) for fields in pictures]
+
+
+def as_text(value: Any) -> str:
+    """A field's value for people, and to compare it with others."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {as_text(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(as_text, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
