@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 from autolora_jax import lora
-from autolora_jax.config import ConfigError
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import family_of
 from autolora_jax.weights.lora.base_model import read_alone
@@ -43,7 +42,7 @@ def main() -> int:
     try:
         networks, file = read_alone(args.source, args.model)
         convert_lora(args.out, file, args.dialect, networks[family_of(networks).denoiser])
-    except (WeightsError, ConfigError) as e:
+    except (WeightsError, ValueError) as e:
         print(e, file=sys.stderr)
         return 1
     print(lora.report(file), f"  written as      {args.dialect}, {args.out}", sep="\n", file=sys.stderr)

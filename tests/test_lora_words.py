@@ -10,7 +10,9 @@ from safetensors.numpy import load_file, save_file
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.describe import describe_lora
-from tests.lora_reference import good, saved, tiny_targets
+from autolora_jax.weights.lora.export import convert_lora
+from autolora_jax.weights.lora.files import read_lora
+from tests.lora_reference import good, saved, tiny_networks, tiny_targets
 from tests.parity import error, normal
 
 ZIB = {"bundle_emb.zib.clip_l": normal(1, 3, 32), "bundle_emb.zib.clip_g": normal(2, 2, 48)}
@@ -54,6 +56,16 @@ def test_a_file_may_bring_nothing_else(pipe, tmp_path: Path):
     assert report.embeddings == ("zib",) and not report.modules
     assert error(told(pipe, "lora"), told(pipe, "base")) > 0.1
     pipe.unload_lora()
+
+
+def test_words_go_along_into_another_file(tmp_path: Path):
+    first = read_lora(saved(tmp_path / "a.safetensors", {**good(), **ZIB}), tiny_targets())
+    convert_lora(tmp_path / "b.safetensors", first, "kohya", tiny_networks()["unet"])
+    second = load_file(tmp_path / "b.safetensors")
+    for key, rows in ZIB.items():
+        np.testing.assert_array_equal(second[key], rows)
+    with pytest.raises(ValueError, match="the words zib have no place in a PEFT file; write it as kohya"):
+        convert_lora(tmp_path / "c.safetensors", first, "peft", tiny_networks()["unet"])
 
 
 def test_words_are_listed(tmp_path: Path):

@@ -15,6 +15,7 @@ from autolora_jax.lora.merge import merge_into
 from autolora_jax.lora.tree import stack
 from autolora_jax.weights import folder_writing, orbax_folder
 from autolora_jax.weights.checkpoint import Checkpoint
+from autolora_jax.weights.errors import shorten
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.streaming import cast
 
@@ -42,6 +43,11 @@ def write_merged(
     for file, _ in loras:
         if foreign := sorted({layer.component for layer in file.layers} - checkpoint.networks.keys()):
             raise ValueError(f"{file.path} changes {', '.join(foreign)}, which {checkpoint.name} does not have")
+        if file.embeddings:
+            raise ValueError(
+                f"{file.path} brings words of its own ({shorten(list(file.embeddings))}), for which a checkpoint has "
+                "no place: delete its bundle_emb keys to merge the rest, and load them as embeddings beside the model"
+            )
     out = Path(out)
     source = " + ".join([checkpoint.name, *(f"{file.path}:{scale:g}" for file, scale in loras)])
     with orbax_folder.new_folder(out) as part:

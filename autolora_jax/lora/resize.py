@@ -11,6 +11,7 @@ from autolora_jax.lora.leaves import change_in, kernel_in
 from autolora_jax.lora.tree import VECTORS, Tree, is_leaf
 from autolora_jax.lora.truncation import Fit, Fits, Truncation, best_product, shorter_product
 from autolora_jax.models.delta import change_of
+from autolora_jax.weights.errors import shorten
 from autolora_jax.weights.lora.change import Change
 from autolora_jax.weights.lora.files import LoraFile
 
@@ -27,9 +28,15 @@ def resize(
         is left out. Singular values are shared out evenly between `down` and `up`, whatever alpha was. Changes of
         biases and norms, which are no matrices, stay as they are.
     on_progress: called with (layers done, layers, the one that comes next or "").
-    Raises ValueError for stacked LoRAs, and for DoRAs, whose change is not theirs alone.
+    Raises ValueError for stacked LoRAs, for DoRAs, whose change is not theirs alone, and for files that bundle
+    embeddings.
     """
     if isinstance(lora, LoraFile):
+        if lora.embeddings:
+            raise ValueError(
+                f"{lora.path} brings words of its own ({shorten(list(lora.embeddings))}), which delta trees do not "
+                "hold: delete its bundle_emb keys to resize the rest, and load them as embeddings beside it"
+            )
         for layer, change in lora.layers.items():
             _require_own(change, f"{lora.path}: {layer.component}/{layer.path}")
         lora = attach(lora)[0]

@@ -95,9 +95,7 @@ CLIP_WHOLE: tuple[Stage, ...] = (
 DINOV2: tuple[Stage, ...] = (
     # Published files have the older of transformers' names (attention.attention.query, weights_in).
     (
-        Rule(
-            r"(.*?)\.attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\.(.*)", r"\1.self_attn.\2_proj.\3"
-        ),
+        Rule(r"(.*?)\.attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\.(.*)", r"\1.self_attn.\2_proj.\3"),
         Rule(r"(.*?)\.attention\.(?:output\.dense|o_proj)\.(.*)", r"\1.self_attn.o_proj.\2"),
         Rule(r"(.*\.mlp)\.weights_in\.(.*)", (r"\1.gate_proj.\2", r"\1.up_proj.\2")),
         Rule(r"(.*\.mlp)\.weights_out\.(.*)", r"\1.down_proj.\2"),

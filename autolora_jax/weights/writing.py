@@ -46,7 +46,7 @@ def stream_safetensors(
     shapes: of all tensors, in the order in which they come. The caller removes a file that was not finished.
     """
     [name_of_dtype] = [name for name, known in FLOATS.items() if known == dtype]
-    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # without it, transformers reads no file
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}  # without it, transformers 4 reads no file
     end = 0
     for name, shape in shapes.items():
         begin, end = end, end + math.prod(shape) * dtype.itemsize

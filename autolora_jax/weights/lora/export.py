@@ -11,6 +11,7 @@ import numpy as np
 from autolora_jax.config import JsonConfig, UNetConfig
 from autolora_jax.weights.lora.change import Change
 from autolora_jax.weights.lora.dialects import KOHYA, KOHYA_SD3, KOHYA_SGM, PEFT
+from autolora_jax.weights.lora.embeddings import Embeddings, bundled
 from autolora_jax.weights.lora.endings import WRITERS
 from autolora_jax.weights.lora.exact import as_low_rank
 from autolora_jax.weights.lora.files import LoraFile
@@ -34,11 +35,11 @@ def convert_lora(path: str | os.PathLike[str], file: LoraFile, dialect: str, den
 
     Every layer keeps its alpha: as a tensor in kohya's dialect, in the header of PEFT's. Only where SD3's q, k and v,
     which kohya has as one, differ in alpha / rank, it becomes part of `up`, in float32; see `fused`. What PEFT can't
-    hold as it is (LoHa, LoKr, differences) is written as the low-rank change that it also is.
+    hold as it is (LoHa, LoKr, differences) is written as the low-rank change that it also is. Embeddings go along.
     Raises ValueError for what the dialect has no names for.
     """
     header = {key: value for key, value in file.metadata.items() if key != HEADER_KEY}
-    write_lora(path, file.layers, dialect, header, denoiser_config)
+    write_lora(path, file.layers, dialect, header, denoiser_config, file.embeddings)
 
 
 def write_lora(
@@ -47,8 +48,9 @@ def write_lora(
     dialect: str,
     metadata: Mapping[str, str] | None,
     denoiser_config: JsonConfig | None,
+    embeddings: Embeddings | None = None,
 ) -> None:
-    """Writes layers' changes to a file; see save_lora."""
+    """Writes layers' changes to a file, with the embeddings that come with them; see save_lora."""
     if dialect not in DIALECTS:
         raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
     if not layers:
@@ -70,6 +72,9 @@ def write_lora(
         if dialect == "peft" and change.matrix:
             low = as_low_rank(change.matrix)
             alphas.setdefault(layer.component, {})[place.module] = (low.rank, low.scale * low.rank)
+    if embeddings and dialect != "kohya":
+        raise ValueError(f"the words {', '.join(embeddings)} have no place in a PEFT file; write it as kohya")
+    tensors |= bundled(embeddings or {})
     dora = {name for name in tensors if name.endswith("lora_magnitude_vector")}
     if dora and len(dora) < len(modules):
         raise ValueError("some layers are DoRAs and some are not, which PEFT's settings can't say; write it as kohya")
