@@ -12,11 +12,14 @@ PAPER, INK = (255, 255, 255), (24, 24, 24)
 Picture = Image.Image | Path  # a path is opened when its turn comes: a large grid need not be in memory twice
 
 
-def comparison_grid(columns: Sequence[tuple[str, Sequence[Picture]]], rows: Sequence[str] = ()) -> Image.Image:
+def comparison_grid(
+    columns: Sequence[tuple[str, Sequence[Picture]]], rows: Sequence[str] = (), title: str = ""
+) -> Image.Image:
     """Columns of pictures with labels above, and beside each row if `rows` has any. All pictures have one size.
 
     They are shrunk together if the grid would be larger than 16384 pixels a side, and enlarged by a whole factor where
-    they are small. Raises ValueError for columns of different lengths and pictures of different sizes.
+    they are small. title: stands above all.
+    Raises ValueError for columns of different lengths and pictures of different sizes.
     """
     counts = sorted({len(pictures) for _, pictures in columns})
     if len(counts) != 1 or counts[0] == 0 or (rows and len(rows) != counts[0]):
@@ -39,11 +42,14 @@ def comparison_grid(columns: Sequence[tuple[str, Sequence[Picture]]], rows: Sequ
     sides = [_wrap(label, font, beside, max(1, height // line)) for label in rows]
     margin = max(gap, line // 2)
     left = margin + (int(max(font.getlength(text) for side in sides for text in side)) + margin if rows else 0)
-    top = margin + max(map(len, heads)) * line + margin // 2
-
     across, down = len(columns) * (width + gap) - gap, count * (height + gap) - gap
+    above_all = _wrap(title, font, left + across - margin, 4) if title else []
+    top = margin + (len(above_all) + max(map(len, heads))) * line + margin // 2
+
     grid = Image.new("RGB", (left + across + margin, top + down + margin), PAPER)
     draw = ImageDraw.Draw(grid)
+    for i, text in enumerate(above_all):
+        draw.text((margin, margin // 2 + i * line), text, INK, font)
     for c, (_, pictures) in enumerate(columns):
         x = left + c * (width + gap)
         above = top - margin // 2 - len(heads[c]) * line

@@ -35,6 +35,10 @@ def also(more: Tensors) -> Callable[[Tensors], Tensors]:
 DOWN, UP = f"{UNET_MODULE}.lora_down.weight", f"{UNET_MODULE}.lora_up.weight"
 ONES = np.ones((2, 64), np.float32)
 NORM = "lora_unet_down_blocks_1_resnets_0_norm1"
+RANK_0 = {
+    f"{TEXT_MODULE.replace('fc1', 'fc2')}.{part}": np.ones(shape, np.float32)
+    for part, shape in {"lokr_w1_a": (4, 0), "lokr_w1_b": (0, 8), "lokr_w2": (8, 8), "alpha": ()}.items()
+}
 BAD: dict[str, tuple[Callable[[Tensors], Tensors], tuple[str, ...]]] = {
     "empty": (lambda _: {}, ("no tensors", "download it again")),
     "no up": (drop(UP), ("LoRA modules without their up", UNET_MODULE)),
@@ -62,9 +66,10 @@ BAD: dict[str, tuple[Callable[[Tensors], Tensors], tuple[str, ...]]] = {
     "a model's weight": (put("model.diffusion_model.out.2.weight", ONES), ("a whole model", "as the model itself")),
     "embedding": (put("bundle_emb.cat.string_to_param.*", ONES), ("textual-inversion", "bundle_emb")),
     "bias": (put(f"{UNET_MODULE}.lora_A.bias", np.ones(2, np.float32)), ("a bias between its halves", "extract")),
-    "a bias of another layer": (put(f"{UNET_MODULE}.diff_b", np.ones(63, np.float32)), (r"bias \[63\] instead of \[64\]",)),
-    "two changes": (put(f"{UNET_MODULE}.diff", np.ones((64, 64), np.float32)), ("do not belong together", "diff in a LoRA")),
+    "a bias of another layer": (put(f"{UNET_MODULE}.diff_b", np.ones(63, np.float32)), (r"bias \[63\] instead of",)),
+    "two changes": (put(f"{UNET_MODULE}.diff", np.ones((64, 64), np.float32)), ("do not belong", "diff in a LoRA")),
     "half a LoHa": (put(f"{TEXT_MODULE}_.hada_w1_a", ONES), ("LoHa .* without their hada_w1_b and hada_w2_a",)),
+    "a LoKr of rank 0": (also(RANK_0), ("the halves of a factor do not fit each other",)),
     "half a LoKr": (put(f"{TEXT_MODULE}_.lokr_w1", ONES), ("LoKr .* without their lokr_w2",)),
     "magnitudes": (put(f"{UNET_MODULE}.dora_scale", np.ones((63, 1), np.float32)), (r"magnitudes \[63, 1\]",)),
     "a matrix for a norm": (also(halves(NORM, 32, 32)), ("a norm, which has no matrix", NORM)),

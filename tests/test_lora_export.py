@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from autolora_jax.lora import attach, save_lora
-from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.errors import LONGEST, WeightsError, printable
 from autolora_jax.weights.lora import export
 from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.files import read_lora
-from autolora_jax.weights.lora.metadata import LONGEST, printable, trigger_words
+from autolora_jax.weights.lora.metadata import trigger_words
 from autolora_jax.weights.lora.source import find_lora
 from tests.conftest import ROOT
 from tests.lora_reference import good, saved, tiny_networks, tiny_targets

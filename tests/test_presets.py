@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,18 @@ from autolora_jax import (
     presets,
     request,
 )
+from autolora_jax.batch import Job
 from autolora_jax.overrides import override
 from autolora_jax.presets import GenerateConfig, Lora, ModelConfig, SamplerConfig, TrainingRun
 from tests.conftest import ROOT
 
 PRESETS = sorted((ROOT / "configs").glob("*.py"))
+# What a preset returns -> its type, and the command that it says.
+COMMANDS = {
+    "GenerateConfig": (GenerateConfig, "generate MODEL --config"),
+    "TrainingRun": (TrainingRun, "train --config"),
+    "Job": (Job, "batch"),
+}
 
 FULL = GenerateConfig(
     model=ModelConfig("sdxl.safetensors", "float32", "fp16", "sdxl", "a/b", text_encoder_3=None, weight_shards=4),
@@ -53,9 +61,10 @@ def test_a_config_survives_its_json(config: GenerateConfig, tmp_path: Path):
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_presets_load_and_say_their_command(path: Path):
     text = path.read_text()
-    kind, command = (TrainingRun, "train") if "TrainingRun" in text else (GenerateConfig, "generate MODEL")
+    (returns,) = re.findall(r"def get_config\(\) -> (\w+):", text)
+    kind, command = COMMANDS[returns]
     assert isinstance(overrides.load_preset(path, kind), kind)
-    assert f"autolora {command} --config configs/{path.name} " in text
+    assert f"autolora {command} configs/{path.name} " in text
     assert len(text.splitlines()) < 40
 
 

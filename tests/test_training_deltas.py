@@ -10,8 +10,8 @@ from flax import traverse_util
 from torch import nn
 
 from autolora_jax.config import ConfigError, MMDiTConfig, T5Config
-from autolora_jax.training.deltas import GROUPS, choose_layers, new_delta, stored_delta
 from autolora_jax.lora import save_lora
+from autolora_jax.training.deltas import GROUPS, choose_layers, new_delta, stored_delta
 from autolora_jax.weights.lora.export import DIALECTS
 from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.lora.names import Layer, layers

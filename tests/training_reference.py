@@ -11,9 +11,9 @@ from diffusers.training_utils import compute_snr
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.numpy import load_file
 
+from autolora_jax.lora import save_lora
 from autolora_jax.training.deltas import stored_delta
 from autolora_jax.training.objective import Noised
-from autolora_jax.lora import save_lora
 from autolora_jax.weights.lora.names import Layer
 from autolora_jax.weights.tables import torch_module
 from tests.lora_reference import canonical

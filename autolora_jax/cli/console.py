@@ -3,12 +3,13 @@
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 console = Console(stderr=True)
@@ -21,6 +22,24 @@ Debug = Annotated[
 def say(text: str, style: str = "") -> None:
     """Prints a line to stderr: unwrapped, and with nothing in it taken for markup."""
     console.print(Text(text, style), soft_wrap=True)
+
+
+def show(title: str, rows: Iterable[tuple[str, str]], red: tuple[str, ...] = ()) -> None:
+    """Prints a title and a table of what there is to say about it, wrapped to the terminal, to stdout.
+
+    A heading that repeats is printed once. red: what headings of bad news have in them.
+    """
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    before = ""
+    for heading, text in rows:
+        bad = any(words in heading for words in red)
+        table.add_row(Text("" if heading == before else f"  {heading}", "red" if bad else ""), Text(text))
+        before = heading
+    out = Console()
+    out.print(Text(title, "bold"), soft_wrap=True)
+    out.print(table)
 
 
 class Terminated(KeyboardInterrupt):

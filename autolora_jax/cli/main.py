@@ -6,9 +6,24 @@ from typing import Annotated
 import typer
 
 from autolora_jax import __version__
+from autolora_jax.cli.batch import EXAMPLES as BATCH_EXAMPLES
+from autolora_jax.cli.batch import batch
 from autolora_jax.cli.convert import convert
+from autolora_jax.cli.evaluate import EXAMPLES as EVALUATE_EXAMPLES
+from autolora_jax.cli.evaluate import evaluate
+from autolora_jax.cli.extract import EXAMPLES as EXTRACT_EXAMPLES
+from autolora_jax.cli.extract import extract
+from autolora_jax.cli.gallery import EXAMPLES as GALLERY_EXAMPLES
+from autolora_jax.cli.gallery import gallery
 from autolora_jax.cli.generate import EXAMPLES, generate
+from autolora_jax.cli.info import EXAMPLES as INFO_EXAMPLES
 from autolora_jax.cli.info import info
+from autolora_jax.cli.judge import EXAMPLES as JUDGE_EXAMPLES
+from autolora_jax.cli.judge import judge
+from autolora_jax.cli.merge import EXAMPLES as MERGE_EXAMPLES
+from autolora_jax.cli.merge import merge
+from autolora_jax.cli.resize import EXAMPLES as RESIZE_EXAMPLES
+from autolora_jax.cli.resize import resize
 from autolora_jax.cli.train import EXAMPLES as TRAIN_EXAMPLES
 from autolora_jax.cli.train import train
 
@@ -24,8 +39,15 @@ app = typer.Typer(
 )
 app.command(epilog=EXAMPLES)(generate)
 app.command(epilog=TRAIN_EXAMPLES)(train)
+app.command(epilog=BATCH_EXAMPLES)(batch)
+app.command(epilog=GALLERY_EXAMPLES)(gallery)
+app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
+app.command(epilog=JUDGE_EXAMPLES)(judge)
 app.command()(convert)
-app.command()(info)
+app.command(epilog=INFO_EXAMPLES)(info)
+app.command(epilog=MERGE_EXAMPLES)(merge)
+app.command(epilog=EXTRACT_EXAMPLES)(extract)
+app.command(epilog=RESIZE_EXAMPLES)(resize)
 
 
 def _version(asked: bool) -> bool:

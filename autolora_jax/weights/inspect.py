@@ -17,12 +17,13 @@ from autolora_jax.weights.families import Family, check_together
 from autolora_jax.weights.files import kind_of, open_tensors
 from autolora_jax.weights.folders import LocalFolder
 from autolora_jax.weights.lora.describe import LoraDescription, describe_lora
+from autolora_jax.weights.lora.embeddings import embedding_problems
 from autolora_jax.weights.lora.files import targets_of
 from autolora_jax.weights.lora.metadata import listing
 from autolora_jax.weights.lora.source import find_lora
 from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.orbax_folder import OrbaxWeights
-from autolora_jax.weights.single_file import read_single_file, what_else
+from autolora_jax.weights.single_file import LORA, TEXTUAL_INVERSION, read_single_file, what_else
 from autolora_jax.weights.streaming import TensorWeights
 
 T = TypeVar("T")
@@ -138,11 +139,17 @@ def describe(source: str | PathLike[str], networks: Networks | None = None) -> D
         kind = "safetensors file"
         with open_tensors(path) as files:
             other, metadata = what_else(files.tensors), files.metadata
+            shapes = {name: info.shape for name, info in files.tensors.items()}
         if other is None:
             return _single(path, metadata)
-        lora = describe_lora(path, targets_of(networks) if networks else None) if "LoRA" in other[0] else None
-        problems = lora.problems if lora else (other[1],)
-        return Description(str(path), other[0], metadata=metadata, lora=lora, problems=problems)
+        what, advice = other
+        lora, problems = None, [advice]
+        if what == LORA:
+            lora = describe_lora(path, targets_of(networks) if networks else None)
+            problems = list(lora.problems)
+        elif what == TEXTUAL_INVERSION:
+            problems = embedding_problems({path.stem: {name: name for name in shapes}}, shapes, networks)
+        return Description(str(path), what, metadata=metadata, lora=lora, problems=tuple(problems))
     except (WeightsError, ConfigError) as e:
         return Description(str(path), kind, problems=(str(e),))
 

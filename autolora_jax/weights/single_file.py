@@ -15,6 +15,7 @@ from autolora_jax.weights.rules import flat_shapes
 from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import stages_for, torch_name
 
+LORA, TEXTUAL_INVERSION = "a LoRA", "a textual inversion"
 _UNET = r"(model\.diffusion_model\.)?"
 
 _ONE_OF = f"give one of {' or '.join(layout.family.name for layout in LAYOUTS)}"
@@ -22,7 +23,7 @@ _ONE_OF = f"give one of {' or '.join(layout.family.name for layout in LAYOUTS)}"
 # (what it is, what to do, a tensor name that gives it away). The first that fits.
 _OTHERS: tuple[tuple[str, str, str], ...] = (
     (
-        "a LoRA",
+        LORA,
         "give it to load_lora (--lora)",
         LORA_KEY,
     ),
@@ -37,7 +38,11 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         r"(control_model|controlnet_cond_embedding|input_hint_block)\..*",
     ),
     ("an IP-Adapter", "IP-Adapters are not supported", r"(image_proj|ip_adapter)\..*"),
-    ("a textual inversion", "embeddings are not supported", r"clip_[lg]|emb_params|string_to_param\..*"),
+    (
+        TEXTUAL_INVERSION,
+        "give it to load_textual_inversion (--embedding)",
+        r"clip_[lg]|t5(xxl)?|text_encoders_[01]|emb_params|string_to_param\..*",
+    ),
     (
         "an SDXL variant with EDM preconditioning (Playground 2.5, CosXL)",
         "it is not supported",

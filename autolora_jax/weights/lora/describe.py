@@ -1,6 +1,7 @@
 """What a LoRA file is, told without a base model and without failing: for `autolora info`."""
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
@@ -9,11 +10,11 @@ from typing import Any
 
 from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import TensorFiles, open_tensors
-from autolora_jax.weights.lora.dialects import component_of
-from autolora_jax.weights.lora.embeddings import embedding_problems, split_embeddings
+from autolora_jax.weights.lora.dialects import UNKNOWN, component_of
+from autolora_jax.weights.lora.examine import examine
 from autolora_jax.weights.lora.files import read_alpha
 from autolora_jax.weights.lora.kinds import DORA, kind_of
-from autolora_jax.weights.lora.match import DAMAGED, NOT_APPLIED, Match, Parts, examine_modules, match_layers
+from autolora_jax.weights.lora.match import DAMAGED, Match, Parts
 from autolora_jax.weights.lora.metadata import (
     alpha_histogram,
     by_component,
@@ -22,9 +23,8 @@ from autolora_jax.weights.lora.metadata import (
     training_summary,
     trigger_words,
 )
-from autolora_jax.weights.lora.names import SPELLINGS, Targets, names
-from autolora_jax.weights.lora.peft import peft_settings
-from autolora_jax.weights.lora.sizes import factors_of, numbers_in, rank_of
+from autolora_jax.weights.lora.names import Targets
+from autolora_jax.weights.lora.sizes import factors_of, rank_of
 from autolora_jax.weights.rules import Shape
 
 SUPPORTED = ("SDXL", "Stable Diffusion 3")  # how families of dialects.FAMILIES begin that a model here can be
@@ -123,32 +123,20 @@ def describe_lora(path: str | PathLike[str], targets: Targets | None = None) -> 
 
 
 def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDescription:
-    all_shapes = {key: info.shape for key, info in file.tensors.items()}
-    words, shapes = split_embeddings(all_shapes)
-    settings, unusable = {}, ""
-    try:
-        settings = peft_settings(path, file.metadata, list(SPELLINGS))
-    except WeightsError as e:
-        unusable = str(e)
-    match = match_layers(shapes, names(targets), settings) if targets else examine_modules(shapes)
-    if unusable:
-        match.problems.add(unusable, NOT_APPLIED)
-    if not file.tensors:
-        match.problems.add("no tensors", DAMAGED)
-    if not match.family.startswith((*SUPPORTED, "unknown")) and not targets:
+    match, _, words, _ = examine(path, file, targets)
+    if not match.family.startswith((*SUPPORTED, UNKNOWN)) and not targets:
         match.problems.add(
             f"made for {match.family}, it seems", f"only LoRAs for {' and '.join(SUPPORTED)} can be used"
         )
-    kinds = _kinds(match, shapes, file)
-    networks = {name: config for name, (_, config) in targets.items()} if targets else None
+    shapes = {key: info.shape for key, info in file.tensors.items()}
     return LoraDescription(
         path=str(path),
         dialect=match.dialect,
         family=match.family,
-        modules=by_component(component_of(module) for module in match.modules),
-        kinds=kinds,
+        modules=by_component(component_of(module, match.family) for module in match.modules),
+        kinds=_kinds(match, shapes, file),
         embeddings=tuple(words),
-        parameters=numbers_in(all_shapes),
+        parameters=sum(math.prod(shape) for shape in shapes.values()),
         dtypes=dict(Counter(info.dtype for info in file.tensors.values())),
         size=path.stat().st_size,
         trigger_words=trigger_words(file.metadata),
@@ -156,7 +144,7 @@ def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDes
         model_hash=file.metadata.get("sshs_model_hash"),
         metadata=file.metadata,
         layers=len(match.layers) if targets else None,
-        problems=(*match.problems.lines(), *embedding_problems(words, all_shapes, networks)),
+        problems=tuple(match.problems.lines()),
     )
 
 
@@ -173,7 +161,7 @@ def _kinds(match: Match, shapes: Mapping[str, Shape], file: TensorFiles) -> dict
             dict(Counter(alpha for _, alpha in modules)),
             dict(Counter(_product(factors) for parts, _ in modules if (factors := factors_of(parts)))),
         )
-        for name, modules in sorted(found.items(), key=lambda item: -len(item[1]))
+        for name, modules in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     }
 
 

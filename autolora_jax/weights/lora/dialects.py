@@ -85,6 +85,7 @@ def foreign(key: str) -> tuple[str, str] | None:
     return next(((what, remedy) for pattern, what, remedy in FOREIGN if re.search(pattern, key)), None)
 
 
+UNKNOWN = "unknown"
 KOHYA_SGM = "kohya (sgm block names)"
 KOHYA_SD3 = "kohya (SD3 block names)"
 KOHYA_DIFFUSERS = "kohya (diffusers block names)"
@@ -95,7 +96,8 @@ COMFY = "ComfyUI"
 ORIGINAL = "original block names"  # OneTrainer's of that name: ComfyUI's without a prefix
 _SD3_BLOCKS = r"lora_unet_(joint_blocks_|context_embedder|[txy]_embedder_|final_layer_)"
 _ORIGINAL_UNET = r"(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)\."
-_ORIGINAL_SD3 = r"(joint_blocks|context_embedder|[txy]_embedder|final_layer)\."
+_ORIGINAL_SD3 = r"(joint_blocks|[txy]_embedder|final_layer)\."
+EITHER = "PEFT/diffusers or original block names"  # a layer that both call the same
 # Naming styles, for messages and reports; a key's style is the first row that fits its beginning.
 STYLES: tuple[tuple[str, str], ...] = (
     (KOHYA_SGM, r"lora_unet_(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)_"),
@@ -113,38 +115,38 @@ STYLES: tuple[tuple[str, str], ...] = (
     ),
     (COMFY, r"(diffusion_model|text_encoders)\."),
     (ORIGINAL, rf"{_ORIGINAL_UNET}|{_ORIGINAL_SD3}"),
+    (EITHER, r"context_embedder\."),
 )
 
 
 def naming_style(keys: Iterable[str]) -> str:
-    """The style(s) in which a file's keys name layers, e.g. "kohya (sgm block names)"; "unknown" when none fits."""
-    found = {next((style for style, start in STYLES if re.match(start, key)), "unknown") for key in keys} or {"unknown"}
+    """The style(s) in which a file's keys name layers, e.g. "kohya (sgm block names)"; UNKNOWN when none fits."""
+    found = {next((style for style, start in STYLES if re.match(start, key)), UNKNOWN) for key in keys} or {UNKNOWN}
     if found & {KOHYA_SGM, KOHYA_SD3, KOHYA_DIFFUSERS}:
         found -= {KOHYA}
+    if found & {PEFT, ORIGINAL}:
+        found -= {EITHER}
     return " and ".join(sorted(found))
 
 
 # Components, for reports about files that may fit no model here.
-COMPONENTS: tuple[tuple[str, str], ...] = (
+_TEXT_ENCODERS: tuple[tuple[str, str], ...] = (
     ("text_encoder", r"lora_te1?_|(base_model\.model\.)?text_encoder\.|text_encoders\.clip_l\."),
     ("text_encoder_2", r"lora_te2_|(base_model\.model\.)?text_encoder_2\.|text_encoders\.clip_g\."),
     ("text_encoder_3", r"lora_te3_|(base_model\.model\.)?text_encoder_3\.|text_encoders\.t5xxl\."),
-    (
-        "transformer",
-        r"(base_model\.model\.)?transformer(\.|_blocks\.)|lora_transformer_|lycoris_(single_)?transformer_blocks_"
-        rf"|{_SD3_BLOCKS}|(diffusion_model\.)?{_ORIGINAL_SD3}",
-    ),
-    (
-        "unet",
-        r"lora_unet_|lycoris_|unet\.|base_model\.model\.|diffusion_model\.|(down_blocks|mid_block|up_blocks)\."
-        rf"|{_ORIGINAL_UNET}",
-    ),
 )
+_DENOISERS: tuple[tuple[str, str], ...] = (
+    ("transformer", r"(base_model\.model\.)?transformer\.|lora_transformer_"),
+    ("unet", r"lora_unet_|unet\.|base_model\.model\.|diffusion_model\."),
+)
+_WITH_UNET = ("SDXL", "the SDXL refiner", "Stable Diffusion 1", "Stable Diffusion 2", "Stable Diffusion 1 or 2")
 
 
-def component_of(module: str) -> str:
-    """The component that a module's name in a file speaks of; "unknown" when it doesn't say."""
-    return next((component for component, start in COMPONENTS if re.match(start, module)), "unknown")
+def component_of(module: str, family: str) -> str:
+    """The component that a module's name in a file speaks of; UNKNOWN when neither it nor the family says."""
+    denoiser = "unet" if family in _WITH_UNET else "transformer"
+    rows = (*_TEXT_ENCODERS, *(_DENOISERS if family == UNKNOWN else ((denoiser, ""),)))
+    return next((component for component, start in rows if re.match(start, module)), UNKNOWN)
 
 
 _CROSS_KEY = r"attn2[._]to_k in={}$"
@@ -178,7 +180,7 @@ FAMILIES: tuple[tuple[str, str], ...] = (
 
 
 def guess_family(shapes: Mapping[str, Shape]) -> str:
-    """The base model a file's keys and shapes speak of, e.g. "SDXL"; "unknown" when nothing fits."""
+    """The base model a file's keys and shapes speak of, e.g. "SDXL"; UNKNOWN when nothing fits."""
     modules: dict[str, dict[str, Shape]] = {}
     for key, shape in shapes.items():
         module, part = split_key(key) or (key, "")
@@ -187,4 +189,4 @@ def guess_family(shapes: Mapping[str, Shape]) -> str:
     for name, pattern in FAMILIES:
         if any(re.search(pattern, line) for line in lines):
             return name
-    return "unknown"
+    return UNKNOWN

@@ -102,7 +102,7 @@ def read_embeddings(file: TensorFiles, keys: Keys, networks: Mapping[str, JsonCo
 
 def bundled(embeddings: Embeddings) -> dict[str, np.ndarray]:
     """The tensors with which a LoRA's file bundles embeddings, by their keys."""
-    parts = {encoder: part for part, encoder in reversed(PARTS.items())}  # the first row of an encoder
+    parts = {encoder: part for part, encoder in reversed([*PARTS.items()])}  # the first row of an encoder
     return {
         f"{_PREFIX}{word}.{parts[encoder]}": rows
         for word, vectors in embeddings.items()

@@ -9,20 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from autolora_jax.weights.errors import WeightsError, printable
-from autolora_jax.weights.files import FLOATS, TensorFiles, open_tensors
+from autolora_jax.weights.files import TensorFiles, open_tensors
 from autolora_jax.weights.lora import building
 from autolora_jax.weights.lora.change import Change, LowRank
-from autolora_jax.weights.lora.embeddings import (
-    Embeddings,
-    embedding_problems,
-    read_embeddings,
-    split_embeddings,
-)
+from autolora_jax.weights.lora.embeddings import Embeddings, read_embeddings
+from autolora_jax.weights.lora.examine import configs_of, examine
 from autolora_jax.weights.lora.fused import SPLIT_QKV, is_split_qkv, piece, says_split_qkv
 from autolora_jax.weights.lora.kinds import kind_of
-from autolora_jax.weights.lora.match import DAMAGED, NOT_APPLIED, Match, match_layers, raise_problems
-from autolora_jax.weights.lora.names import Layer, Name, Targets, names
-from autolora_jax.weights.lora.peft import LARGEST_ALPHA, PeftSettings, peft_settings
+from autolora_jax.weights.lora.match import DAMAGED, Match, raise_problems
+from autolora_jax.weights.lora.names import Layer, Name, Targets
+from autolora_jax.weights.lora.peft import LARGEST_ALPHA, PeftSettings
 from autolora_jax.weights.lora.source import find_lora
 from autolora_jax.weights.networks import Networks, shapes_of
 
@@ -52,28 +48,9 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
     """
     path = find_lora(source)
     with open_tensors(path) as file:
-        try:
-            settings, unusable = peft_settings(path, file.metadata, list(targets)), ""
-        except WeightsError as e:
-            settings, unusable = {}, str(e)
-        known = names(targets)
-        all_shapes = {key: info.shape for key, info in file.tensors.items()}
-        words, shapes = split_embeddings(all_shapes)
-        match = match_layers(shapes, known, settings)
-        if not all_shapes:
-            match.problems.add("no tensors", DAMAGED)
-        networks = {name: config for name, (_, config) in targets.items()}
-        if problems := embedding_problems(words, all_shapes, networks):
-            remedy = "delete their bundle_emb keys to do without them"
-            match.problems.add("textual-inversion embeddings that can't be used", remedy, *problems)
-        if unusable:
-            match.problems.add(unusable, NOT_APPLIED)
-        for key, info in file.tensors.items():
-            if info.dtype not in FLOATS and not key.endswith(".alpha"):
-                remedy = f"get a version in {', '.join(FLOATS)}"
-                match.problems.add("tensors that are no floats", remedy, f"{key} ({info.dtype})")
+        match, settings, words, known = examine(path, file, targets)
         raise_problems(str(path), match)  # before the data is read: it may be large
-        embeddings = read_embeddings(file, words, networks)
+        embeddings = read_embeddings(file, words, configs_of(targets))
         modules = dict.fromkeys(match.layers.values())
         changes = {module: _read_module(file, match, module, known[module], settings) for module in modules}
         raise_problems(str(path), match)

@@ -59,7 +59,7 @@ def histogram(counts: Mapping[Any, int], most: int | None = None) -> str:
     """ "32 (700×), 16 (22×)", the most frequent value first; a single value alone. most: how many are shown."""
     if len(counts) == 1:
         return str(next(iter(counts)))
-    rows = sorted(counts.items(), key=lambda item: -item[1])
+    rows = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
     more = [f"… {len(rows) - most} more"] if most is not None and len(rows) > most else []
     return ", ".join([*(f"{value} ({n}×)" for value, n in rows[:most]), *more]) or "none"
 

@@ -1,6 +1,5 @@
 """Sizes that a module's parts tell by themselves, without the layer that they change: ranks, inputs, LoKr's factors."""
 
-import math
 from collections.abc import Mapping
 
 from autolora_jax.weights.lora.building import factor_shape
@@ -33,11 +32,6 @@ def factors_of(shapes: Shapes) -> tuple[Shape, Shape] | None:
             return None
     left, right = factor_shape(shapes, 1), factor_shape(shapes, 2)
     return (left, right) if left and right else None
-
-
-def numbers_in(shapes: Mapping[str, Shape]) -> int:
-    """How many numbers tensors of these shapes hold."""
-    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _said(rows: tuple[tuple[str, int], ...], shapes: Shapes) -> int | None:

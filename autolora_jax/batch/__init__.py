@@ -1,0 +1,33 @@
+"""Large jobs: prompts × settings × seeds as pictures with a manifest, on machines that may vanish at any moment.
+
+job → plan → draw → store, ledger → work → run. Each part is usable alone:
+
+    work = open_work(job, "out")                  # what is planned, done, left
+    run(work, Artist())                           # draws what is left; Artist is the pipeline, any `Draw` will do
+    work.finish()                                 # manifest.jsonl
+"""
+
+from autolora_jax.batch.draw import Artist, Draw, Drawing, Pictures
+from autolora_jax.batch.job import Job, OutputConfig, Prompt, Settings
+from autolora_jax.batch.manifest import read_manifest
+from autolora_jax.batch.run import Summary, draw_job, run
+from autolora_jax.batch.storage import StorageError
+from autolora_jax.batch.work import Work, open_work
+
+__all__ = [
+    "Artist",
+    "Draw",
+    "Drawing",
+    "Job",
+    "OutputConfig",
+    "Pictures",
+    "Prompt",
+    "Settings",
+    "StorageError",
+    "Summary",
+    "Work",
+    "draw_job",
+    "open_work",
+    "read_manifest",
+    "run",
+]

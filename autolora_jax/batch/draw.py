@@ -1,0 +1,134 @@
+"""What draws a batch: the pipeline, or anything else that is called like it."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from autolora_jax.batch.plan import Batch, Row
+from autolora_jax.batch.recipe import Load
+from autolora_jax.pipeline import AutoLoRAPipeline, OnProgress, Progress
+from autolora_jax.request import Request
+from autolora_jax.text import Sizes, TextSettings
+from autolora_jax.text.stage import Text, same_text
+
+
+class Pictures(NamedTuple):
+    """Pictures as they come from the devices: uint8 [n H W 3], or float32 latents [n h w c]; finite: bool [n]."""
+
+    arrays: np.ndarray
+    finite: np.ndarray
+
+
+class Drawing(NamedTuple):
+    """A batch that is being drawn.
+
+    failed: place among the rows -> why that one can't be drawn. wait: the pictures of all others, once they are there.
+    """
+
+    failed: Mapping[int, str]
+    wait: Callable[[], Pictures]
+
+
+# Begins to draw rows, all of one batch and in its order; the devices may still be at work on the batch before.
+Draw = Callable[[Sequence[Row], Batch], Drawing]
+
+
+class Artist:
+    """Draws with pipelines: loads what the rows are drawn with, and keeps it while they agree."""
+
+    def __init__(
+        self,
+        devices: Sequence[jax.Device] | None = None,
+        as_latents: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self.devices, self.as_latents, self.on_progress = devices, as_latents, on_progress
+        self._load: Load | None = None
+        self._pipe: AutoLoRAPipeline | None = None
+
+    def __call__(self, rows: Sequence[Row], batch: Batch) -> Drawing:
+        """See Draw. Raises WeightsError when something can't be loaded, JAX's errors when memory is too small."""
+        pipe = self._pipeline(rows[0].recipe.load)
+        failed = {i: why for i, row in enumerate(rows) if (why := _unreadable(pipe, row))}
+        drawn = [row for i, row in enumerate(rows) if i not in failed]
+        if not drawn:
+            return Drawing(failed, lambda: Pictures(np.zeros((0,)), np.zeros((0,), bool)))
+        request = dataclasses.replace(_request(pipe, drawn), one_scale=batch.one_scale)
+        program, model = drawn[0].recipe.program, drawn[0].recipe.load.model
+        schedule = model.schedule(
+            program.steps, program.scheduler, program.timestep_spacing, program.height, program.width
+        )
+        result = pipe.start(request, schedule, batch.rows, self.as_latents)
+
+        def wait() -> Pictures:
+            arrays, finite = jax.device_get(result)
+            return Pictures(arrays[: len(drawn)], finite[: len(drawn)])
+
+        return Drawing(failed, wait)
+
+    def _pipeline(self, load: Load) -> AutoLoRAPipeline:
+        """The pipeline with exactly these files."""
+        before, pipe = self._load, self._pipe
+        self._load = None  # until all is loaded
+        if pipe is None or before is None or before.model.config != load.model.config:
+            self._pipe = pipe = None  # its memory is the next one's
+            config = {f.name: getattr(load.model.config, f.name) for f in dataclasses.fields(load.model.config)}
+            source = config.pop("source")
+            pipe = AutoLoRAPipeline.from_pretrained(
+                source, **config, devices=self.devices, on_progress=self.on_progress
+            )
+            before = None
+        if before is None or before.names != load.names:
+            pipe.unload_lora()
+            pipe.unload_textual_inversion()
+            for i, lora in enumerate(load.loras):
+                if self.on_progress:
+                    self.on_progress(Progress("load", i, len(load.loras), lora.name))
+                pipe.load_lora(lora.source)
+            for word in load.embeddings:
+                pipe.load_textual_inversion(word.source)
+        self._load, self._pipe = load, pipe
+        return pipe
+
+
+def _unreadable(pipe: AutoLoRAPipeline, row: Row) -> str:
+    """Why a row's prompts can't be encoded; "" when they are, and wait in the text stage's memory."""
+    try:
+        request = _request(pipe, [row])
+        pipe.text.conditioning(request.positive, request.negative, request.text, request.text_scales)
+    except jax.errors.JaxRuntimeError:  # the devices' trouble, not the prompt's
+        raise
+    except Exception as e:  # whatever tokenizers make of a text
+        return f"{type(e).__name__}: {e}"
+    return ""
+
+
+def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> Request:
+    """Rows of one batch as the pipeline takes them, one picture each."""
+    recipe = rows[0].recipe
+    program, model = recipe.program, recipe.load.model
+    size = program.height, program.width
+    sizes = Sizes(size, (0, 0), size)
+    return Request.of(
+        prompts=[same_text(row.prompt) for row in rows],
+        negatives=[_text(row.negative_prompt) for row in rows],
+        seeds=[row.seed for row in rows],
+        rules=[row.recipe.rule for row in rows],
+        steps=program.steps,
+        guidance_rescale=[row.recipe.guidance_rescale for row in rows],
+        lora_scale=np.array([row.recipe.scales for row in rows], np.float32).reshape(len(rows), -1),
+        loras=len(recipe.scales),
+        latents=None,
+        latent_shape=(program.height // model.factor, program.width // model.factor, model.channels),
+        noise=program.noise,
+        text=TextSettings((sizes, sizes), program.clip_skip, program.max_sequence_length),
+        base_text=program.base_text,
+        paired=True,
+    )
+
+
+def _text(text: str | None) -> Text | None:
+    return None if text is None else same_text(text)

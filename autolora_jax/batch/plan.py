@@ -1,0 +1,184 @@
+"""A plan: every picture of a job as a number, its key, and the batches that draw them.
+
+Nothing is listed: picture i is computed from the prompts, the recipes and the seeds when it is asked for, and a plan
+keeps a key of 20 bytes for each. Order: prompt, then settings, then seed. A batch has a fixed number of rows and holds
+pictures that one program draws with one set of loaded files; which ones follows from the plan, the pictures that are
+still wanted and the number of rows alone. That is what makes a resumed run draw the very same batches.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from autolora_jax.batch.job import Job, Prompt, read_seeds
+from autolora_jax.batch.prompts import read_prompts
+from autolora_jax.batch.recipe import Program, Recipe, resolve
+from autolora_jax.batch.sources import Sources
+from autolora_jax.config import ConfigError
+from autolora_jax.presets import Seeds
+
+KEY_LENGTH = 20  # hex digits, 80 bits: two of a billion pictures share a key with a chance of 4e-7
+MOST_WASTE = 1.1  # rows that batches of one LoRA scale may need, relative to batches that mix scales
+Items = Int[np.ndarray, "_"]  # numbers of pictures in a plan
+
+
+class Row(NamedTuple):
+    """A picture to be drawn."""
+
+    item: int
+    key: str
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    id: str | None
+    recipe: Recipe
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that it is made from, as a picture's file says it: see pictures.chunks."""
+        columns = self.recipe.columns
+        same = ("model", "dtype", "loras", "lora_scales", "embeddings", "guidance_rescale", "steps", "scheduler")
+        return {
+            "key": self.key,
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "seed": self.seed,
+            "guidance": self.recipe.rule,
+            "size": self.recipe.size,
+            "lora_hashes": [lora.autov3 for lora in self.recipe.load.loras],
+            **{name: columns[name] for name in (*same, "noise", "clip_skip", "base_text", "model_sha256")},
+        }
+
+
+class Batch(NamedTuple):
+    """Pictures that are drawn at once.
+
+    number: among the batches of a run. rows: how many pictures the program draws; those beyond `items` are padding.
+    one_scale: whether all have the same LoRA scales, so that merged kernels serve them all: a faster program.
+    """
+
+    number: int
+    items: Items
+    rows: int
+    one_scale: bool
+
+
+class Plan:
+    """All pictures of a job."""
+
+    def __init__(
+        self, prompts: Sequence[Prompt], recipes: Sequence[Recipe], negative: str | None, seeds: Sequence[Seeds]
+    ) -> None:
+        """negative: of prompts that have none of their own. seeds: of each prompt."""
+        self.prompts, self.recipes, self.negative, self.seeds = list(prompts), list(recipes), negative, list(seeds)
+        self._counts = np.array([len(own) for own in seeds], np.int64)
+        self._starts = np.append(0, np.cumsum(self._counts * len(recipes)))  # of each prompt's pictures
+        self.keys = self._keys()
+        _, first = np.unique(self.keys, return_index=True)
+        self.first = np.zeros(len(self.keys), bool)  # where a key stands for the first time
+        self.first[first] = True
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def duplicates(self) -> int:
+        """Pictures that are wanted more than once; they are drawn once."""
+        return int((~self.first).sum())
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from other plans."""
+        return hashlib.sha256(self.keys.tobytes()).hexdigest()
+
+    def row(self, item: int) -> Row:
+        """A picture."""
+        p = int(np.searchsorted(self._starts, item, side="right")) - 1
+        prompt, seeds = self.prompts[p], self.seeds[p]
+        r, s = divmod(int(item - self._starts[p]), len(seeds))
+        key = self.keys[item].decode()
+        return Row(int(item), key, prompt.text, self._negative(prompt), seeds[s], prompt.id, self.recipes[r])
+
+    def rows(self, batch: Batch) -> list[Row]:
+        """The pictures of a batch."""
+        return [self.row(int(item)) for item in batch.items]
+
+    def recipes_of(self, items: Items) -> Items:
+        """The number of each picture's recipe."""
+        p = np.searchsorted(self._starts, items, side="right") - 1
+        return (items - self._starts[p]) // self._counts[p]
+
+    def batches(self, items: Items, rows: int) -> list[Batch]:
+        """Batches of `rows` rows that draw these pictures, in an order that loads every set of files once."""
+        recipes = self.recipes_of(items)
+        batches: list[Batch] = []
+        for group, one_scale in self._groups(np.bincount(recipes, minlength=len(self.recipes)), rows):
+            members = items[np.isin(recipes, group)]
+            for start in range(0, len(members), rows):
+                batches.append(Batch(len(batches), members[start : start + rows], rows, one_scale))
+        return batches
+
+    def _groups(self, counts: Items, rows: int) -> list[tuple[list[int], bool]]:
+        """(numbers of recipes that may share batches, whether their LoRA scales are the same), in drawing order.
+
+        counts: pictures of each recipe.
+        """
+        # Files loaded -> program -> LoRA scales -> recipes. Dicts remember who came first.
+        tree: dict[Any, dict[Program, dict[tuple[float, ...], list[int]]]]
+        tree = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        for number, recipe in enumerate(self.recipes):
+            if counts[number]:
+                tree[recipe.load.names][recipe.program][recipe.one_scale].append(number)
+        by_model: dict[Any, list[Any]] = defaultdict(list)
+        for names in tree:
+            by_model[names[0]].append(names)
+        groups: list[tuple[list[int], bool]] = []
+        for names in (names for same_model in by_model.values() for names in same_model):
+            for scales in tree[names].values():
+                apart = list(scales.values())
+                together = [number for numbers in apart for number in numbers]
+                needed = sum(_ceil(int(counts[numbers].sum()), rows) for numbers in apart)
+                if needed <= MOST_WASTE * _ceil(int(counts[together].sum()), rows):
+                    groups += [(numbers, True) for numbers in apart]
+                else:
+                    groups.append((together, False))
+        return groups
+
+    def _negative(self, prompt: Prompt) -> str | None:
+        return self.negative if prompt.negative is None else prompt.negative
+
+    def _keys(self) -> np.ndarray:
+        """The key of each picture, as bytes: SHA-256 of the canonical JSON that `identity` describes."""
+        keys = np.empty(len(self), f"S{KEY_LENGTH}")
+        i = 0
+        for prompt, seeds in zip(self.prompts, self.seeds, strict=True):
+            head = json.dumps([prompt.text, self._negative(prompt)], separators=(",", ":"))[:-1]
+            for recipe in self.recipes:
+                tail = f'],"settings":{recipe.identity}}}'
+                for seed in seeds:
+                    text = f'{{"picture":{head},{seed}{tail}'
+                    keys[i] = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH].encode()
+                    i += 1
+        return keys
+
+
+def make_plan(job: Job, sources: Sources) -> Plan:
+    """The plan of a job. Raises ConfigError, WeightsError, ValueError or OSError for what could not be drawn."""
+    prompts = [prompt if isinstance(prompt, Prompt) else Prompt(prompt) for prompt in job.prompts]
+    prompts += read_prompts(job.prompt_file) if job.prompt_file else []
+    if not prompts:
+        raise ConfigError("draw what? The job has neither prompts nor a prompt_file")
+    recipes = [resolve(settings, sources) for settings in job.all_settings()]
+    shared = read_seeds(job.seeds, "seeds")  # one tuple for all prompts without their own
+    seeds = [shared if own is None else read_seeds(own, f"seeds of {text!r}") for text, _, own, _ in prompts]
+    return Plan(prompts, recipes, job.negative_prompt, seeds)
+
+
+def _ceil(count: int, rows: int) -> int:
+    """Batches for so many pictures."""
+    return -(-count // rows)

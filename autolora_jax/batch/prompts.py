@@ -1,0 +1,88 @@
+"""Files of prompts: a line each, or rows with the columns prompt and, if there are any, negative_prompt, seeds, id."""
+
+import csv
+import difflib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from autolora_jax.batch.job import Prompt, read_seeds
+from autolora_jax.batch.storage import read_anywhere
+from autolora_jax.config import ConfigError
+
+COLUMNS = ("prompt", "negative_prompt", "seeds", "id")  # others are the user's own
+
+
+def read_prompts(path: str) -> list[Prompt]:
+    """The prompts of a file on this machine or at a URL (gs://, s3://, …).
+
+    Raises ConfigError naming the file and its row, OSError when it can't be read.
+    """
+    suffix = path.rpartition(".")[2].lower()
+    if suffix not in READERS:
+        raise ConfigError(f"{path} should be a file of prompts: {', '.join(f'.{known}' for known in READERS)}")
+    try:
+        prompts = [_prompt(row, f"{path}, row {i}") for i, row in enumerate(READERS[suffix](read_anywhere(path)), 1)]
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
+    except (json.JSONDecodeError, csv.Error) as e:
+        raise ConfigError(f"{path}: {e}") from None
+    if not prompts:
+        raise ConfigError(f"{path} holds no prompt")
+    return prompts
+
+
+def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
+    for name in row.keys() - set(COLUMNS):
+        if near := difflib.get_close_matches(str(name), COLUMNS, 1, cutoff=0.8):
+            raise ConfigError(f"{where}: column {name!r} is not known; did you mean {near[0]!r}?")
+    text, negative, seeds, own = (row.get(column) for column in COLUMNS)
+    for column, value in (("prompt", text), ("negative_prompt", negative)):
+        if not isinstance(value, str) and (column == "prompt" or value is not None):
+            raise ConfigError(f"{where}: {column} = {value!r} should be a text")
+    return Prompt(
+        str(text),
+        negative,
+        None if seeds is None or seeds == "" else read_seeds(seeds, f"{where}: seeds"),
+        None if own is None or own == "" else str(own),
+    )
+
+
+def _lines(content: bytes) -> Iterator[str]:
+    return (line for line in content.decode("utf-8-sig").split("\n") if line.strip())
+
+
+def _text(content: bytes) -> Iterator[dict[str, Any]]:
+    return ({"prompt": line.strip()} for line in _lines(content))
+
+
+def _jsonl(content: bytes) -> Iterator[dict[str, Any]]:
+    for line in _lines(content):
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ConfigError(f'{line[:80]} should be a JSON object such as {{"prompt": "a cat"}}')
+        yield row
+
+
+def _csv(content: bytes) -> Iterator[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+    # An empty field is none: a prompt without a negative one of its own.
+    return ({name: value or None for name, value in row.items() if name} for row in reader)
+
+
+def _parquet(content: bytes) -> Iterable[dict[str, Any]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ConfigError("a .parquet file of prompts needs pyarrow: pip install 'autolora-jax[batch]'") from None
+    rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(content)).to_pylist()
+    return rows
+
+
+READERS: Mapping[str, Callable[[bytes], Iterable[dict[str, Any]]]] = {
+    "txt": _text,
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "parquet": _parquet,
+}

@@ -1,0 +1,273 @@
+"""The run: begin a batch, and while the devices draw it, fetch, encode, write and record the ones before.
+
+    main thread      draw(batch k+2) ──▶ waits for a place on the devices
+    devices          batch k+1
+    finishing        batch k: wait, encode (many threads), save, record
+
+So many batches are on their way at most that memory is bounded. An interruption lets those that have begun come to
+their end; whatever stops the run, the next one draws what is not recorded.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import math
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from autolora_jax.batch.draw import Artist, Draw, Drawing
+from autolora_jax.batch.formats import FORMATS
+from autolora_jax.batch.job import Job
+from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, make_row
+from autolora_jax.batch.plan import Batch, Row
+from autolora_jax.batch.storage import Folder, Storage
+from autolora_jax.batch.store import Picture
+from autolora_jax.batch.work import Work, open_work
+from autolora_jax.pipeline import OnProgress
+
+ON_DEVICES = 2  # batches that the devices have been given: one is drawn, one waits
+ON_THE_WAY = 4  # batches begun and not recorded
+WRITERS = max(4, min(16, os.cpu_count() or 1))  # threads that encode and write
+RowOfManifest = dict[str, Any]
+OnBatch = Callable[[Sequence[RowOfManifest]], None]
+
+
+class Moments(NamedTuple):
+    """When a batch was begun, given to the devices, drawn and recorded; seconds of one clock.
+
+    first: of its program or files, so that it waited for loading and compiling.
+    """
+
+    begun: float
+    given: float
+    drawn: float
+    recorded: float
+    first: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a run did.
+
+    seconds: from its begin to its end. busy: of the devices. preparing: idle while files were loaded and programs
+    compiled. idle: idle otherwise: encoding prompts, waiting for the disk.
+    more: whether it was interrupted and pictures are left to draw. problem: why the first picture that failed did, or
+    the first that was not finite.
+    """
+
+    ok: int = 0
+    failed: int = 0
+    not_finite: int = 0
+    seconds: float = 0.0
+    busy: float = 0.0
+    preparing: float = 0.0
+    more: bool = False
+    problem: str | None = None
+
+    @property
+    def pictures(self) -> int:
+        return self.ok + self.failed + self.not_finite
+
+    @property
+    def idle(self) -> float:
+        return max(0.0, self.seconds - self.busy - self.preparing)
+
+    @property
+    def idle_share(self) -> float:
+        """Of the time that is not spent on preparing."""
+        return self.idle / max(self.seconds - self.preparing, 1e-9)
+
+    def facts(self) -> dict[str, Any]:
+        """It as JSON values."""
+        per_picture = self.idle / self.pictures if self.pictures else 0.0
+        return dataclasses.asdict(self) | {"idle_share": self.idle_share, "overhead_per_picture": per_picture}
+
+
+class Tally:
+    """What comes of a run, batch by batch. Rows are counted, not kept."""
+
+    def __init__(self) -> None:
+        self.moments: list[Moments] = []
+        self._statuses: Counter[str] = Counter()
+        self._problems: dict[str, tuple[float, str]] = {}  # status -> (when its batch was begun, the reason)
+
+    def add(self, rows: Sequence[RowOfManifest], moments: Moments) -> None:
+        """A recorded batch."""
+        self.moments.append(moments)
+        self._statuses.update(row["status"] for row in rows)
+        for row in rows:
+            if row["reason"] and moments.begun < self._problems.get(row["status"], (math.inf, ""))[0]:
+                self._problems[row["status"]] = moments.begun, row["reason"]
+
+    def summary(self, zero: float, more: bool) -> Summary:
+        """zero: when the run began, on the moments' clock."""
+        busy = preparing = 0.0
+        free = zero  # since when the devices had nothing to draw
+        for moments in sorted(self.moments):
+            if moments.first:
+                preparing += max(0.0, moments.given - free)
+            busy += max(0.0, moments.drawn - max(moments.given, free))
+            free = max(free, moments.drawn)
+        reasons = [self._problems[status][1] for status in (FAILED, NOT_FINITE) if status in self._problems]
+        return Summary(
+            ok=self._statuses[OK],
+            failed=self._statuses[FAILED],
+            not_finite=self._statuses[NOT_FINITE],
+            seconds=time.monotonic() - zero,
+            busy=busy,
+            preparing=preparing,
+            more=more,
+            problem=next(iter(reasons), None),
+        )
+
+
+def draw_job(
+    job: Job,
+    out: str | os.PathLike[str],
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    retry: bool = False,
+    compilation_cache: str | os.PathLike[str] | None = None,
+    on_work: Callable[[Work], None] | None = None,
+    on_progress: OnProgress | None = None,
+    on_batch: OnBatch | None = None,
+) -> Summary:
+    """Draws what a job asks for and its place does not hold yet.
+
+    out: a folder, or a URL that fsspec knows (gs://…, s3://…). A job that was stopped goes on; another one adds to it.
+    devices: default all. retry: draw also what failed before, or was not finite.
+    compilation_cache: folder of compiled programs; default .xla in `out`, if that is a folder.
+    on_work: told what is to be done, before anything is loaded. on_progress: of loading. on_batch: rows as recorded.
+    Raises ConfigError, WeightsError, ValueError for what can't be drawn, StorageError for what can't be kept.
+    """
+    work = open_work(job, out, devices, retry)
+    keep_compilations(compilation_cache or _beside(work.storage))
+    if on_work:
+        on_work(work)
+    artist = Artist(devices, FORMATS[job.output.format].latents, on_progress)
+    used = jax.devices() if devices is None else devices
+    about = {"devices": f"{len(used)} {used[0].device_kind}", "rows": work.ledger.record.rows}
+    summary = run(work, artist, on_batch=on_batch, about=about)
+    if not summary.more:
+        work.finish()
+    return summary
+
+
+def keep_compilations(folder: str | os.PathLike[str] | None) -> None:
+    """Lets JAX keep compiled programs in a folder. None: wherever it is told to anyway."""
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).absolute()))
+
+
+def _beside(storage: Storage) -> Path | None:
+    return storage.root / ".xla" if isinstance(storage, Folder) else None
+
+
+def run(
+    work: Work,
+    draw: Draw,
+    batches: Iterable[Batch] | None = None,
+    on_batch: OnBatch | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Draws batches and records them, each for itself.
+
+    batches: of work.batches, asked for one by one; default: all that are not done. Several workers may share them out.
+    on_batch: called from this thread with the rows of the manifest of each batch that is recorded.
+    about: the machine, for the log.
+    Raises what `draw` raises, and StorageError; batches that were recorded before stay so.
+    """
+    started, zero = datetime.datetime.now(datetime.UTC), time.monotonic()
+    tally = Tally()
+    running: set[Future[tuple[list[RowOfManifest], Moments]]] = set()
+    on_devices = threading.Semaphore(ON_DEVICES)
+    all_begun = False
+
+    def collect(least: int) -> None:
+        """Takes the results of finished batches, until at most `least` are running; raises their errors."""
+        while len(running) > least:
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                running.remove(future)
+                rows, moments = future.result()
+                tally.add(rows, moments)
+                if on_batch:
+                    on_batch(rows)
+
+    with ThreadPoolExecutor(ON_THE_WAY) as finishing, ThreadPoolExecutor(WRITERS) as writers:
+        kind: Any = None
+        try:
+            for batch in work.todo if batches is None else batches:
+                collect(ON_THE_WAY - 1)
+                on_devices.acquire()
+                rows, begun = work.plan.rows(batch), time.monotonic()
+                before, kind = kind, (rows[0].recipe.load.names, rows[0].recipe.program, batch.one_scale)
+                drawing = draw(rows, batch)
+                moments = Moments(begun, time.monotonic(), 0.0, 0.0, kind != before)
+                task = finishing.submit(_finish, work, batch, rows, drawing, moments, on_devices, writers)
+                running.add(task)
+            all_begun = True
+            collect(0)
+        except KeyboardInterrupt:  # reaches this thread alone: batches that have begun come to their end in theirs
+            collect(0)
+    summary = tally.summary(zero, more=not all_begun)
+    if tally.moments:
+        facts = {"run": started.isoformat(timespec="milliseconds"), "host": socket.gethostname(), **(about or {})}
+        work.ledger.note(f"{started:%Y%m%dT%H%M%S%f}-{os.getpid()}", {**facts, **summary.facts()})
+    return summary
+
+
+def _finish(
+    work: Work,
+    batch: Batch,
+    rows: Sequence[Row],
+    drawing: Drawing,
+    moments: Moments,
+    on_devices: threading.Semaphore,
+    writers: ThreadPoolExecutor,
+) -> tuple[list[RowOfManifest], Moments]:
+    """Waits for a batch's pictures, keeps and records them."""
+    try:
+        pictures = drawing.wait()
+    finally:
+        on_devices.release()
+    moments = moments._replace(drawn=time.monotonic())
+    output, form = work.job.output, FORMATS[work.job.output.format]
+
+    def encode(row: Row, array: np.ndarray) -> Picture:
+        content = form.encode(array, row.settings, output.quality)
+        place = work.store.place(batch.number, row.key)
+        told = make_row(row, OK, place.file, place.member, hashlib.sha256(content).hexdigest())
+        return Picture(place, content, told)
+
+    drawn = [i for i in range(len(rows)) if i not in drawing.failed]
+    good = [i for i, finite in zip(drawn, pictures.finite, strict=True) if finite]
+    arrays = [array for array, finite in zip(pictures.arrays, pictures.finite, strict=True) if finite]
+    kept = list(writers.map(encode, [rows[i] for i in good], arrays))
+    work.store.save(batch.number, kept, writers)
+    told = {i: picture.row for i, picture in zip(good, kept, strict=True)}
+    told |= {i: make_row(rows[i], FAILED, reason=why) for i, why in drawing.failed.items()}
+    missing = "NaN or infinite values; lower guidance or LoRA scales, or dtype float32, may help"
+    ordered = [told.get(i) or make_row(row, NOT_FINITE, reason=missing) for i, row in enumerate(rows)]
+    facts = {
+        "batch": batch.number,
+        "pictures": len(rows),
+        "host": socket.gethostname(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
+        "seconds_to_begin": moments.given - moments.begun,
+        "seconds_to_draw": moments.drawn - moments.given,
+        "seconds_to_keep": time.monotonic() - moments.drawn,
+    }
+    work.ledger.commit(batch.number, ordered, facts)
+    work.store.committed(batch.number)
+    return ordered, moments._replace(recorded=time.monotonic())

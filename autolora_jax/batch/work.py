@@ -1,0 +1,70 @@
+"""A job at its place: what is planned, what is done, what is to be drawn. Workers that share a place each open it."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import jax
+
+from autolora_jax.batch.job import Job
+from autolora_jax.batch.ledger import Ledger, Record, open_place, open_record, open_store, settle
+from autolora_jax.batch.plan import Batch, Plan, make_plan
+from autolora_jax.batch.sources import Sources
+from autolora_jax.batch.storage import Storage, open_storage
+from autolora_jax.batch.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """An opened job.
+
+    batches: all of its record; done: the numbers of those that were done when it was opened.
+    """
+
+    job: Job
+    plan: Plan
+    storage: Storage
+    ledger: Ledger
+    store: Store
+    batches: Sequence[Batch]
+    done: frozenset[int]
+
+    @property
+    def todo(self) -> list[Batch]:
+        """The batches to be drawn."""
+        return [batch for batch in self.batches if batch.number not in self.done]
+
+    def finish(self) -> bool:
+        """Closes the job if all its batches are done, by whomever, and says whether it is closed."""
+        if len(self.ledger.done()) < len(self.batches):
+            return False
+        settle(self.storage, self.plan)
+        return True
+
+
+def open_work(
+    job: Job,
+    out: str | os.PathLike[str] | Storage,
+    devices: Sequence[jax.Device] | None = None,
+    retry: bool = False,
+) -> Work:
+    """Plans a job and finds out what is left of it.
+
+    out: folder, URL, or a storage. devices: that draw (default: all); their number is part of how batches are packed.
+    retry: draw also what failed before, or was not finite.
+    Raises ConfigError, WeightsError, ValueError for what could not be drawn, StorageError when `out` can't be used.
+    """
+    storage = out if isinstance(out, Storage) else open_storage(out)
+    plan = make_plan(job, Sources())
+    open_place(storage, job.output)
+    rows = job.batch_size * len(jax.devices() if devices is None else devices)
+    record = open_record(storage, plan, rows, job.output, retry)
+    return enter(job, plan, storage, record)
+
+
+def enter(job: Job, plan: Plan, storage: Storage, record: Record) -> Work:
+    """The work of a record."""
+    ledger, batches = Ledger(storage, record), record.batches(plan)
+    done = ledger.done()
+    store = open_store(storage, job.output, record, len(batches), done)
+    return Work(job, plan, storage, ledger, store, batches, frozenset(done))

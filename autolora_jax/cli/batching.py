@@ -1,0 +1,108 @@
+"""`autolora batch`, once its job is known: plan, say what there is to do, draw, say what came out."""
+
+from collections.abc import Sequence
+
+import jax
+
+from autolora_jax.batch import Job, Summary, Work, draw_job
+from autolora_jax.batch.draw import Artist
+from autolora_jax.batch.estimate import Calibration, Estimate, calibrate, estimate
+from autolora_jax.batch.formats import FORMATS
+from autolora_jax.batch.manifest import OK
+from autolora_jax.batch.plan import make_plan
+from autolora_jax.batch.run import RowOfManifest, keep_compilations
+from autolora_jax.batch.sources import Sources
+from autolora_jax.batch.storage import open_storage
+from autolora_jax.cli.console import say
+from autolora_jax.cli.progress import Display
+from autolora_jax.weights.lora.metadata import listing
+
+MOST_PROBLEMS = 5  # that are said while drawing; all are in the manifest
+
+
+class Counter:
+    """Shows how far a job is."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._total = self._done = 0
+        self.problems = 0
+
+    def begin(self, work: Work) -> None:
+        """draw_job's on_work."""
+        self._total = sum(len(batch.items) for batch in work.todo)
+        wanted = len(work.plan) - work.plan.duplicates
+        there = f"{wanted - self._total} of {wanted} pictures are there"
+        say(f"{there}, {self._total} to draw in {len(work.todo)} batches")
+        if work.plan.duplicates:
+            say(f"{work.plan.duplicates} more are wanted twice, and drawn once", "dim")
+
+    def count(self, rows: Sequence[RowOfManifest]) -> None:
+        """draw_job's on_batch."""
+        self._done += len(rows)
+        for row in (row for row in rows if row["status"] != OK):
+            self.problems += 1
+            if self.problems <= MOST_PROBLEMS:
+                say(f"Warning: {row['prompt']!r}, seed {row['seed']}: {row['reason']}", "yellow")
+        self._display.update("Draw", self._done, self._total, "pictures")
+
+
+def draw(job: Job, out: str, retry: bool, compilation_cache: str | None) -> Summary:
+    """Draws what is left of a job. Raises as draw_job."""
+    with Display() as display:
+        counter = Counter(display)
+        summary = draw_job(
+            job,
+            out,
+            retry=retry,
+            compilation_cache=compilation_cache,
+            on_work=counter.begin,
+            on_progress=display,
+            on_batch=counter.count,
+        )
+    if counter.problems:
+        say(f"{counter.problems} pictures are recorded without a file; --retry draws them again", "yellow")
+    if summary.pictures:
+        say(tell(summary), "dim")
+    return summary
+
+
+def tell(summary: Summary) -> str:
+    """What a run did with its time."""
+    idle = f"devices idle {summary.idle_share:.1%} of the time, {summary.idle / summary.pictures:.3g} s a picture"
+    return f"{summary.seconds:.0f} s, {summary.preparing:.0f} of them loading and compiling; else {idle}"
+
+
+def describe(job: Job, out: str, calibrated: bool, retry: bool, compilation_cache: str | None) -> str:
+    """A job's plan and what it takes. Writes nothing to `out`. Raises as draw_job."""
+    keep_compilations(compilation_cache)
+    plan, rows = make_plan(job, Sources()), job.batch_size * jax.device_count()
+    told, batches = estimate(job, plan, open_storage(out), rows, retry)
+    calibration = None
+    if calibrated and batches:
+        with Display() as display:
+            artist = Artist(None, FORMATS[job.output.format].latents, display)
+            calibration = calibrate(plan, batches[0], artist)
+    return listing(f"Plan of {out}", _lines(job, told, rows, calibration))
+
+
+def _lines(job: Job, told: Estimate, rows: int, calibration: Calibration | None) -> list[tuple[str, str]]:
+    twice = f", {told.duplicates} of them wanted twice" if told.duplicates else ""
+    lines = [
+        ("pictures", f"{told.pictures:,}{twice}"),
+        ("finished", f"{told.finished:,}"),
+        ("to draw", f"{told.todo:,} in {told.batches:,} batches of {rows} ({told.padding:,} rows of padding)"),
+        ("programs", f"{told.programs} to compile at most"),
+        ("evaluations", f"{told.evaluations:,} of the denoiser"),
+        ("arithmetic", f"{told.flop:.3g} FLOP"),
+        ("disk", f"about {told.bytes / 1e9:.2g} GB as {job.output.format}"),
+    ]
+    if calibration:
+        rate = f"{calibration.flop_rate / 1e12:.3g} TFLOP/s, {calibration.prepare:.0f} s to load and compile"
+        lines.append(("time", f"about {_duration(calibration.seconds(told))} on {jax.device_count()} devices ({rate})"))
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"

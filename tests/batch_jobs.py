@@ -1,0 +1,201 @@
+"""Jobs without a model: sources that exist by name alone, pictures made of their keys, and runs that can be killed.
+
+python -m tests.batch_jobs        # reads runs as JSON lines, forks one for each; see `Runs`
+"""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autolora_jax.batch.draw import Draw, Drawing, Pictures
+from autolora_jax.batch.job import Job, OutputConfig, Settings
+from autolora_jax.batch.ledger import open_place, open_record
+from autolora_jax.batch.plan import Batch, Plan, Row, make_plan
+from autolora_jax.batch.run import Summary, run
+from autolora_jax.batch.sources import File, Model, Sources, digest
+from autolora_jax.batch.storage import Folder, Storage
+from autolora_jax.batch.work import Work, enter
+from autolora_jax.config import SchedulerConfig
+from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.weights.families import SDXL
+from autolora_jax.weights.published import SDXL_BASE
+
+SIDE = 16
+SETTINGS = Settings(loras=(Lora("a", 0.5),), sampler=SamplerConfig(steps=2), size=(SIDE, SIDE))
+RUN_ALONE = ("log.jsonl",)  # what differs from run to run
+
+
+class FakeSources(Sources):
+    """A model or LoRA of every name, known by it."""
+
+    def model(self, config: ModelConfig) -> Model:
+        name = config.source or "fake"
+        return Model(config, name, digest(name), SDXL, SDXL_BASE, SchedulerConfig())
+
+    def lora(self, source: str) -> File:
+        return File(source, Path(source).stem, digest(source), digest(source)[:12])
+
+    embedding = lora
+
+
+def plan_of(job: Job) -> Plan:
+    return make_plan(job, FakeSources())
+
+
+def open_fake(job: Job, out: Path | Storage, rows: int = 4, retry: bool = False) -> Work:
+    """As work.open_work does it."""
+    storage, plan = Folder(out) if isinstance(out, Path) else out, plan_of(job)
+    open_place(storage, job.output)
+    return enter(job, plan, storage, open_record(storage, plan, rows, job.output, retry))
+
+
+def pixels(row: Row) -> np.ndarray:
+    """The picture of a key."""
+    return np.random.default_rng(int(row.key, 16)).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+
+
+def draw(rows: Sequence[Row], batch: Batch) -> Drawing:
+    """A `Draw`."""
+    assert 1 <= len(rows) <= batch.rows
+    return Drawing({}, lambda: Pictures(np.stack([pixels(row) for row in rows]), np.ones(len(rows), bool)))
+
+
+def draw_all(job: Job, out: Path | Storage, rows: int = 4, draw: Draw = draw, **options: Any) -> tuple[Work, Summary]:
+    """Opens, draws what is left, finishes."""
+    work = open_fake(job, out, rows, **options)
+    summary = run(work, draw)
+    assert summary.more or work.finish()
+    return work, summary
+
+
+def tree(out: Path) -> dict[str, bytes]:
+    """All files but those that tell of the run alone."""
+    files = (path for path in sorted(out.rglob("*")) if path.is_file())
+    found = {path.relative_to(out).as_posix(): path.read_bytes() for path in files}
+    return {name: content for name, content in found.items() if name not in RUN_ALONE and not name.startswith(".xla/")}
+
+
+# ---- runs to be killed -----------------------------------------------------------------------------------------------
+
+
+def small_job(shard_size: int | None = None) -> Job:
+    """30 pictures in 8 batches of 4."""
+    return Job(
+        prompts=("a cat", "ein süßer Hund", "a bird"),
+        seeds=tuple(range(5)),
+        settings=SETTINGS,
+        grid={"lora_scale": [0.5, 1.0]},
+        output=OutputConfig(shard_size=shard_size),
+    )
+
+
+def slow_draw(rows: Sequence[Row], batch: Batch) -> Drawing:
+    """Takes a few milliseconds, so that batches overlap as on devices."""
+    failed, wait = draw(rows, batch)
+
+    def later() -> Pictures:
+        time.sleep(0.005)
+        return wait()
+
+    return Drawing(failed, later)
+
+
+@contextmanager
+def crash(at: int | None) -> Iterator[None]:
+    """Kills this process at the so many-th moment of writing: half a file, before or after a rename or a removal."""
+    moments, lock = itertools.count(), threading.Lock()
+
+    def moment(half: int | None = None) -> None:
+        with lock:
+            if next(moments) == at:
+                if half is not None:
+                    os.ftruncate(half, os.fstat(half).st_size // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            moment()
+            result = function(*arguments, **options)
+            moment()
+            return result
+
+        return called
+
+    fsync = os.fsync
+
+    def half_written(file: int) -> None:
+        moment(file)
+        fsync(file)
+
+    os.fsync = half_written
+    Path.replace, Path.unlink = around(Path.replace), around(Path.unlink)  # type: ignore[method-assign]
+    yield
+
+
+class Runs:
+    """A process that forks one for every run: nothing is imported again."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.batch_jobs"],
+            cwd=Path(__file__).parents[1],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, out: Path, kill_after: float | None = None, **order: Any) -> int:
+        """Draws small_job; its exit status, negative: the signal that ended it. kill_after: seconds until SIGKILL."""
+        assert self._process.stdin and self._process.stdout
+        print(json.dumps({"out": str(out), **order}), file=self._process.stdin, flush=True)
+        pid = int(self._process.stdout.readline())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(pid, signal.SIGKILL)  # no one else's: it is waited for only after "reap"
+        print("reap", file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def close(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def _obey(order: Mapping[str, Any]) -> None:
+    with crash(order.get("crash")):
+        draw_all(small_job(order.get("shard_size")), Path(order["out"]), draw=slow_draw)
+
+
+def _serve() -> None:
+    import pyarrow.parquet  # noqa: F401  # once, not in every run
+
+    for line in sys.stdin:
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                _obey(json.loads(line))
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            os._exit(code)
+        print(pid, flush=True)
+        sys.stdin.readline()
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

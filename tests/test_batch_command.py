@@ -1,0 +1,108 @@
+"""`autolora batch`: what it says, what it draws, exit codes. Signals are in test_batch_end_to_end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+from autolora_jax.batch import read_manifest
+from tests.programs import autolora
+
+LORA = "small:0.5.safetensors"
+
+FILE = """
+from autolora_jax import AutoLoRA
+from autolora_jax.batch import Job, Settings
+from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+
+def get_config():
+    settings = Settings(
+        model=ModelConfig({model!r}, "float32"),
+        loras=(Lora({lora!r}),),
+        guidance=AutoLoRA(w1=2.0, w2=3.0),
+        sampler=SamplerConfig(2),
+        size=(32, 32),
+    )
+    grid = {{"guidance.gamma": [1.3, 1.7], "lora_scale": [0.4, 0.9]}}
+    return Job(prompts=("a cat", "süß, the 猫"), seeds=(0, 2**40), settings=settings, grid=grid, batch_size=1)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache() -> Iterator[None]:
+    """As it was before."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.fixture
+def file(small_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "job.py"
+    path.write_text(FILE.format(model=str(small_folder), lora=str(small_folder / LORA)), encoding="utf-8")
+    return path
+
+
+def test_the_command_draws_and_goes_on(file: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    result = autolora("batch", file, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == f"16 pictures drawn into {out}\n"
+    assert "0 of 16 pictures are there, 16 to draw in 2 batches" in result.stderr
+    assert len(read_manifest(out)) == 16
+    again = autolora("batch", file, "--out", out, "--seeds", "0,5")
+    assert again.stdout == f"8 pictures drawn into {out}\n"
+    assert "8 of 16 pictures are there, 8 to draw in 1 batches" in again.stderr
+    assert len(read_manifest(out)) == 24
+
+
+def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(file: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    result = autolora("batch", file, "--out", out, "--dry-run", "--seeds", "0-9")
+    assert result.exit_code == 0, result.output
+    lines = {line[2:17].strip(): line[18:] for line in result.stdout.splitlines()[1:]}
+    assert lines["pictures"] == "80" and lines["finished"] == "0"
+    assert lines["to draw"] == "80 in 10 batches of 8 (0 rows of padding)"
+    assert lines["evaluations"] == f"{80 * 2 * 4} of the denoiser"
+    assert lines["programs"].startswith("1 ")
+    assert float(lines["arithmetic"].split()[0]) > 1e9
+    assert not out.exists()
+
+
+def test_a_calibrated_dry_run_says_how_long_it_takes(file: Path, tmp_path: Path):
+    result = autolora("batch", file, "--out", tmp_path / "out", "--dry-run", "--calibrate")
+    assert result.exit_code == 0, result.output
+    assert "time            about " in result.stdout and "TFLOP/s" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_but_failures_is_an_error(file: Path, tmp_path: Path):
+    file.write_text(file.read_text().replace('("a cat", "süß, the 猫")', '("\\udcff",)'))
+    result = autolora("batch", file, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "Error: none of 8 pictures could be drawn. The first: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "settings.sampler.stps=3"], "did you mean settings.sampler.steps"),
+        (["--format", "gif"], "png, webp, jpeg, latent"),
+        (["--seeds", "x"], "seeds such as 0-15"),
+        (["--prompt-file", "p.yaml"], "file of prompts"),
+    ],
+)
+def test_what_cannot_be_meant_is_said(file: Path, tmp_path: Path, arguments: list[str], words: str):
+    result = autolora("batch", file, "--out", tmp_path / "out", *arguments)
+    assert result.exit_code in (1, 2)
+    assert words in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_job_is_a_python_file(file: Path, tmp_path: Path):
+    other = tmp_path / "job.json"
+    other.write_text("{}")
+    assert "should be a Python file" in autolora("batch", other, "--out", tmp_path / "out").stderr
+    file.write_text("from autolora_jax import CFG\ndef get_config():\n    return CFG()\n")
+    assert "should return a Job, not a CFG" in autolora("batch", file, "--out", tmp_path / "out").stderr

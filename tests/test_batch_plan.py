@@ -1,0 +1,232 @@
+"""Plans: what a key depends on, which pictures share a batch, and what 100,000 of them cost."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from autolora_jax import CFG, AutoGuidance, AutoLoRA, ConfigError, NoGuidance, PersonalizationGuidance
+from autolora_jax.batch import Job, Prompt, Settings
+from autolora_jax.batch.ledger import spans
+from autolora_jax.batch.plan import Plan
+from autolora_jax.batch.recipe import Program
+from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from tests.batch_jobs import SETTINGS, plan_of
+
+MANY, MOST_SECONDS, MOST_BYTES = 100_000, 20, 40e6  # seen: 3 s, 13 MB; 100,000 dicts of their settings are 200 MB
+ALL = np.arange
+
+
+def plan(*prompts: str | Prompt, **changes) -> Plan:
+    return plan_of(Job(**{"prompts": prompts or ("a",), "settings": SETTINGS, **changes}))
+
+
+def key(**changes) -> str:
+    """Of one picture, with some settings changed."""
+    return plan(settings=dataclasses.replace(SETTINGS, **changes)).row(0).key
+
+
+def sampler(**changes) -> dict:
+    return {"sampler": dataclasses.replace(SETTINGS.sampler, **changes)}
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------------
+
+# Setting -> values that draw different pictures.
+DECISIVE = {
+    "model": [ModelConfig("m"), ModelConfig("m", dtype="float32")],
+    "loras": [(), (Lora("a"),), (Lora("b"),), (Lora("a"), Lora("b")), (Lora("b"), Lora("a")), (Lora("a", 0.7),)],
+    "embeddings": [("a",), ("b",)],
+    "lora_scale": [0.2, 0.3],
+    "guidance": [
+        NoGuidance(),
+        CFG(2.0),
+        CFG(2.0, start=0.5),
+        CFG(2.0, stop=0.5),
+        AutoLoRA(1.5, 2.0, 3.0),
+        AutoLoRA(1.5, 3.0, 2.0),
+        AutoLoRA(1.6, 2.0, 3.0),
+        AutoGuidance(2.0),
+        PersonalizationGuidance(2.0, 0.5),
+        PersonalizationGuidance(2.0, 0.6),
+    ],
+    "sampler": [
+        SamplerConfig(3),
+        SamplerConfig(3, "ddim"),
+        SamplerConfig(3, timestep_spacing="linspace"),
+        SamplerConfig(3, guidance_rescale=0.5),
+        SamplerConfig(3, noise="torch"),
+    ],
+    "size": [(16, 32), (32, 16)],
+    "clip_skip": [0, 1],
+    "base_text": ["lora"],
+}
+# Values that draw the same pictures.
+ALIKE = [
+    ({"model": ModelConfig("fake")}, {"model": ModelConfig("fake", weight_shards=2)}),
+    ({"model": ModelConfig("fake")}, {"model": ModelConfig("fake", text_encoder_3="host")}),
+    ({"guidance": None}, {"guidance": AutoLoRA(1.5, 5.0, 5.0)}),
+    ({"lora_scale": 0.7}, {"loras": (Lora("a", 0.7),)}),
+    (sampler(scheduler=None), sampler(scheduler="euler")),
+    ({"size": None}, {"size": (1024, 1024)}),
+    ({"max_sequence_length": 256}, {"max_sequence_length": 128}),  # SDXL has no T5
+]
+
+
+def test_every_setting_that_decides_a_picture_is_in_its_key():
+    rest = {"max_sequence_length"}
+    assert DECISIVE.keys() | rest == {field.name for field in dataclasses.fields(Settings)}
+    keys = [key(), *(key(**{name: value}) for name, values in DECISIVE.items() for value in values)]
+    assert len(set(keys)) == len(keys)
+    texts = [plan(prompts=("b",)), plan(seeds=(1,)), plan(negative_prompt="b"), plan(negative_prompt=None)]
+    assert len({key(), *(text.row(0).key for text in texts)}) == 5
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE, ids=lambda value: "-".join(value))
+def test_what_decides_nothing_is_not(one: dict, other: dict):
+    assert key(**one) == key(**other)
+
+
+def test_a_key_is_the_hash_of_canonical_json():
+    row = plan('a "süß"\n', negative_prompt=None, seeds=(2**63 - 1,)).row(0)
+    told = {"picture": [row.prompt, None, row.seed], "settings": json.loads(row.recipe.identity)}
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    assert row.key == hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def test_keys_stay_what_they_are():
+    """This one changes with recipe.VERSION alone: pictures that users have would be drawn again."""
+    assert key() == "a617b28cef490397767f"
+
+
+def test_the_same_twice_is_drawn_once():
+    twice = plan(Prompt("a", seeds="0-1"), "b", Prompt("a", id="again", seeds=(1, 2)), grid={"clip_skip": [0, 1]})
+    assert (len(twice), twice.duplicates) == (2 * 2 + 2 * 1 + 2 * 2, 2)
+    assert [twice.row(int(i)).seed for i in np.flatnonzero(~twice.first)] == [1, 1]
+
+
+def test_order_is_prompt_settings_seed():
+    rows = [plan("a", Prompt("b", "no", (7,)), seeds=(0, 1), grid={"clip_skip": [0, 1]}).row(i) for i in range(6)]
+    found = [(row.prompt, row.negative_prompt, row.recipe.program.clip_skip, row.seed) for row in rows]
+    assert found == [("a", "", skip, seed) for skip in (0, 1) for seed in (0, 1)] + [
+        ("b", "no", skip, 7) for skip in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"prompts": ()}, "prompts"),
+        ({"settings": dataclasses.replace(SETTINGS, size=(20, 16))}, "multiple of 8"),
+        ({"settings": dataclasses.replace(SETTINGS, **sampler(steps=2000))}, "1000 training timesteps"),
+        ({"settings": dataclasses.replace(SETTINGS, **sampler(scheduler="flow_euler"))}, "not for this checkpoint"),
+        ({"settings": dataclasses.replace(SETTINGS, loras=(), guidance=AutoLoRA())}, "no LoRA"),
+    ],
+)
+def test_what_could_not_be_drawn_is_said_before_anything_is_loaded(changes: dict, words: str):
+    with pytest.raises(ValueError, match=words):
+        plan_of(Job(**{"prompts": ("a",), "settings": SETTINGS, **changes}))
+    assert issubclass(ConfigError, ValueError)
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+GRID = {
+    "guidance": [CFG(3.0), AutoLoRA(1.5), AutoLoRA(2.0), AutoLoRA(1.0)],
+    "loras": [Lora("a", 0.5), Lora("a", 1.0), Lora("b")],
+    "size": [(16, 16), (16, 32)],
+    "sampler.guidance_rescale": [0.0, 0.5],
+    "model": [ModelConfig("one"), ModelConfig("two")],
+}
+
+
+def test_batches_hold_everything_once_and_only_what_one_program_draws():
+    many = plan("a", "b", seeds=(0, 1, 2), grid=GRID)
+    batches = many.batches(ALL(len(many)), 4)
+    items = np.concatenate([batch.items for batch in batches])
+    assert sorted(items.tolist()) == list(range(len(many)))
+    assert [batch.number for batch in batches] == list(range(len(batches)))
+    for batch in batches:
+        recipes = [row.recipe for row in many.rows(batch)]
+        assert len({recipe.program for recipe in recipes}) == len({recipe.load.names for recipe in recipes}) == 1
+        assert not batch.one_scale or len({recipe.scales for recipe in recipes}) == 1
+    mixed = [{row.recipe.rule for row in many.rows(batch)} for batch in batches]
+    assert {AutoLoRA(1.5, 5.0, 5.0), AutoLoRA(2.0, 5.0, 5.0)} in mixed  # numbers mix, branches do not
+    assert not any(
+        AutoLoRA(1.0, 5.0, 5.0) in rules and len(rules) > 1 and AutoLoRA(2.0, 5.0, 5.0) in rules for rules in mixed
+    )
+
+
+def test_every_set_of_files_is_loaded_once():
+    many = plan("a", "b", seeds=(0, 1, 2), grid=GRID)
+    loads = [many.row(int(batch.items[0])).recipe.load.names for batch in many.batches(ALL(len(many)), 4)]
+    runs = [names for names, _ in itertools.groupby(loads)]
+    assert len(runs) == len(set(runs)) == 4
+    assert [model.source for model, _, _ in runs] == ["one", "one", "two", "two"]
+
+
+@pytest.mark.parametrize(("seeds", "alike"), [(16, True), (3, False)])
+def test_scales_mix_only_where_rows_would_be_wasted(seeds: int, alike: bool):
+    many = plan(seeds=tuple(range(seeds)), grid={"lora_scale": [0.2, 0.4, 0.6, 0.8]})
+    batches = many.batches(ALL(len(many)), 4)
+    assert {batch.one_scale for batch in batches} == {alike}
+    assert len(batches) == seeds
+
+
+def test_omega_is_a_scale_too():
+    many = plan(seeds=(0, 1), grid={"guidance": [PersonalizationGuidance(2.0, omega) for omega in (0.2, 0.4)]})
+    assert [batch.one_scale for batch in many.batches(ALL(4), 4)] == [False]
+    assert [batch.one_scale for batch in many.batches(ALL(4), 2)] == [True, True]
+
+
+def test_batches_follow_from_the_plan_what_is_wanted_and_the_rows():
+    many = plan("a", "b", seeds=tuple(range(7)), grid=GRID)
+    some = ALL(len(many))[::3]
+
+    def packed() -> list:
+        return [(b.number, b.items.tolist(), b.rows, b.one_scale) for b in many.batches(some, 8)]
+
+    assert packed() == packed()
+    assert sorted(itertools.chain(*(items for _, items, _, _ in packed()))) == some.tolist()
+
+
+def test_programs_are_told_apart_by_all_that_the_pipeline_takes_once_a_call():
+    per_image = {"guidance_rescale", "rule", "scales"}
+    assert {"width", "height", "steps", "segments", "rescaled", "scheduler", "noise", "base_text"} <= set(
+        Program._fields
+    )
+    assert not per_image & set(Program._fields)
+
+
+@pytest.mark.parametrize("items", [[], [5], [0, 1, 2], [0, 2, 3, 9], [1, 3, 5]])
+def test_spans_are_the_items(items: list[int]):
+    found = spans(np.array(items, np.int64))
+    assert list(itertools.chain(*(range(a, b + 1) for a, b in found))) == items
+
+
+# ---- size ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["prompts", "seeds"])
+def test_a_hundred_thousand_pictures_start_at_once_and_fit(shape: str):
+    prompts, seeds = (MANY // 40, 10) if shape == "prompts" else (1, MANY // 4)
+    job = Job(
+        prompts=tuple(f"a cat number {i} on a table, watercolour, very detailed" for i in range(prompts)),
+        seeds=tuple(range(seeds)),
+        settings=SETTINGS,
+        grid={"lora_scale": [0.5, 1.0], "guidance": [CFG(3.0), AutoLoRA(1.5)]},
+    )
+    tracemalloc.start()
+    begun = time.monotonic()
+    many = plan_of(job)
+    batches = many.batches(np.flatnonzero(many.first), 8)
+    seconds, (_, most) = time.monotonic() - begun, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(many) == MANY == sum(len(batch.items) for batch in batches)
+    assert seconds < MOST_SECONDS
+    assert most < MOST_BYTES
