@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -288,13 +289,16 @@ def test_retry_draws_what_failed_and_records_it_anew(tmp_path: Path):
 
 def test_an_error_of_the_device_stops_the_run_and_loses_nothing(tmp_path: Path):
     def fails_later(rows: Sequence[Row], batch: Batch) -> Drawing:
-        if batch.number < 4:
-            return draw(rows, batch)
+        failed, drawn = draw(rows, batch)
 
         def wait() -> Pictures:
-            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            if batch.number >= 4:
+                raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+            if batch.number == 3:
+                time.sleep(0.3)  # it is finished when the run has ended
+            return drawn()
 
-        return Drawing({}, wait)
+        return Drawing(failed, wait)
 
     work = open_fake(small_job(), tmp_path)
     with pytest.raises(RuntimeError, match="RESOURCE_EXHAUSTED"):
@@ -334,6 +338,7 @@ def test_an_interruption_of_the_last_batches_is_none(tmp_path: Path):
 
         def interrupt() -> Pictures:
             if batch.number == 7:
+                time.sleep(0.1)  # until this one, too, has been begun
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             return wait()
 

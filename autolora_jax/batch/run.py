@@ -204,7 +204,8 @@ def run(
                 if on_batch:
                     on_batch(rows)
 
-    with ThreadPoolExecutor(ON_THE_WAY) as finishing, ThreadPoolExecutor(WRITERS) as writers:
+    # Whatever ends the run, batches that have begun are finished first, by writers that are still there.
+    with ThreadPoolExecutor(WRITERS) as writers, ThreadPoolExecutor(ON_THE_WAY) as finishing:
         kind: Any = None
         try:
             for batch in work.todo if batches is None else batches:
