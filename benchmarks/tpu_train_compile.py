@@ -48,12 +48,17 @@ def trainable_shapes(unet: UNet2DConditionModel, rank: int) -> dict[str, Any]:
     return jax.tree.map(lambda leaf: {"down": leaf["down"], "up": leaf["up"]}, delta, is_leaf=lora.is_leaf)
 
 
+def _is_pair(node: Any) -> bool:
+    """Whether a node of a delta in training is a layer's {down, up}."""
+    return isinstance(node, dict) and "up" in node
+
+
 def mean_loss(unet: UNet2DConditionModel, delta: Any, params: Any, images: Any) -> jax.Array:
     """Mean squared error of the adapted network's predictions, float32.
 
     images: {"target": [b h w c], "told": the network's keyword arguments}
     """
-    owned = jax.tree.map(lambda leaf: {**leaf, "owner": np.zeros(len(leaf["up"]), int)}, delta, is_leaf=lora.is_leaf)
+    owned = jax.tree.map(lambda leaf: {**leaf, "owner": np.zeros(len(leaf["up"]), int)}, delta, is_leaf=_is_pair)
     # With a scale per image the kernels stay as they are; a merged kernel would have a full-size gradient.
     collection = lora.at_scale(owned, jnp.ones((len(images["target"]), 1)))
     prediction = unet.apply({"params": params, "lora": collection}, **images["told"])

@@ -224,9 +224,9 @@ def test_both_dialects_hold_the_same_lora(pipe, whole, as_peft):
     assert one.layers.keys() == other.layers.keys()
     for layer, change in one.layers.items():
         for half in ("down", "up"):
-            np.testing.assert_array_equal(getattr(change, half), getattr(other.layers[layer], half))
-        assert change.scale == other.layers[layer].scale == 1
-    idle = [layer for layer, change in one.layers.items() if not change.up.any()]
+            np.testing.assert_array_equal(getattr(change.matrix, half), getattr(other.layers[layer].matrix, half))
+        assert change.matrix.scale == other.layers[layer].matrix.scale == 1
+    idle = [layer for layer, change in one.layers.items() if not change.matrix.up.any()]
     last = f"layers_{pipe.text.encoders['text_encoder'].config.num_hidden_layers - 1}/"
     assert {layer.component for layer in idle} == {"text_encoder"} and all(last in layer.path for layer in idle)
 
