@@ -83,7 +83,7 @@ class Description:
         """(heading, what there is to say), line by line."""
         hashes = [("sha256", self.sha256), ("AutoV2", self.autov2)] if self.sha256 and self.autov2 else []
         if self.lora:
-            return [*self.lora.rows(), *hashes]
+            return self.lora.rows(hashes)
         return [
             ("is", self.kind),
             *((name, str(component)) for name, component in self.components.items()),

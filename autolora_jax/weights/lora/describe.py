@@ -81,9 +81,9 @@ class LoraDescription:
         """alpha -> modules, of all kinds; None: no alpha tensor."""
         return _sum(kind.alphas for kind in self.kinds.values())
 
-    def rows(self) -> list[tuple[str, str]]:
-        """(heading, what there is to say), line by line."""
-        return list(self._rows())
+    def rows(self, also: Iterable[tuple[str, str]] = ()) -> list[tuple[str, str]]:
+        """(heading, what there is to say), line by line. also: further ones, said before the bad news."""
+        return [*self._rows(), *also, *(("can't be used", problem) for problem in self.problems)]
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         yield "dialect", self.dialect
@@ -102,8 +102,6 @@ class LoraDescription:
             yield "tensors' hash", f"{printable(self.model_hash)}, says the header"
         if self.layers is not None and not self.problems:
             yield "fits", f"the model: it changes {self.layers} of its layers"
-        for problem in self.problems:
-            yield "can't be used", problem
 
     def __str__(self) -> str:
         return listing(self.path, self.rows())
