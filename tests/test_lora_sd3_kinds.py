@@ -23,7 +23,7 @@ from tests.lora_sd3_reference import CONFIG
 from tests.lycoris_reference import applied, tensors_of, trained
 from tests.parity import error, normal
 
-TOLERANCE = 1e-5  # of the maximum; seen: 8e-7
+TOLERANCE = 1e-5  # of the maximum; seen: 3.8e-7
 SCALES = (1.0, 0.6, -0.5)
 WIDTH = 32
 ATTN = "transformer_blocks_0/attn"
