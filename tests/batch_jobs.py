@@ -197,5 +197,20 @@ def _serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
+def counted(drawn: list[str]) -> Callable[[Sequence[Row], Batch], Drawing]:
+    """`draw`, noting keys."""
+
+    def note(rows: Sequence[Row], batch: Batch) -> Drawing:
+        drawn.extend(row.key for row in rows)
+        return draw(rows, batch)
+
+    return note
+
+
+def rows_of(out: Path) -> list[dict]:
+    """The rows of a finished job's manifest."""
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
 if __name__ == "__main__":
     _serve()

@@ -40,7 +40,10 @@ def browser() -> Iterator[Any]:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     with api.sync_playwright() as playwright:
         if not found and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("there is no Chromium: playwright install chromium")
+            pytest.skip(
+                f"none of {', '.join(BROWSERS)} is on PATH and {playwright.chromium.executable_path} does not exist; "
+                "`playwright install chromium` or the distribution's package brings one"
+            )
         opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield opened
         opened.close()
