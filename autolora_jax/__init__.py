@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from autolora_jax.config import ConfigError
     from autolora_jax.guidance import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance
     from autolora_jax.lora import LoraReport
-    from autolora_jax.pipeline import AutoLoRAPipeline, Output, Progress
+    from autolora_jax.pipeline import AutoLoRAPipeline, Output
+    from autolora_jax.progress import Progress
     from autolora_jax.weights.errors import WeightsError
 
 __version__ = "0.1.0"
@@ -22,7 +23,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AutoLoRAPipeline": "pipeline",
     "Output": "pipeline",
-    "Progress": "pipeline",
+    "Progress": "progress",
     "AutoGuidance": "guidance",
     "AutoLoRA": "guidance",
     "CFG": "guidance",

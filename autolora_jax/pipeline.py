@@ -20,8 +20,9 @@ from autolora_jax.config import SchedulerConfig
 from autolora_jax.decode import decode
 from autolora_jax.demo import MODEL
 from autolora_jax.guidance import CFG, AutoLoRA, Rule
-from autolora_jax.models.attention import default_implementation
+from autolora_jax.loading import load_parts
 from autolora_jax.models.vae import AutoencoderKL
+from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import (
     Request,
     Texts,
@@ -40,32 +41,16 @@ from autolora_jax.sharding import (
     replicated,
     split_axes,
     split_images,
-    weight_placement,
 )
-from autolora_jax.text import STAGES, Sizes, TextSettings, TextStage, Word
+from autolora_jax.text import Sizes, TextSettings, TextStage, Word
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.embeddings import read_embedding
 from autolora_jax.weights.lora.files import read_lora
-from autolora_jax.weights.networks import network_of
 
 Tree = Mapping[str, Any]
 Size = tuple[int, int]
-T5_PLACES = ("device", "host")
 TILED_FROM = 2048 * 2048  # pixels from which the VAE decodes in tiles
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a long call is doing: stage "load", "encode", "sample" (its first step includes compiling) or "decode"."""
-
-    stage: str
-    done: int
-    total: int
-    what: str = ""
-
-
-OnProgress = Callable[[Progress], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,52 +136,8 @@ class AutoLoRAPipeline:
             text_encoders=text_encoders,
             cache_dir=cache_dir,
         )
-        if text_encoder_3 not in (*T5_PLACES, None):
-            raise ValueError(f"text_encoder_3={text_encoder_3!r}: use 'device', 'host' or None")
-        if text_encoder_3 is None:
-            checkpoint = checkpoint.without("text_encoder_3")
-        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        on_host = {"text_encoder_3": host} if text_encoder_3 == "host" else {}
-        family, configs = checkpoint.family, checkpoint.networks
-        attention = default_implementation(mesh.devices.flat[0].platform, dtype)
-        # SDXL's VAE overflows in half precision, and costs little next to the sampler.
-        dtypes = dict.fromkeys(configs, dtype) | ({"vae": jnp.dtype("float32")} if configs["vae"].force_upcast else {})
-        networks: dict[str, Any] = {
-            name: network_of(
-                config,
-                dtype=dtypes[name],
-                param_dtype=dtypes[name],
-                **({"attention": attention} if name == family.denoiser else {}),
-            )
-            for name, config in configs.items()
-        }
-        split, everywhere = weight_placement(mesh), replicated(mesh)
-        places = dict.fromkeys(networks, split) | {"vae": everywhere} | on_host
-        params = {}
-        for i, component in enumerate(networks):
-            if on_progress:
-                on_progress(Progress("load", i, len(networks), component))
-            params[component] = checkpoint.load(component, dtypes[component], places[component])
-        if on_progress:
-            on_progress(Progress("load", len(networks), len(networks)))
-        text = STAGES[family.name](
-            checkpoint.tokenizers,
-            {name: networks[name] for name in checkpoint.encoders},
-            {name: params[name] for name in checkpoint.encoders},
-            checkpoint.force_zeros_for_empty_prompt,
-            networks[family.denoiser].config.joint_attention_dim,
-            streamed={name: mesh.local_devices[0] for name in on_host if name in checkpoint.encoders},
-        )
-        return cls(
-            family=family,
-            denoiser=networks[family.denoiser],
-            vae=networks["vae"],
-            text=text,
-            params=params,
-            scheduler=checkpoint.scheduler,
-            mesh=mesh,
-            name=Path(source).name,
-        )
+        parts = load_parts(checkpoint, dtype, mesh, text_encoder_3, on_progress)
+        return cls(**parts._asdict(), scheduler=checkpoint.scheduler, mesh=mesh, name=Path(source).name)
 
     def load_lora(self, source: str | PathLike[str], scale: float = 1.0) -> lora.LoraReport:
         """Adds a LoRA (path or hub id) on top of those loaded, and says what it holds; the base weights stay untouched.

@@ -9,14 +9,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A module may import those on its own line and on lines above.
 FLOORS = [
-    "config",
+    "config progress",
     "models",
     "demo",
     "weights",
     "lora",
     "schedules guidance noise",
     "text sharding",
-    "sampler decode request",
+    "sampler decode request loading",
     "pipeline",
     "training pictures grid",
     "evaluation",

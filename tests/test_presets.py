@@ -14,8 +14,8 @@ from autolora_jax import (
     ConfigError,
     NoGuidance,
     PersonalizationGuidance,
+    loading,
     overrides,
-    pipeline,
     presets,
     request,
 )
@@ -87,7 +87,7 @@ def test_defaults_are_the_pipelines():
     assert pairs == {name: call[name].default for name in pairs}
     for name in ("dtype", "text_encoder_3", "weight_shards"):
         assert getattr(config.model, name) == load[name].default
-    assert presets.T5_PLACES == pipeline.T5_PLACES
+    assert presets.T5_PLACES == loading.T5_PLACES
     assert presets.BASE_TEXTS == request.BASE_TEXTS
     assert Lora("x").scale == inspect.signature(AutoLoRAPipeline.load_lora).parameters["scale"].default
 

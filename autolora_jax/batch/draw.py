@@ -9,7 +9,8 @@ import numpy as np
 
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.recipe import Load
-from autolora_jax.pipeline import AutoLoRAPipeline, OnProgress, Progress
+from autolora_jax.pipeline import AutoLoRAPipeline
+from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import Request
 from autolora_jax.text import Sizes, TextSettings
 from autolora_jax.text.stage import Text, same_text

@@ -33,7 +33,7 @@ from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.storage import Folder, Storage
 from autolora_jax.batch.store import Picture
 from autolora_jax.batch.work import Work, open_work
-from autolora_jax.pipeline import OnProgress
+from autolora_jax.progress import OnProgress
 
 ON_DEVICES = 2  # batches that the devices have been given: one is drawn, one waits
 ON_THE_WAY = 4  # batches begun and not recorded

@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from autolora_jax import pipeline
+from autolora_jax import progress as told
 from autolora_jax.cli.console import console, say
 
 LINE_EVERY = 30.0  # seconds
@@ -58,7 +58,7 @@ class Display:
             say(f"{row}{count} {what}".rstrip())
             self._lines[row] = math.inf if done == total else now
 
-    def __call__(self, progress: pipeline.Progress) -> None:
+    def __call__(self, progress: told.Progress) -> None:
         """The pipeline's on_progress."""
         compiling, drawing = f"Compile {self.column}".strip(), f"Draw {self.column}".strip()
         if progress.stage == "load":
