@@ -22,6 +22,7 @@ FLOORS = [
     "evaluation",
     "presets overrides",
     "batch",
+    "experiments",
     "cli",
 ]
 RANK = {name: i for i, floor in enumerate(FLOORS) for name in floor.split()}

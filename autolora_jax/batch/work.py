@@ -1,6 +1,7 @@
 """A job at its place: what is planned, what is done, what is to be drawn. Workers that share a place each open it."""
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -33,6 +34,12 @@ class Work:
     def todo(self) -> list[Batch]:
         """The batches to be drawn."""
         return [batch for batch in self.batches if batch.number not in self.done]
+
+    @property
+    def shares(self) -> list[list[Batch]]:
+        """The same, in the smallest parts that different workers may draw: the batches of a shard stay together."""
+        size = self.ledger.record.shard_batches or 1
+        return [list(share) for _, share in itertools.groupby(self.todo, lambda batch: batch.number // size)]
 
     def finish(self) -> bool:
         """Closes the job if all its batches are done, by whomever, and says whether it is closed."""

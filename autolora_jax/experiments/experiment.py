@@ -1,0 +1,102 @@
+"""An experiment: ways of drawing that are compared on the same prompts and seeds, and what is asked of the pictures.
+
+A file of an experiment has two functions, get_config() for the published models and get_builtin() for the built-in one:
+the same comparison in small, on any machine.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from autolora_jax.batch import Job
+from autolora_jax.config import ConfigError
+
+
+class Cell(NamedTuple):
+    """A way of drawing: a point of a method's curve, or all there is of it.
+
+    method: as tables and legends call it. at: where on the experiment's axis it stands; None: the method has no axis.
+    settings: its changes to the job's settings, by the names that `--set` knows.
+    published: the paper's numbers of it, by the names of figures ("Div", "CPS", "Div-CPS", …).
+    """
+
+    method: str
+    at: float | None
+    settings: Mapping[str, Any]
+    published: Mapping[str, float] = {}
+
+
+class Ask(NamedTuple):
+    """A question to the judge: a key of judge.QUESTIONS and what it needs to know beside the picture's own prompt."""
+
+    question: str
+    parameters: Mapping[str, str] = {}
+
+
+class Sheet(NamedTuple):
+    """Pictures side by side, all from the same prompt and noise along a row or a column.
+
+    by: "cell": every cell is a column, every prompt and seed a row; "axis": values of the axis are columns, methods are
+    rows, and every prompt and seed has a sheet of its own. prompts, seeds: how many of the job's are shown, the first
+    ones. methods: which ones are shown; (): all.
+    """
+
+    by: str = "axis"
+    prompts: int = 1
+    seeds: int = 1
+    methods: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A comparison. Raises ConfigError for what can't be meant.
+
+    name: of its file, and what `autolora reproduce` calls it.
+    job: prompts, seeds and the settings that all cells share; it has no grid of its own.
+    axis: what `Cell.at` is, such as "LoRA scale"; "" where no cell has one.
+    asks: what the judge is asked about every picture; () where pictures are only shown, then nothing is measured.
+    pairs: method -> the method that it is compared with, picture by picture at the same place of the axis.
+    plots: pairs of figures or the axis that are drawn against each other, such as ("LoRA scale", "Div-CPS").
+    frontier: (a figure for how varied, one for how well), such as ("Div", "CPS"); (): no frontier.
+    assumptions: what the paper does not say and was chosen here.
+    world: whether its pictures are of the built-in model's world, whose classifier then is the judge.
+    """
+
+    name: str
+    title: str
+    job: Job
+    cells: tuple[Cell, ...]
+    axis: str = ""
+    asks: tuple[Ask, ...] = ()
+    pairs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    plots: tuple[tuple[str, str], ...] = ()
+    frontier: tuple[str, ...] = ()
+    sheets: tuple[Sheet, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    world: bool = False
+
+    def __post_init__(self) -> None:
+        if self.job.grid:
+            raise ConfigError(f"{self.name}: the job should have no grid; the cells are its settings")
+        if not self.cells:
+            raise ConfigError(f"{self.name} compares nothing: it should have one or more cells")
+        places = [(cell.method, cell.at) for cell in self.cells]
+        if twice := [place for place, same in itertools.groupby(sorted(map(str, places))) if len([*same]) > 1]:
+            raise ConfigError(f"{self.name}: {twice[0]} occurs twice")
+        if unknown := {*self.pairs, *self.pairs.values()} - {cell.method for cell in self.cells}:
+            raise ConfigError(f"{self.name}: no cell's method is {', '.join(sorted(unknown))}")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """In the order of the cells."""
+        return tuple(dict.fromkeys(cell.method for cell in self.cells))
+
+    @property
+    def whole_job(self) -> Job:
+        """The job that draws all cells. Its i-th settings are those of the i-th cell."""
+        return dataclasses.replace(self.job, grid=[_grid(cell.settings) for cell in self.cells])
+
+
+def _grid(settings: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    return {name: [value] for name, value in settings.items()}
