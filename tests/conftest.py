@@ -1,5 +1,6 @@
 """Eight CPU devices, checked shapes and dtypes, and the tiny reference models, for every test."""
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is wrong
@@ -18,10 +19,28 @@ install_import_hook("autolora_jax", "beartype.beartype")
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+MUCH = 3 * 2**30  # bytes
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Small programs compile for seconds and run for milliseconds: the compiler's backend need not optimise them."""
+    if "not slow" in config.getoption("-m"):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """Compiled programs are kept for the files that follow, until they are too many."""
+    yield
+    pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
+    if pages * os.sysconf("SC_PAGE_SIZE") > MUCH:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +107,15 @@ def both(tiny_pipeline, tiny_folder: Path):
     torch.set_num_threads(1)  # so small a network only waits for its threads
     yield Both(tiny_pipeline, tiny_folder)
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; see tests.browser."""
+    from tests.browser import open_browser
+
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture

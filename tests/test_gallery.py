@@ -20,9 +20,10 @@ from autolora_jax.batch.storage import Bucket, Folder, StorageError
 from autolora_jax.cli import generate
 from autolora_jax.presets import Lora, SamplerConfig
 from tests.batch_jobs import SIDE, draw_all
+from tests.browser import visit as visit_file
+from tests.browser import wait
 from tests.programs import autolora
 
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 HOSTILE = '</script><img src=x onerror="hacked=1"><script>hacked=1</script>\'; touch /tmp/x \u2028`$(x)` \\ 猫'
 SEED = 2**60 + 1  # not exact as a number of JavaScript's
 JOB = Job(
@@ -32,21 +33,6 @@ JOB = Job(
     grid={"lora_scale": [0.5, 1.0], "guidance.gamma": [1.2, 1.7]},
 )
 PICTURES = 3 * 3 * 4
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with api.sync_playwright() as playwright:
-        if not found and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip(
-                f"none of {', '.join(BROWSERS)} is on PATH and {playwright.chromium.executable_path} does not exist; "
-                "`playwright install chromium` or the distribution's package brings one"
-            )
-        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +55,10 @@ def page(browser: Any, drawn: Path) -> Iterator[Any]:
 
 
 def visit(browser: Any, out: Path) -> Any:
-    """The page, loaded from its file; .problems: what the browser complains of."""
-    opened = browser.new_page(viewport={"width": 1000, "height": 700})
-    opened.problems = []
-    opened.on("console", lambda message: opened.problems.append(message.text))
-    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
-    opened.goto((out / "index.html").as_uri())
+    """The page, when its data is there."""
+    opened = visit_file(browser, out / "index.html")
     wait(opened, "document.getElementById('count').textContent.includes(' of ')")
     return opened
-
-
-def wait(page: Any, condition: str) -> None:
-    """Until something is true. Playwright's own way is an eval, which the page's policy forbids after the first try."""
-    for _ in range(500):
-        if page.evaluate(condition):
-            return
-        page.wait_for_timeout(10)
-    raise AssertionError(f"never came: {condition}")
 
 
 def rows_of(count: int, prompts: int) -> list[dict[str, Any]]:

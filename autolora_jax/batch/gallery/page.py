@@ -4,16 +4,14 @@ Nothing of a job is written into the page itself. Its script puts every text whe
 content security policy runs no other script than the page's own and the data's.
 """
 
-import base64
-import hashlib
 import json
-import re
 from importlib import resources
 from typing import Any
 
 from autolora_jax.batch.gallery.table import SUBJECT, Table
 from autolora_jax.batch.gallery.thumbnails import FOLDER, Thumbnails
 from autolora_jax.batch.storage import Storage
+from autolora_jax.pages import sealed
 
 PAGE, HEAD = "index.html", "gallery-data.js"
 CHUNK = 10_000  # pictures a file of data
@@ -47,11 +45,7 @@ def write_page(storage: Storage, table: Table, title: str, thumbnails: Thumbnail
 
 def page() -> str:
     """The page, which is the same for all jobs."""
-    text = resources.files("autolora_jax.batch.gallery").joinpath(PAGE).read_text(encoding="utf-8")
-    script = re.search(r"<script>(.*)</script>", text, re.DOTALL)
-    assert script
-    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
-    return text.replace("SCRIPT-HASH", f"sha256-{digest}", 1)
+    return sealed(resources.files("autolora_jax.batch.gallery").joinpath(PAGE).read_text(encoding="utf-8"))
 
 
 def _chunk(table: Table, start: int, stop: int) -> dict[str, Any]:

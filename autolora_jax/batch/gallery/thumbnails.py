@@ -3,13 +3,13 @@
 import io
 import itertools
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from PIL import Image
 
+from autolora_jax.batch.contents import read_members
 from autolora_jax.batch.gallery.table import Table
 from autolora_jax.batch.manifest import OK
 from autolora_jax.batch.storage import Storage
@@ -51,22 +51,10 @@ def make_thumbnails(storage: Storage, table: Table, size: int = SIZE, on_done: O
     def from_file(key: str, name: str) -> Iterator[str | None]:
         yield _make(storage, thumbnails.name(key), name, storage.read(name))
 
-    def from_shard(name: str, members: dict[str, str]) -> Iterator[str | None]:
-        folder, _, file = name.rpartition("/")
-        if file not in storage.names(folder):
-            yield from (f"{name} is not whole yet" for _ in members)
-            return
-        left = dict(members)
-        try:
-            with storage.reading(name) as opened, tarfile.open(fileobj=opened) as tar:
-                for info in tar:
-                    if info.name in left and (found := tar.extractfile(info)):
-                        key, content = left.pop(info.name), found.read()
-                        yield _make(storage, thumbnails.name(key), f"{name}: {info.name}", content)
-        except tarfile.TarError as e:
-            yield from (f"{name}: {member} can't be read: {e}" for member in left)
-            return
-        yield from (f"{name} holds no {member}" for member in left)
+    def from_shard(name: str, keys: dict[str, str]) -> Iterator[str | None]:
+        for member, found in read_members(storage, name, keys):
+            small = thumbnails.name(keys[member])
+            yield found if isinstance(found, str) else _make(storage, small, f"{name}: {member}", found)
 
     pool = ThreadPoolExecutor(THREADS)
     try:

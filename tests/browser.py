@@ -1,0 +1,47 @@
+"""Pages in headless Chromium, where there is one; the fixture `browser` opens it."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+
+@contextmanager
+def open_browser() -> Iterator[Any]:
+    """Skips the test where there is none."""
+    api = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with api.sync_playwright() as playwright:
+        if not found and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip(
+                f"none of {', '.join(BROWSERS)} is on PATH and {playwright.chromium.executable_path} does not exist; "
+                "`playwright install chromium` or the distribution's package brings one"
+            )
+        opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def visit(browser: Any, path: Path, **options: Any) -> Any:
+    """The page of a file, loaded. .problems: what the browser complains of; .requests: what it asked for."""
+    opened = browser.new_page(**{"viewport": {"width": 1000, "height": 700}, **options})
+    opened.problems, opened.requests = [], []
+    opened.on("console", lambda message: opened.problems.append(message.text))
+    opened.on("pageerror", lambda error: opened.problems.append(str(error)))
+    opened.on("request", lambda request: opened.requests.append(request.url))
+    opened.goto(path.as_uri())
+    return opened
+
+
+def wait(page: Any, condition: str) -> None:
+    """Until something is true. Playwright's own way is an eval, which a page's policy forbids after the first try."""
+    for _ in range(500):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(10)
+    raise AssertionError(f"never came: {condition}")
