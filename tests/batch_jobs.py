@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from autolora_jax.batch.draw import Draw, Drawing, Pictures
+from autolora_jax.batch.features import open_features
 from autolora_jax.batch.job import Job, OutputConfig, Settings
 from autolora_jax.batch.ledger import open_place, open_record
 from autolora_jax.batch.plan import Batch, Plan, Row, make_plan
@@ -57,8 +58,9 @@ def plan_of(job: Job) -> Plan:
 def open_fake(job: Job, out: Path | Storage, rows: int = 4, retry: bool = False) -> Work:
     """As work.open_work does it."""
     storage, plan = Folder(out) if isinstance(out, Path) else out, plan_of(job)
-    open_place(storage, job.output)
-    return enter(job, plan, storage, open_record(storage, plan, rows, job.output, retry))
+    features = open_features(job.output, plan)
+    open_place(storage, job.output, features.source if features else None)
+    return enter(job, plan, storage, open_record(storage, plan, rows, job.output, retry), features)
 
 
 def pixels(row: Row) -> np.ndarray:
@@ -147,10 +149,11 @@ def crash(at: int | None) -> Iterator[None]:
 class Runs:
     """A process that forks one for every run: nothing is imported again."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "tests.batch_jobs") -> None:
+        """module: a program that calls `serve`."""
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.batch_jobs"],
+            [sys.executable, "-m", module],
             cwd=Path(__file__).parents[1],
             env=environment,
             stdin=subprocess.PIPE,
@@ -160,12 +163,21 @@ class Runs:
 
     def run(self, out: Path, kill_after: float | None = None, **order: Any) -> int:
         """Draws small_job; its exit status, negative: the signal that ended it. kill_after: seconds until SIGKILL."""
-        assert self._process.stdin and self._process.stdout
-        print(json.dumps({"out": str(out), **order}), file=self._process.stdin, flush=True)
-        pid = int(self._process.stdout.readline())
+        pid = self.begin(out=str(out), **order)
         if kill_after is not None:
             time.sleep(kill_after)
-            os.kill(pid, signal.SIGKILL)  # no one else's: it is waited for only after "reap"
+            os.kill(pid, signal.SIGKILL)  # no one else's: it is waited for only in `end`
+        return self.end()
+
+    def begin(self, **order: Any) -> int:
+        """Begins a run: its process id."""
+        assert self._process.stdin and self._process.stdout
+        print(json.dumps(order), file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def end(self) -> int:
+        """The exit status of the run that was begun, once it has ended."""
+        assert self._process.stdin and self._process.stdout
         print("reap", file=self._process.stdin, flush=True)
         return int(self._process.stdout.readline())
 
@@ -180,15 +192,15 @@ def _obey(order: Mapping[str, Any]) -> None:
         draw_all(small_job(order.get("shard_size")), Path(order["out"]), draw=slow_draw)
 
 
-def _serve() -> None:
+def serve(obey: Callable[[Mapping[str, Any]], int | None]) -> None:
+    """Forks a process for every order, whose exit status is what `obey` returns: none is 0."""
     import pyarrow.parquet  # noqa: F401  # once, not in every run
 
     for line in sys.stdin:
         if (pid := os.fork()) == 0:
             code = 1
             try:
-                _obey(json.loads(line))
-                code = 0
+                code = obey(json.loads(line)) or 0
             except BaseException:
                 traceback.print_exc()
             os._exit(code)
@@ -213,4 +225,4 @@ def rows_of(out: Path) -> list[dict]:
 
 
 if __name__ == "__main__":
-    _serve()
+    serve(_obey)

@@ -48,6 +48,15 @@ def test_a_folder_is_read_in_one_order(tmp_path: Path):
     assert [each.key for each in Pictures(tmp_path / "b", tmp_path / "a.png")] == ["10.JPG", "2.png", "a.png"]
 
 
+def test_a_jobs_pictures_are_not_met_again_in_its_gallery(tmp_path: Path):
+    for name in ("job/images/ab/1.png", "job/gallery/thumbnails-16/ab/1.webp", "job/sheets/0.jpg", "gallery/2.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(encoded(picture(1)))
+    (tmp_path / "job" / "batch.json").write_text("{}")
+    assert [each.key for each in Pictures(tmp_path)] == ["gallery/2.png", "job/images/ab/1.png"]
+    assert [each.key for each in Pictures(tmp_path / "job")] == ["images/ab/1.png"]
+
+
 def test_what_pictures_say_of_themselves(tmp_path: Path):
     ours = settings(prompt="süß cat", seed=5, lora_scales=[0.7], loras=["x"], guidance=CFG(2.5))
     pictures.save_png(tmp_path / "1.png", picture(1), ours)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from autolora_jax.batch.draw import Draw
-from autolora_jax.batch.formats import FORMATS
+from autolora_jax.batch.features import open_features
+from autolora_jax.batch.formats import FORMATS, TEXT
 from autolora_jax.batch.job import Job
 from autolora_jax.batch.ledger import Ledger, check_place, find_record
 from autolora_jax.batch.plan import Batch, Plan
@@ -40,7 +41,8 @@ class Estimate(NamedTuple):
 
 def estimate(job: Job, plan: Plan, storage: Storage, rows: int, retry: bool = False) -> tuple[Estimate, list[Batch]]:
     """What is left of a job, and its batches. Nothing is written. Raises ConfigError, StorageError."""
-    check_place(storage, job.output)
+    features = open_features(job.output, plan)
+    check_place(storage, job.output, features.source if features else None)
     record, there = find_record(storage, plan, rows, retry)
     done = Ledger(storage, record).done() if there else set()
     batches = [batch for batch in record.batches(plan) if batch.number not in done]
@@ -69,7 +71,8 @@ def estimate(job: Job, plan: Plan, storage: Storage, rows: int, retry: bool = Fa
         programs=len(programs),
         evaluations=sum(int(n) * recipe.evaluations for n, recipe in zip(counts, plan.recipes, strict=True)),
         flop=rows * sum(picture_flop(recipe) for recipe in drawn),
-        bytes=pixels * FORMATS[job.output.format].bytes_per_pixel,
+        bytes=pixels * FORMATS[job.output.format].bytes_per_pixel
+        + len(items) * (TEXT + 4 * (features.size if features else 0)),
     )
     return told, batches
 

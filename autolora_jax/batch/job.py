@@ -54,12 +54,15 @@ class Settings(PictureConfig):
 class OutputConfig:
     """In which form pictures are written.
 
-    format: "png", "webp", "jpeg", or "latent" (float32 in safetensors). quality: of webp and jpeg, 1 to 100.
+    format: "png", "webp", "jpeg", "latent" (float32 in safetensors), or "features": what `autolora evaluate` measures,
+    float32 in safetensors, and no picture. quality: of webp and jpeg, 1 to 100.
+    features: the model, as evaluation.encoders.open_encoder knows it: dinov2-giant, clip, builtin, a folder, a hub id.
     shard_size: about how many pictures a tar file holds, as WebDataset reads them; None: every picture is a file.
     """
 
     format: str = "png"
     quality: int = 90
+    features: str = "dinov2-giant"
     shard_size: int | None = None
 
     def __post_init__(self) -> None:

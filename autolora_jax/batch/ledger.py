@@ -22,6 +22,7 @@ from autolora_jax.batch.plan import Batch, Items, Plan
 from autolora_jax.batch.storage import STATE, Storage
 from autolora_jax.batch.store import Files, Shards, Store, drop_staged, join_staged, shards_there
 from autolora_jax.config import ConfigError
+from autolora_jax.evaluation.kept import FEATURES, Source
 
 PLACE, RECORD = "batch.json", f"{STATE}/plan.json"
 _LOG = "log-"  # how names of parts begin that hold no rows
@@ -66,11 +67,19 @@ class Ledger:
 
     def commit(self, batch: int, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
         """Records a batch whose pictures are safe. facts: of this run alone, for the log."""
-        self.storage.write(f"{PARTS}/{self._prefix}{batch:08}.jsonl", make_part(rows, facts))
+        self.storage.write(self._part(batch), make_part(rows, facts))
+
+    def rows(self, batch: int) -> list[dict[str, Any]]:
+        """What is recorded of a batch; [] while it is not done."""
+        lines = (self.storage.read(self._part(batch)) or b"").splitlines()
+        return [row for row in map(json.loads, lines) if "key" in row]
 
     def note(self, name: str, facts: Mapping[str, Any]) -> None:
         """Adds a line to the log."""
         self.storage.write(f"{PARTS}/{_LOG}{name}.jsonl", make_part([], facts))
+
+    def _part(self, batch: int) -> str:
+        return f"{PARTS}/{self._prefix}{batch:08}.jsonl"
 
 
 def _batches_of(parts: Iterable[str]) -> set[int]:
@@ -78,39 +87,44 @@ def _batches_of(parts: Iterable[str]) -> set[int]:
     return {int(name.partition(".")[0].split("-")[1]) for name in parts if not name.startswith(_LOG)}
 
 
-def check_place(storage: Storage, output: OutputConfig) -> bool:
-    """Whether a place is made for pictures of this form; False: it is new. Raises ConfigError when it holds others."""
+def check_place(storage: Storage, output: OutputConfig, source: Source | None = None) -> bool:
+    """Whether a place is made for pictures of this form; False: it is new. Raises ConfigError when it holds others.
+
+    source: of features, where these are kept.
+    """
     content = storage.read(PLACE)
     if content is None:
         return False
-    wanted, found = _about(output), json.loads(content)
+    wanted, found = _about(output, source), json.loads(content)
     if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
         raise ConfigError(f"{storage.where}/{PLACE} is not of {FORMAT!r} version {VERSION}; choose another --out")
     if found != wanted:
         raise ConfigError(
             f"{storage.where} holds {_form(found)}, and this job makes {_form(wanted)}; choose another --out, or "
-            "the same --format and --shards"
+            "the same --format, --features and --shards"
         )
     return True
 
 
-def open_place(storage: Storage, output: OutputConfig) -> None:
+def open_place(storage: Storage, output: OutputConfig, source: Source | None = None) -> None:
     """Makes a place for pictures of this form, if it is none yet. Raises as check_place, and StorageError."""
-    if not check_place(storage, output):
-        storage.write(PLACE, (json.dumps(_about(output), indent=2) + "\n").encode())
+    if not check_place(storage, output, source):
+        storage.write(PLACE, (json.dumps(_about(output, source), indent=2) + "\n").encode())
 
 
-def _about(output: OutputConfig) -> dict[str, Any]:
+def _about(output: OutputConfig, source: Source | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
         "pictures": output.format,
         "sharded": output.shard_size is not None,
+        **({FEATURES: source._asdict()} if source else {}),
     }
 
 
 def _form(place: Mapping[str, Any]) -> str:
-    return f"{place['pictures']} {'shards' if place['sharded'] else 'files'}"
+    by = f" by {place[FEATURES]['identity']}" if FEATURES in place else ""
+    return f"{place['pictures']} {'shards' if place['sharded'] else 'files'}{by}"
 
 
 def find_record(storage: Storage, plan: Plan, rows: int, retry: bool = False) -> tuple[Record, bool]:

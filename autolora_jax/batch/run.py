@@ -2,7 +2,7 @@
 
     main thread      draw(batch k+2) ──▶ waits for a place on the devices
     devices          batch k+1
-    finishing        batch k: wait, encode (many threads), save, record
+    finishing        batch k: wait, take features (if those are kept), encode (many threads), save, record
 
 So many batches are on their way at most that memory is bounded. An interruption lets those that have begun come to
 their end; whatever stops the run, the next one draws what is not recorded.
@@ -33,6 +33,7 @@ from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.storage import Folder, Storage
 from autolora_jax.batch.store import Picture
 from autolora_jax.batch.work import Work, open_work
+from autolora_jax.evaluation.kept import FEATURES
 from autolora_jax.progress import OnProgress
 
 ON_DEVICES = 2  # batches that the devices have been given: one is drawn, one waits
@@ -151,16 +152,28 @@ def draw_job(
     Raises ConfigError, WeightsError, ValueError for what can't be drawn, StorageError for what can't be kept.
     """
     work = open_work(job, out, devices, retry)
-    keep_compilations(compilation_cache or _beside(work.storage))
     if on_work:
         on_work(work)
-    artist = Artist(devices, FORMATS[job.output.format].latents, on_progress)
-    used = jax.devices() if devices is None else devices
-    about = {"devices": f"{len(used)} {used[0].device_kind}", "rows": work.ledger.record.rows}
-    summary = run(work, artist, on_batch=on_batch, about=about)
+    summary = draw_work(work, None, devices, compilation_cache, on_progress, on_batch)
     if not summary.more:
         work.finish()
     return summary
+
+
+def draw_work(
+    work: Work,
+    batches: Iterable[Batch | None] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    compilation_cache: str | os.PathLike[str] | None = None,
+    on_progress: OnProgress | None = None,
+    on_batch: OnBatch | None = None,
+) -> Summary:
+    """Draws batches of an opened job with pipelines: `run` for batches and on_batch, `draw_job` for the rest."""
+    keep_compilations(compilation_cache or _beside(work.storage))
+    artist = Artist(devices, FORMATS[work.job.output.format].latents, on_progress)
+    used = jax.devices() if devices is None else devices
+    about = {"devices": f"{len(used)} {used[0].device_kind}", "rows": work.ledger.record.rows}
+    return run(work, artist, batches, on_batch, about)
 
 
 def keep_compilations(folder: str | os.PathLike[str] | None) -> None:
@@ -176,13 +189,14 @@ def _beside(storage: Storage) -> Path | None:
 def run(
     work: Work,
     draw: Draw,
-    batches: Iterable[Batch] | None = None,
+    batches: Iterable[Batch | None] | None = None,
     on_batch: OnBatch | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Draws batches and records them, each for itself.
 
     batches: of work.batches, asked for one by one; default: all that are not done. Several workers may share them out.
+        None among them: the next one is not known yet, and what is recorded meanwhile is told.
     on_batch: called from this thread with the rows of the manifest of each batch that is recorded.
     about: the machine, for the log.
     Raises what `draw` raises, and StorageError; batches that were recorded before stay so.
@@ -193,10 +207,11 @@ def run(
     on_devices = threading.Semaphore(ON_DEVICES)
     all_begun = False
 
-    def collect(least: int) -> None:
-        """Takes the results of finished batches, until at most `least` are running; raises their errors."""
-        while len(running) > least:
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+    def collect(most: int) -> None:
+        """Takes the results of finished batches, and waits until at most `most` are running; raises their errors."""
+        while finished := {future for future in running if future.done()} or (
+            wait(running, return_when=FIRST_COMPLETED).done if len(running) > most else set()
+        ):
             for future in finished:
                 running.remove(future)
                 rows, moments = future.result()
@@ -210,6 +225,8 @@ def run(
         try:
             for batch in work.todo if batches is None else batches:
                 collect(ON_THE_WAY - 1)
+                if batch is None:
+                    continue
                 on_devices.acquire()
                 rows, begun = work.plan.rows(batch), time.monotonic()
                 before, kind = kind, (rows[0].recipe.load.names, rows[0].recipe.program, batch.one_scale)
@@ -246,7 +263,8 @@ def _finish(
     output, form = work.job.output, FORMATS[work.job.output.format]
 
     def encode(row: Row, array: np.ndarray) -> Picture:
-        content = form.encode(array, row.settings, output.quality)
+        by = {FEATURES: work.features.source._asdict()} if work.features else {}
+        content = form.encode(array, row.settings | by, output.quality)
         place = work.store.place(batch.number, row.key)
         told = make_row(row, OK, place.file, place.member, hashlib.sha256(content).hexdigest())
         return Picture(place, content, told)
@@ -254,6 +272,8 @@ def _finish(
     drawn = [i for i in range(len(rows)) if i not in drawing.failed]
     good = [i for i, finite in zip(drawn, pictures.finite, strict=True) if finite]
     arrays = [array for array, finite in zip(pictures.arrays, pictures.finite, strict=True) if finite]
+    if work.features:
+        arrays = list(work.features.of(arrays, writers))
     kept = list(writers.map(encode, [rows[i] for i in good], arrays))
     work.store.save(batch.number, kept, writers)
     told = {i: picture.row for i, picture in zip(good, kept, strict=True)}

@@ -159,7 +159,7 @@ class Bucket:
             entries = self._fs.ls(self._path(folder), detail=True)
             return sorted(entry["name"].rpartition("/")[2] for entry in entries if entry["type"] == "file")
 
-        return self._try(f"{folder}/", "listed", listed) or []
+        return self._try(folder, "listed", listed) or []
 
     def read(self, name: str) -> bytes | None:
         return self._try(name, "read", lambda: cast(bytes, self._fs.cat_file(self._path(name))))
@@ -220,7 +220,7 @@ class Bucket:
                 return None
             except Exception as e:  # every file system has errors of its own
                 if wait is None or isinstance(e, PermissionError):
-                    why = f"{type(e).__name__}: {e}"
+                    why = f"{type(e).__name__}: {e}".rstrip(".")
                     raise StorageError(f"{self.where}/{name} can't be {what}: {why}. {_AGAIN}") from e
                 time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")

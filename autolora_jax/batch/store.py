@@ -72,9 +72,9 @@ class Shards:
         self.storage, self.suffix = storage, suffix
         self.first, self.batches, self.total = first, batches, total
         self._lock = threading.Lock()
-        self._finished: defaultdict[int, int] = defaultdict(int)
+        self._finished: defaultdict[int, set[int]] = defaultdict(set)
         for batch in finished:
-            self._finished[batch // batches] += 1
+            self._finished[batch // batches].add(batch)
 
     def place(self, batch: int, key: str) -> Place:
         return Place(f"{SHARDS}/{self.first + batch // self.batches:06}.tar", f"{key}.{self.suffix}")
@@ -92,8 +92,8 @@ class Shards:
     def committed(self, batch: int) -> None:
         shard = batch // self.batches
         with self._lock:
-            self._finished[shard] += 1
-            whole = self._finished[shard] == min(self.batches, self.total - shard * self.batches)
+            self._finished[shard].add(batch)  # twice, if two workers drew it: one was taken for dead
+            whole = len(self._finished[shard]) == min(self.batches, self.total - shard * self.batches)
         if whole:
             join_staged(self.storage, self.first + shard)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
+from autolora_jax.batch.features import Features, open_features
 from autolora_jax.batch.job import Job
 from autolora_jax.batch.ledger import Ledger, Record, open_place, open_record, open_store, settle
 from autolora_jax.batch.plan import Batch, Plan, make_plan
@@ -20,6 +21,7 @@ class Work:
     """An opened job.
 
     batches: all of its record; done: the numbers of those that were done when it was opened.
+    features: what takes those, for a job that keeps them in place of pictures.
     """
 
     job: Job
@@ -29,6 +31,7 @@ class Work:
     store: Store
     batches: Sequence[Batch]
     done: frozenset[int]
+    features: Features | None = None
 
     @property
     def todo(self) -> list[Batch]:
@@ -62,16 +65,28 @@ def open_work(
     Raises ConfigError, WeightsError, ValueError for what could not be drawn, StorageError when `out` can't be used.
     """
     storage = out if isinstance(out, Storage) else open_storage(out)
-    plan = make_plan(job, Sources())
-    open_place(storage, job.output)
     rows = job.batch_size * len(jax.devices() if devices is None else devices)
+    return open_plan(job, make_plan(job, Sources()), storage, rows, devices, retry)
+
+
+def open_plan(
+    job: Job,
+    plan: Plan,
+    storage: Storage,
+    rows: int,
+    devices: Sequence[jax.Device] | None = None,
+    retry: bool = False,
+) -> Work:
+    """The same of a job that is planned, in batches of so many rows."""
+    features = open_features(job.output, plan, devices)
+    open_place(storage, job.output, None if features is None else features.source)
     record = open_record(storage, plan, rows, job.output, retry)
-    return enter(job, plan, storage, record)
+    return enter(job, plan, storage, record, features)
 
 
-def enter(job: Job, plan: Plan, storage: Storage, record: Record) -> Work:
+def enter(job: Job, plan: Plan, storage: Storage, record: Record, features: Features | None = None) -> Work:
     """The work of a record."""
     ledger, batches = Ledger(storage, record), record.batches(plan)
     done = ledger.done()
     store = open_store(storage, job.output, record, len(batches), done)
-    return Work(job, plan, storage, ledger, store, batches, frozenset(done))
+    return Work(job, plan, storage, ledger, store, batches, frozenset(done), features)

@@ -8,7 +8,7 @@ import typer
 from autolora_jax.cli.console import Debug, reported, say, terminable
 from autolora_jax.cli.flags import assignments, option
 
-JOB, OUTPUT, RUN = "Job", "Output", "Run"
+JOB, OUTPUT, RUN, MACHINES = "Job", "Output", "Run", "Many machines"
 MORE = 75  # EX_TEMPFAIL: stopped, the same command goes on
 
 EXAMPLES = """[bold]A job[/] is a Python file whose get_config() returns it:
@@ -36,12 +36,21 @@ Into a bucket, as WebDataset shards of 1,000 WebP pictures:
 
 [cyan]autolora batch job.py --out gs://bucket/anna --format webp --shards 1000[/]
 
+Only what evaluate needs, 8 KB a picture:
+
+[cyan]autolora batch job.py --out anna.features --format features && autolora evaluate anna.features[/]
+
 More seeds, later: only what is new is drawn.
 
 [cyan]autolora batch job.py --out anna --seeds 0-1023[/]
 
+By a fleet of eight workers of a Ray cluster, each with four chips; docs/ray.md has recipes:
+
+[cyan]autolora batch job.py --out gs://bucket/anna --ray auto --workers 8 --resources TPU=4[/]
+
 [bold]Exit codes[/] 0: all is drawn. 75: Ctrl-C or SIGTERM came; what was begun is saved, the same command goes on.
-1: it can't go on, for the reason given. 2: the job can't be meant.
+1: it can't go on, for the reason given. 2: the job can't be meant. 134: another of its processes vanished, or did not
+come; the same command goes on.
 """
 
 # Flag -> the setting it changes.
@@ -50,6 +59,7 @@ FLAGS = {
     "seeds": "seeds",
     "batch_size": "batch_size",
     "format": "output.format",
+    "features": "output.features",
     "quality": "output.quality",
     "shards": "output.shard_size",
 }
@@ -89,7 +99,23 @@ def batch(
         ),
     ] = None,
     format: Annotated[
-        str | None, option("--format", panel=OUTPUT, default="png", help="png, webp, jpeg, or latent (safetensors).")
+        str | None,
+        option(
+            "--format",
+            panel=OUTPUT,
+            default="png",
+            help="png, webp, jpeg, latent (safetensors), or features: what evaluate measures, and no pictures.",
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        option(
+            "--features",
+            panel=OUTPUT,
+            default="dinov2-giant",
+            metavar="MODEL",
+            help="(--format features) Whose: dinov2-giant, -large, -base, -small, clip, builtin, a folder or hub id.",
+        ),
     ] = None,
     quality: Annotated[int | None, option("--quality", panel=OUTPUT, default="90", help="Of webp and jpeg.")] = None,
     shards: Annotated[
@@ -124,6 +150,53 @@ def batch(
     calibrate: Annotated[
         bool, option("--calibrate", panel=RUN, help="(--dry-run) Draw a batch to estimate the time, and drop it.")
     ] = False,
+    distributed: Annotated[
+        bool,
+        option(
+            "--distributed",
+            panel=MACHINES,
+            help="Draw with all processes of a Cloud TPU slice, SLURM step, mpirun or GKE job; each runs this command.",
+        ),
+    ] = False,
+    coordinator_address: Annotated[
+        str | None,
+        option(
+            "--coordinator-address", panel=MACHINES, metavar="HOST:PORT", help="Elsewhere: where all reach process 0."
+        ),
+    ] = None,
+    num_processes: Annotated[int | None, option("--num-processes", panel=MACHINES, help="How many there are.")] = None,
+    process_id: Annotated[
+        int | None, option("--process-id", panel=MACHINES, help="Which of them this one is, from 0.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        option(
+            "--ray",
+            panel=MACHINES,
+            metavar="ADDRESS",
+            help="Draw with a fleet: workers that come and go as a Ray cluster has room. Its host:port; auto: that of "
+            "this machine; local: this machine alone. The command itself needs no device.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        option(
+            "--workers",
+            panel=MACHINES,
+            default="as many as there is room for now",
+            help="(--ray) At once, at most: a cluster that scales starts machines for them.",
+        ),
+    ] = None,
+    resources: Annotated[
+        list[str] | None,
+        option(
+            "--resources",
+            panel=MACHINES,
+            default="all TPUs of a machine, or a GPU, or a CPU",
+            metavar="NAME=AMOUNT",
+            help="(--ray) Of each worker: --resources TPU=4, or --resources GPU=1 --resources CPU=8.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Draw tens of thousands of pictures: prompts × settings × seeds, on machines that may vanish at any moment.
@@ -148,7 +221,9 @@ def batch(
             if dry_run:
                 print(batching.describe(wanted, out, calibrate, retry, compilation_cache))
                 return
-            summary = batching.draw(wanted, out, retry, compilation_cache)
+            fleet = batching.fleet(ray, workers, resources)
+            peers = batching.join(distributed, coordinator_address, num_processes, process_id)
+            summary = batching.draw(wanted, out, retry, compilation_cache, peers, fleet)
     except typer.Exit as e:
         raise typer.Exit(MORE if e.exit_code in (130, 143) else e.exit_code) from None
     if summary.more:
@@ -157,4 +232,5 @@ def batch(
     if summary.pictures and not summary.ok:
         say(f"Error: none of {summary.pictures} pictures could be drawn. The first: {summary.problem}", "red")
         raise typer.Exit(1)
-    print(f"{summary.ok} pictures drawn into {out}")
+    if peers is None or peers.number == 0:
+        print(f"{summary.ok} pictures drawn into {out}")

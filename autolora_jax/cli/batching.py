@@ -1,20 +1,25 @@
 """`autolora batch`, once its job is known: plan, say what there is to do, draw, say what came out."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 
-from autolora_jax.batch import Job, Summary, Work, draw_job
+from autolora_jax.batch import Job, Summary, Work, draw_job, processes
+from autolora_jax.batch.cluster import Resources
 from autolora_jax.batch.draw import Artist
 from autolora_jax.batch.estimate import Calibration, Estimate, calibrate, estimate
+from autolora_jax.batch.fleet import draw_fleet
 from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.manifest import OK
-from autolora_jax.batch.plan import make_plan
+from autolora_jax.batch.plan import Batch, make_plan
+from autolora_jax.batch.processes import Peers
 from autolora_jax.batch.run import RowOfManifest, keep_compilations
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
 from autolora_jax.cli.console import say
 from autolora_jax.cli.progress import Display
+from autolora_jax.config import ConfigError
 from autolora_jax.weights.lora.metadata import listing
 
 MOST_PROBLEMS = 5  # that are said while drawing; all are in the manifest
@@ -28,12 +33,13 @@ class Counter:
         self._total = self._done = 0
         self.problems = 0
 
-    def begin(self, work: Work) -> None:
-        """draw_job's on_work."""
-        self._total = sum(len(batch.items) for batch in work.todo)
+    def begin(self, work: Work, own: Sequence[Batch] | None = None) -> None:
+        """draw_job's on_work. own: what this one of several processes draws of it, and counts."""
+        left = sum(len(batch.items) for batch in work.todo)
+        self._total = left if own is None else sum(len(batch.items) for batch in own)
         wanted = len(work.plan) - work.plan.duplicates
-        there = f"{wanted - self._total} of {wanted} pictures are there"
-        say(f"{there}, {self._total} to draw in {len(work.todo)} batches")
+        part = "" if own is None else f", {self._total} of them by this process, which counts its own"
+        say(f"{wanted - left} of {wanted} pictures are there, {left} to draw in {len(work.todo)} batches{part}")
         if work.plan.duplicates:
             say(f"{work.plan.duplicates} more are wanted twice, and drawn once", "dim")
 
@@ -47,21 +53,75 @@ class Counter:
         self._display.update("Draw", self._done, self._total, "pictures")
 
 
-def draw(job: Job, out: str, retry: bool, compilation_cache: str | None) -> Summary:
-    """Draws what is left of a job. Raises as draw_job."""
+def join(
+    distributed: bool, coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> Peers | None:
+    """The processes that draw the job together; None: this one draws it alone. Raises ConfigError."""
+    asked = coordinator_address, num_processes, process_id
+    if not distributed and asked == (None, None, None):
+        return None
+    return processes.join(*asked)
+
+
+class Fleet(NamedTuple):
+    """Which workers draw a job: arguments of draw_fleet."""
+
+    address: str
+    workers: int | None
+    resources: Resources | None
+
+
+def fleet(address: str | None, workers: int | None, resources: Sequence[str] | None) -> Fleet | None:
+    """The fleet that draws the job; None: there is none. Raises ConfigError."""
+    if address is None:
+        if workers is not None or resources:
+            raise ConfigError("--workers and --resources are those of a fleet: --ray auto, or --ray local")
+        return None
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers} should be at least 1")
+    jax.config.update("jax_platforms", "cpu")  # this machine's chips are for the workers
+    return Fleet(address, workers, dict(map(_resource, resources)) if resources else None)
+
+
+def _resource(text: str) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    try:
+        return name, float(amount)
+    except ValueError:
+        raise ConfigError(f"--resources {text!r} should be NAME=AMOUNT, such as TPU=4, GPU=1 or CPU=8") from None
+
+
+def draw(
+    job: Job,
+    out: str,
+    retry: bool,
+    compilation_cache: str | None,
+    peers: Peers | None = None,
+    fleet: Fleet | None = None,
+) -> Summary:
+    """Draws what is left of a job: alone, or as one of many processes, of which only the first says how far it is, or
+    by a fleet.
+
+    Raises as draw_job, draw_together and draw_fleet.
+    """
+    if peers and fleet:
+        raise ConfigError("--ray starts workers by itself: leave --distributed and its addresses out")
+    quiet = peers is not None and peers.number > 0
     with Display() as display:
         counter = Counter(display)
-        summary = draw_job(
-            job,
-            out,
-            retry=retry,
-            compilation_cache=compilation_cache,
-            on_work=counter.begin,
-            on_progress=display,
-            on_batch=counter.count,
-        )
-    if counter.problems:
-        say(f"{counter.problems} pictures are recorded without a file; --retry draws them again", "yellow")
+        told: dict[str, Any] = {"on_work": counter.begin, "on_progress": display, "on_batch": counter.count}
+        options: dict[str, Any] = {"retry": retry, "compilation_cache": compilation_cache, **({} if quiet else told)}
+        if fleet:
+            del options["on_progress"]  # of loading, which is the workers'
+            summary = draw_fleet(job, out, **fleet._asdict(), **options)
+        elif peers is None:
+            summary = draw_job(job, out, **options)
+        else:
+            summary = processes.draw_together(job, out, peers, **options)
+    if quiet:
+        return summary
+    if missing := summary.failed + summary.not_finite:
+        say(f"{missing} pictures are recorded without a file; --retry draws them again", "yellow")
     if summary.pictures:
         say(tell(summary), "dim")
     return summary
@@ -73,10 +133,12 @@ def tell(summary: Summary) -> str:
     return f"{summary.seconds:.0f} s, {summary.preparing:.0f} of them loading and compiling; else {idle}"
 
 
-def describe(job: Job, out: str, calibrated: bool, retry: bool, compilation_cache: str | None) -> str:
+def describe(
+    job: Job, out: str, calibrated: bool, retry: bool, compilation_cache: str | None, sources: Sources | None = None
+) -> str:
     """A job's plan and what it takes. Writes nothing to `out`. Raises as draw_job."""
     keep_compilations(compilation_cache)
-    plan, rows = make_plan(job, Sources()), job.batch_size * jax.device_count()
+    plan, rows = make_plan(job, sources or Sources()), job.batch_size * jax.device_count()
     told, batches = estimate(job, plan, open_storage(out), rows, retry)
     calibration = None
     if calibrated and batches:

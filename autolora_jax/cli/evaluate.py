@@ -21,6 +21,10 @@ Offline, for what the built-in model drew with --compare, apart by guidance:
 
 [cyan]autolora evaluate out --features builtin --group-by prompt,guidance,lora_scales[/]
 
+What autolora batch --format features kept in place of pictures; no model is needed any more:
+
+[cyan]autolora evaluate anna --group-by prompt,guidance[/]
+
 Tar shards in WebDataset's form, and CLIPScore, too:
 
 [cyan]autolora evaluate shards/*.tar --metrics diversity,vendi,clipscore --json table.json[/]
@@ -38,8 +42,9 @@ def evaluate(
     places: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of pictures (and subfolders), single pictures, or .tar shards. Their prompts are told by the "
-            "pictures themselves, a JSON file of their name or a manifest.jsonl.",
+            help="Folders of pictures (and subfolders), single pictures, or .tar shards; or of the features that "
+            "autolora batch kept of pictures. Their prompts are told by the pictures themselves, a JSON file of their "
+            "name or a manifest.jsonl.",
             metavar="PLACE",
         ),
     ],
@@ -76,15 +81,16 @@ def evaluate(
         float, typer.Option("--confidence", rich_help_panel=METRICS, help="Of the intervals.", metavar="LEVEL")
     ] = 0.95,
     features: Annotated[
-        str,
-        typer.Option(
+        str | None,
+        option(
             "--features",
-            rich_help_panel=MODELS,
+            panel=MODELS,
+            default="dinov2-giant, or whose features there are in place of pictures",
             metavar="MODEL",
             help="By whose eyes pictures differ: dinov2-giant (the paper's), -large, -base, -small, clip, builtin (the "
             "built-in model's pictures only; offline), or a folder or hub id of a DINOv2 or CLIP.",
         ),
-    ] = "dinov2-giant",
+    ] = None,
     clip: Annotated[
         str,
         typer.Option(

@@ -16,6 +16,7 @@ from autolora_jax.evaluation.cache import FOLDER
 from autolora_jax.evaluation.clipscore import clip_scores_of
 from autolora_jax.evaluation.encoders import Clip, PictureEncoder, open_clip, open_encoder
 from autolora_jax.evaluation.features import Collected, collect
+from autolora_jax.evaluation.kept import Source, gather, source_of
 from autolora_jax.evaluation.measures import Measure, Row, numbered, sample_measure, tabulate, vendi_measure
 from autolora_jax.evaluation.pictures import Fields, Pictures, as_text, labels
 from autolora_jax.evaluation.scores import Sample
@@ -25,6 +26,7 @@ from autolora_jax.weights.errors import WeightsError
 DIVERSITY, VENDI, CLIPSCORE = "diversity", "vendi", "clipscore"
 KNOWN = (DIVERSITY, VENDI, CLIPSCORE)
 DTYPES = ("float32", "bfloat16")
+FEATURES = "dinov2-giant"  # whose, where nothing else is said
 NAMED = 20  # pictures that could not be measured
 # Pictures that differ in these are not samples of one thing.
 SETTINGS = (
@@ -41,7 +43,7 @@ class Wanted:
     reports: Sequence[Path]
     group_by: str | None
     confidence: float
-    features: str
+    features: str | None
     clip: str
     dtype: str
     batch_size: int
@@ -58,8 +60,12 @@ class Wanted:
 def measure(places: Sequence[Path], wanted: Wanted, cache: Path | None, out: Path | None) -> bool:
     """Measures pictures, prints the table and writes it. Whether all could be measured."""
     pictures = Pictures(*places)
-    encoder, scorer = _models(wanted)
-    kept = _cache_folder(pictures.folder / FOLDER if cache is None else cache, given=cache is not None)
+    source = next(map(source_of, pictures), None)
+    encoder: PictureEncoder | Source | None
+    encoder, scorer = _of_features(source, wanted) if source else _models(wanted)
+    kept = None
+    if scorer or not source:
+        kept = _cache_folder(pictures.folder / FOLDER if cache is None else cache, given=cache is not None)
     found = _collect(pictures, encoder, scorer, kept)
     fields = [picture.fields for picture in found.pictures]
     names = _group_names(wanted.group_by, fields)
@@ -71,6 +77,7 @@ def measure(places: Sequence[Path], wanted: Wanted, cache: Path | None, out: Pat
     results = Results(rows, overall, names, wanted.confidence)
     results.show()
     if out:
+        models: dict[str, PictureEncoder | Source | None]
         models = {"features": encoder, "clip": scorer.pictures if scorer else None}
         told = {
             "places": [str(place) for place in places],
@@ -81,17 +88,38 @@ def measure(places: Sequence[Path], wanted: Wanted, cache: Path | None, out: Pat
     return not found.bad
 
 
+def _of_features(source: Source, wanted: Wanted) -> tuple[Source, Clip | None]:
+    """The model that features are by, and CLIPScore's, if it is wanted: that has to be the same one.
+
+    Raises ValueError for other models: there are no pictures that they could look at.
+    """
+    if wanted.features not in (None, source.name):
+        raise ValueError(
+            f"--features {wanted.features}: there are no pictures, but features by {source.name}; leave the flag out"
+        )
+    if CLIPSCORE not in wanted.metrics:
+        return source, None
+    _, scorer = _models(dataclasses.replace(wanted, metrics=[CLIPSCORE]))
+    if scorer and (scorer.pictures.name, scorer.pictures.identity) != source:
+        raise ValueError(
+            f"--metrics clipscore: there are no pictures, and the features are by {source.identity}, not by "
+            f"{scorer.pictures.identity}"
+        )
+    return source, scorer
+
+
 def _models(wanted: Wanted) -> tuple[PictureEncoder | None, Clip | None]:
     """Those that the metrics need: of features, and of CLIPScore. Nothing is loaded yet."""
     mesh = data_mesh(jax.local_devices())
     encoder = scorer = None
+    features = wanted.features or FEATURES
     try:
         if CLIPSCORE in wanted.metrics:
             scorer = open_clip(wanted.clip, mesh, dtype=wanted.dtype, batch_size=wanted.batch_size)
-        if scorer and wanted.features == wanted.clip:
+        if scorer and features == wanted.clip:
             encoder = scorer.pictures
         elif DIVERSITY in wanted.metrics or VENDI in wanted.metrics:
-            encoder = open_encoder(wanted.features, mesh, dtype=wanted.dtype, batch_size=wanted.batch_size)
+            encoder = open_encoder(features, mesh, dtype=wanted.dtype, batch_size=wanted.batch_size)
     except WeightsError as e:
         e.add_note("Offline, --features builtin measures what the built-in model drew")
         raise
@@ -112,15 +140,20 @@ def _cache_folder(folder: Path, given: bool) -> Path | None:
     return folder
 
 
-def _collect(pictures: Pictures, encoder: PictureEncoder | None, scorer: Clip | None, kept: Path | None) -> Collected:
+def _collect(
+    pictures: Pictures, encoder: PictureEncoder | Source | None, scorer: Clip | None, kept: Path | None
+) -> Collected:
     """Raises ValueError when no picture can be measured; says which ones can't."""
-    encoders = {each.name: each for each in (encoder, scorer.pictures if scorer else None) if each}
     with Display() as display:
 
         def show(done: int, by: str) -> None:
             display.update("Pictures", done, pictures.count, f"features by {by}" if by else "")
 
-        found = collect(pictures, list(encoders.values()), kept, show)
+        if isinstance(encoder, Source):
+            found = gather(pictures, encoder, show)
+        else:
+            encoders = {each.name: each for each in (encoder, scorer.pictures if scorer else None) if each}
+            found = collect(pictures, list(encoders.values()), kept, show)
         count = len(found.pictures) + len(found.bad)
         display.update("Pictures", count, count)
     for key, why in list(found.bad.items())[:NAMED]:
@@ -193,7 +226,7 @@ def _judged(path: Path, found: Collected) -> dict[str, np.ndarray]:
 
 def _measures(
     wanted: Wanted,
-    encoder: PictureEncoder | None,
+    encoder: PictureEncoder | Source | None,
     found: Collected,
     scores: Mapping[str, np.ndarray],
     groups: Sequence[tuple[str, ...]],

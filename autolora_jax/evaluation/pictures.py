@@ -1,7 +1,8 @@
 """Where the pictures are that are measured: a folder, or tar shards in WebDataset's form, with what is told of each.
 
 What is told comes from the picture's PNG chunks, a JSON file of its name, and its row in a `manifest.jsonl`; where they
-differ, the later of these counts. Nothing is decoded here and one picture at a time is in memory.
+differ, the later of these counts. Nothing is decoded here and one picture at a time is in memory. Where there are no
+pictures, the features that a job kept in their place are found as they would have been; see `kept`.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -21,8 +22,13 @@ from autolora_jax.training.image_files import EXTENSIONS, FOREIGN_EXTENSIONS, FO
 
 MANIFEST = "manifest.jsonl"
 SHARD = ".tar"
+KEPT = ".safetensors"  # what a job kept in place of a picture
+JOB = "batch.json"  # in the folder that a job was drawn into
+MADE = ("gallery", "sheets")  # folders beside it that hold its pictures once more, made smaller
 SUFFIXES = frozenset(EXTENSIONS + FOREIGN_EXTENSIONS)  # of the foreign ones is said that they can't be read
 Fields = Mapping[str, Any]
+# What Pillow and JSON make of broken files.
+_BROKEN = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError, KeyError, TypeError)
 
 
 class Picture(NamedTuple):
@@ -49,7 +55,7 @@ class Picture(NamedTuple):
 class Pictures:
     """The pictures of some places, in a stable order: `for picture in Pictures("out")`, as often as wanted.
 
-    Files that begin with a dot are left out, and so are the grids that autolora makes of pictures.
+    Files that begin with a dot are left out, and so are grids, thumbnails and sheets that autolora makes of pictures.
     """
 
     def __init__(self, *places: str | PathLike[str]) -> None:
@@ -108,7 +114,7 @@ class Pictures:
             beside = _object(members[".json"], f"{file}: {key}.json") if ".json" in members else {}
             if ".txt" in members:
                 beside = {"prompt": members[".txt"].decode("utf-8", "replace").strip()} | beside
-            for suffix in members.keys() & SUFFIXES:
+            for suffix in members.keys() & SUFFIXES or members.keys() & {KEPT}:
                 yield _picture(f"{file.name}/{key}{suffix}", members[suffix], {**beside, **rows.get(key, {})})
 
     def _manifest(self, folder: Path) -> dict[str, Fields]:
@@ -123,7 +129,7 @@ class Pictures:
 
 
 def _files(place: Path) -> list[Path]:
-    """Pictures of a folder and its subfolders; where there are none, shards."""
+    """Pictures of a folder and its subfolders; where there are none, shards, or else what was kept in their place."""
     if not place.is_dir():
         raise FileNotFoundError(2, "there is no such file or folder", str(place))
     visible = [
@@ -131,9 +137,12 @@ def _files(place: Path) -> list[Path]:
         for path in place.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(place).parts)
     ]
+    made = [file.parent / name for file in visible if file.name == JOB for name in MADE]
+    visible = [path for path in visible if not any(folder in path.parents for folder in made)]
     visible.sort(key=lambda path: path.relative_to(place).parts)
-    pictures = [path for path in visible if path.suffix.lower() in SUFFIXES]
-    return pictures or [path for path in visible if path.suffix == SHARD]
+    kinds: tuple[Collection[str], ...] = (SUFFIXES, {SHARD}, {KEPT})
+    found = ([path for path in visible if path.suffix.lower() in suffixes] for suffixes in kinds)
+    return next(filter(None, found), [])
 
 
 def _groups(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -161,13 +170,20 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
 
 
 def _picture(key: str, data: bytes, beside: Fields) -> Picture:
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            own = told(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError):
-        own = {}  # whoever decodes it will say why it can't be
     folder = {"folder": PurePosixPath(key).parent.as_posix()}
-    return Picture(key, data, {**folder, **own, **beside})
+    return Picture(key, data, {**folder, **_own(key, data), **beside})
+
+
+def _own(key: str, data: bytes) -> dict[str, Any]:
+    """What a file says of itself; {} where it is broken: whoever decodes it will say why that can't be."""
+    try:
+        if key.endswith(KEPT):
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            return dict(json.loads(header["__metadata__"]["autolora"]))
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return told(image)
+    except _BROKEN:
+        return {}
 
 
 def _object(content: bytes, where: str) -> dict[str, Any]:
