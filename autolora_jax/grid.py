@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 LARGEST = 16384  # pixels a side: what common viewers still open
 SMALL = 128  # pixels: pictures up to this size are shown twice or more as large, at least
 PAPER, INK = (255, 255, 255), (24, 24, 24)
+_SIMPLER = str.maketrans("−–—×’‘“”", "---x''\"\"")
 Picture = Image.Image | Path  # a path is opened when its turn comes: a large grid need not be in memory twice
 
 
@@ -34,7 +35,7 @@ def comparison_grid(
     width, height = (max(1, int(s * scale)) for s in size)
     gap = max(4, width // 64)
 
-    font = ImageFont.load_default(min(max(12, width // 26), 48))
+    font = ImageFont.load_default(min(max(12, width // 18), 48))
     assert isinstance(font, ImageFont.FreeTypeFont)  # what load_default(size) gives, or it raises
     line = round(font.size * 1.25)
     heads = [_wrap(label, font, width, 4) for label, _ in columns]
@@ -95,11 +96,14 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> lis
 
 
 def _drawable(text: str) -> str:
-    """Text in what Pillow's own font has: ASCII. Accents go, other letters become one '?'."""
+    """Text in what Pillow's own font has: ASCII. Greek letters are named, accents go, others become one '?'."""
     result = ""
-    for letter in unicodedata.normalize("NFKD", text):
+    for letter in unicodedata.normalize("NFKD", text.translate(_SIMPLER)):
+        name = unicodedata.name(letter, "")
         if letter == "\n" or (letter.isascii() and letter.isprintable()):
             result += letter
+        elif name.startswith("GREEK SMALL LETTER "):
+            result += name.rpartition(" ")[2].lower()
         elif not unicodedata.combining(letter) and not result.endswith("?"):
             result += "?"
     return result

@@ -225,3 +225,7 @@ def test_uneven_columns_are_refused():
             comparison_grid(columns, rows)
     with pytest.raises(ValueError, match=r"\(8, 8\), the first is \(96, 64\)"):
         comparison_grid([("a", flat(1)), ("b", flat(1, size=(8, 8)))])
+
+
+def test_greek_letters_and_signs_are_spelled_where_the_font_has_none():
+    assert grid._drawable("γ = 1.5 − ω × é“x” 猫猫") == 'gamma = 1.5 - omega x e"x" ?'

@@ -1,0 +1,199 @@
+"""What every plot shares: a look for each method, figures, and labels that do not lie on each other.
+
+The only module that decides about fonts and colours. No state of pyplot is touched. Importing it needs matplotlib.
+"""
+
+import itertools
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+try:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+except ModuleNotFoundError:
+    told = "plots need matplotlib: pip install 'autolora-jax[plots]'"
+    raise ModuleNotFoundError(told, name="matplotlib") from None
+
+# M. Okabe, K. Ito, Color Universal Design (2008), without yellow, which white paper swallows
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+LINES = ("-", ":", "-.")
+DPI = 160
+TITLE, TEXT, SMALL = 11, 9, 7.5  # points
+BOLD = 1.15  # as wide as other letters
+GREY = "#666666"
+SIDES = ((1, 1), (-1, 1), (1, -1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))  # of a point, where a text may be
+
+
+class Look(NamedTuple):
+    colour: str
+    marker: str
+    line: str
+
+
+class Mark(NamedTuple):
+    """A point of a plot and what is written at it."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+
+
+def looks(methods: Sequence[str]) -> dict[str, Look]:
+    """The same for the same methods in every plot: a colour for each; past the last one other markers and lines."""
+    known = len(COLOURS)
+    return {
+        method: Look(COLOURS[i % known], MARKERS[(i + i // known) % len(MARKERS)], LINES[i // known % len(LINES)])
+        for i, method in enumerate(methods)
+    }
+
+
+def new_figure(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, row by row, each of about so many inches."""
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = [*figure.subplots(rows, columns, squeeze=False).flat]
+    for spare in axes[panels:]:
+        spare.remove()
+    for each in axes[:panels]:
+        each.spines[["top", "right"]].set_visible(False)
+        each.spines[["left", "bottom"]].set_color(GREY)
+        each.grid(color="#dddddd", linewidth=0.6)
+        each.set_axisbelow(True)
+        each.tick_params(labelsize=SMALL + 0.5, color=GREY)
+    return figure, axes[:panels]
+
+
+def entitle(figure: Figure, title: str, note: str, legend: Axes | None = None) -> None:
+    """Writes the title and the legend of some panel above, and what signs mean below: before points are labelled."""
+    letters = figure.get_figwidth() * 72 / 0.6  # of one point, in a line
+    title, note = textwrap.fill(title, int(letters / TITLE / BOLD)), textwrap.fill(note, int(letters / SMALL))
+    figure.supxlabel(plain(note), x=0.01, ha="left", fontsize=SMALL, color=GREY)
+    if legend is None:
+        figure.suptitle(plain(title), x=0.01, ha="left", fontsize=TITLE, fontweight="bold")
+        return
+    handles, texts = legend.get_legend_handles_labels()
+    width = max(map(len, texts), default=0) + 8  # letters, with those that the line before them is as wide as
+    lines = math.ceil(len(texts) / max(1, letters / TEXT // width))
+    figure.legend(
+        handles,
+        texts,
+        loc="outside upper left",
+        ncols=math.ceil(len(texts) / max(1, lines)),
+        title=plain(title),
+        title_fontproperties={"size": TITLE, "weight": "bold"},
+        alignment="left",
+        fontsize=TEXT,
+        frameon=False,
+    )
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """As a PNG, of the same bytes wherever the same matplotlib draws it."""
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    return path
+
+
+def plain(text: str) -> str:
+    """Without what matplotlib takes for formulas."""
+    return text.replace("$", r"\$")
+
+
+def label_ends(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Writes each text to the right of the panel, as near to its point's height as the others let it."""
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # now limits and sizes are known
+    marks = sorted(marks, key=lambda mark: mark.y)
+    heights = axes.transAxes.inverted().transform(axes.transData.transform([(mark.x, mark.y) for mark in marks]))[:, 1]
+    line = 1.3 * TEXT / 72 * axes.figure.dpi / axes.bbox.height
+    for mark, height in zip(marks, spread(heights, line), strict=True):
+        axes.annotate(
+            plain(mark.text),
+            (mark.x, mark.y),
+            (1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=TEXT,
+            color=_dark(mark.colour),
+            arrowprops={"arrowstyle": "-", "color": mark.colour, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 3},
+            annotation_clip=False,
+        )
+
+
+def spread(places: Float[np.ndarray, "n"], gap: float) -> Float[np.ndarray, "n"]:
+    """Places in 0 … 1, in ascending order, moved apart by the gap and as little as that needs, in squares.
+
+    Less the gaps before them, they may not descend: an isotonic regression, by its max-min formula.
+    Source: R. E. Barlow et al., Statistical Inference under Order Restrictions (1972), section 1.4.
+    """
+    count, steps = len(places), gap * np.arange(len(places))
+    less = places - steps
+    moved = [max(min(less[i:j].mean() for j in range(k + 1, count + 1)) for i in range(k + 1)) for k in range(count)]
+    return np.clip(moved, 0, max(0.0, 1 - gap * (count - 1))) + steps
+
+
+def label_points(axes: Axes, marks: Sequence[Mark]) -> None:
+    """Writes texts at their points, the first ones first, and leaves out those that would lie on a text or a point.
+
+    Lines are avoided where that can be.
+    """
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    pixel = axes.figure.dpi / 72
+    line, letter = 1.2 * SMALL * pixel, 0.64 * SMALL * pixel
+    points, lines = _drawn(axes)
+    (left, bottom), (right, top) = axes.bbox.get_points()
+    texts = np.empty((0, 4))
+    for mark in marks:
+        place, size = axes.transData.transform((mark.x, mark.y)), np.array([letter * len(mark.text), line])
+        fits = []
+        for side in SIDES:
+            centre = place + side * (size / 2 + 3 * pixel)
+            box = x0, y0, x1, y1 = np.concatenate([centre - size / 2, centre + size / 2])
+            taken = ((texts[:, :2] < box[2:] + pixel) & (texts[:, 2:] > box[:2] - pixel)).all(1).any()
+            inside = left <= x0 and x1 <= right and bottom <= y0 and y1 <= top
+            if inside and not taken and not _within(points, box, 2 * pixel):
+                fits.append((_within(lines, box, pixel), centre, box))
+        if fits:
+            _, centre, box = min(fits, key=lambda fit: fit[0])
+            texts = np.concatenate([texts, [box]])
+            x, y = axes.transAxes.inverted().transform(centre)
+            written = axes.text(x, y, plain(mark.text), transform=axes.transAxes, ha="center", va="center")
+            halo = withStroke(linewidth=1.5, foreground="white")
+            written.set(fontsize=SMALL, color=_dark(mark.colour), path_effects=[halo], zorder=4)
+
+
+def _drawn(axes: Axes) -> tuple[Float[np.ndarray, "_ 2"], Float[np.ndarray, "_ 2"]]:
+    """Where markers are and where lines pass, in pixels."""
+    lines = [axes.transData.transform(line.get_xydata()) for line in axes.lines]
+    marked = [
+        place for place, line in zip(lines, axes.lines, strict=True) if line.get_marker() not in (None, "None", "")
+    ]
+    bars = [bar for each in axes.collections if isinstance(each, LineCollection) for bar in each.get_segments()]
+    sampled = [_sampled(line) for line in (*lines, *map(axes.transData.transform, bars)) if len(line)]
+    return np.concatenate([np.empty((0, 2)), *marked]), np.concatenate([np.empty((0, 2)), *sampled])
+
+
+def _within(points: Float[np.ndarray, "n 2"], box: Float[np.ndarray, "4"], margin: float) -> int:
+    """How many points a box holds, or has no farther from it than the margin."""
+    return int(((points > box[:2] - margin) & (points < box[2:] + margin)).all(1).sum())
+
+
+def _sampled(line: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "_ 2"]:
+    """Points on it, a few pixels apart."""
+    parts = [np.linspace(one, other, 2 + int(np.hypot(*(other - one)) / 3)) for one, other in itertools.pairwise(line)]
+    return np.concatenate([line, *parts])
+
+
+def _dark(colour: str) -> tuple[float, float, float]:
+    """Of the same hue, to be read as text on white."""
+    red, green, blue = to_rgb(colour)
+    return 0.75 * red, 0.75 * green, 0.75 * blue

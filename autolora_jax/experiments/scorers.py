@@ -1,0 +1,162 @@
+"""Who says how good pictures are: the built-in world's judge, a vision-language model, or CLIP in place of either."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from autolora_jax.demo.classifier import BATCH, Classifier
+from autolora_jax.demo.judge import world_scores
+from autolora_jax.evaluation.clipscore import clip_scores_of
+from autolora_jax.evaluation.encoders import Clip
+from autolora_jax.evaluation.features import collect
+from autolora_jax.evaluation.judge import QUESTIONS, Judged, Question
+from autolora_jax.evaluation.judge.verdict import SCORED
+from autolora_jax.evaluation.pictures import Picture
+from autolora_jax.experiments.drawn import DrawnPictures
+from autolora_jax.experiments.experiment import Ask
+from autolora_jax.training.image_files import PictureError
+
+CLIPSCORE = "CLIPScore"
+OnScored = Callable[[int], None]  # pictures scored so far
+
+
+class Scored(NamedTuple):
+    """What n pictures got: names of scores -> [n], NaN for none, in the pictures' order.
+
+    lost: key -> why it has no score. told: of the judge, for the provenance. again: whether a later run may score some
+    of the lost ones.
+    """
+
+    scores: Mapping[str, Float[np.ndarray, "n"]]
+    lost: Mapping[str, str]
+    told: Mapping[str, str]
+    again: bool = False
+
+
+class Scorer(Protocol):
+    """Scores pictures. meaning: score -> what it is."""
+
+    meaning: Mapping[str, str]
+
+    def __call__(self, pictures: DrawnPictures, asks: Sequence[Ask], on_scored: OnScored) -> Scored: ...
+
+
+def question_of(ask: Ask) -> Question:
+    """The judge's question."""
+    return QUESTIONS[ask.question].about(**ask.parameters)
+
+
+def asked_scores(asks: Sequence[Ask]) -> tuple[str, ...]:
+    """The names of all scores that questions ask for."""
+    return tuple(name for ask in asks for name in QUESTIONS[ask.question].scores)
+
+
+class WorldScorer:
+    """The classifier of the built-in model's world, see demo.judge."""
+
+    meaning: Mapping[str, str] = {
+        "CPS": "character presence, 0 to 5: 5 × the probability that the world's classifier gives to the character",
+        "PC": "prompt correspondence, 0 to 5: 5 × the share of what the prompt names that the classifier finds",
+        "SA": "style adherence, 0 to 5: how much of the change between neighbouring pixels lies on pixel art's grid; "
+        "0: as much as in any picture, 5: as much as the model's autoencoder lets through",
+    }
+
+    def __call__(self, pictures: DrawnPictures, asks: Sequence[Ask], on_scored: OnScored) -> Scored:
+        classifier, wanted = Classifier.load(), asked_scores(asks)
+        parts: list[dict[str, np.ndarray]] = []
+        lost: dict[str, str] = {}
+        waiting: list[Picture] = []
+
+        def judge() -> None:
+            parts.append(_world(classifier, waiting, wanted, lost))
+            on_scored(sum(len(part[wanted[0]]) for part in parts))
+            waiting.clear()
+
+        for picture in pictures:
+            waiting.append(picture)
+            if len(waiting) == BATCH:
+                judge()
+        if waiting:
+            judge()
+        scores = {name: np.concatenate([np.zeros(0), *(part[name] for part in parts)]) for name in wanted}
+        return Scored(scores, lost, {"judge": "the built-in world's classifier (demo/classifier.json: its accuracy)"})
+
+
+def _world(
+    classifier: Classifier, pictures: Sequence[Picture], wanted: Sequence[str], lost: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """Scores of some pictures; of those that can't be judged NaN, and why in `lost`."""
+    images = []
+    for picture in pictures:
+        try:
+            images.append(np.asarray(picture.image()))
+        except PictureError as e:
+            lost[picture.key] = str(e)
+    pixels = np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
+    good = np.array([picture.key not in lost for picture in pictures])
+    found = {name: np.full(len(pictures), np.nan) for name in wanted}
+    if len(pixels):
+        prompts = [str(picture.fields["prompt"]) for picture in pictures if picture.key not in lost]
+        scores = world_scores(classifier(pixels), pixels, prompts)
+        for name in wanted:
+            found[name][good] = scores[name]
+    return found
+
+
+class ClipScorer:
+    """CLIPScore, where there is no judge: how well a picture fits its prompt."""
+
+    meaning: Mapping[str, str] = {
+        CLIPSCORE: "how well the picture fits its prompt by CLIP alone, 0 to 100; in place of a judge's scores"
+    }
+
+    def __init__(self, clip: Clip, cache: Path | None) -> None:
+        self._clip, self._cache = clip, cache
+
+    def __call__(self, pictures: DrawnPictures, asks: Sequence[Ask], on_scored: OnScored) -> Scored:
+        found = collect(pictures, [self._clip.pictures], self._cache, lambda done, _: on_scored(done))
+        prompts = [str(known.fields["prompt"]) for known in found.pictures]
+        values = clip_scores_of(self._clip, found.features[self._clip.pictures.name], prompts, self._cache)
+        by_key = {known.key: value for known, value in zip(found.pictures, values, strict=True)}
+        scores = np.array([by_key.get(key, np.nan) for key in pictures.keys], np.float64)
+        told = {"judge": f"none; {CLIPSCORE} by {self._clip.pictures.name} in its place"}
+        return Scored({CLIPSCORE: scores}, found.bad, told)
+
+
+# Asks a judge about pictures: (pictures, question, on_scored) -> (verdicts in order, what to tell of asking).
+Consult = Callable[[DrawnPictures, Question, OnScored], tuple[Sequence[Judged], Mapping[str, str]]]
+
+
+class JudgeScorer:
+    """A vision-language model behind a server."""
+
+    meaning: Mapping[str, str] = {
+        "CPS": "character presence, 0 to 5, by the judge",
+        "PC": "prompt correspondence, 0 to 5, by the judge",
+        "SA": "style adherence, 0 to 5, by the judge",
+    }
+
+    def __init__(self, consult: Consult) -> None:
+        self._consult = consult
+
+    def __call__(self, pictures: DrawnPictures, asks: Sequence[Ask], on_scored: OnScored) -> Scored:
+        scores: dict[str, np.ndarray] = {}
+        lost: dict[str, str] = {}
+        told: dict[str, str] = {}
+        again = False
+        for ask in asks:
+            question = question_of(ask)
+            judged, about = self._consult(pictures, question, on_scored)
+            told |= about
+            lost |= {each.picture: f"{each.verdict.outcome}: {each.verdict.why}" for each in _unscored(judged)}
+            again = again or not all(each.verdict.final for each in judged)
+            for name in question.scores:
+                scores[name] = np.array([each.verdict.scores.get(name, np.nan) for each in judged])
+        return Scored(scores, lost, told, again)
+
+
+def _unscored(judged: Iterable[Judged]) -> list[Judged]:
+    return [each for each in judged if each.verdict.outcome != SCORED]

@@ -1,0 +1,130 @@
+"""Plots of an experiment's results: which are drawn, what is on them, and that nothing lies on anything."""
+
+import dataclasses
+import importlib
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from PIL import Image
+
+from autolora_jax.evaluation import Interval
+from autolora_jax.experiments.plots import write_plots
+from autolora_jax.experiments.plotting.canvas import Mark, label_points, looks, new_figure, spread
+from autolora_jax.experiments.plotting.panels import against, along_axis, beside
+from tests.made_up_results import about, cell, paper_table1, paper_table2, results
+
+NAN = math.nan
+
+
+def test_one_file_for_each_plot_that_can_be_drawn(tmp_path: Path):
+    plots = (("LoRA scale", "Div"), ("Div", "CPS"), ("LoRA scale", "Vendi"), ("LoRA scale", "mood"))
+    cells = (cell("LoRA $a", at, {"Div": at, "CPS": 1.0, "mood": Interval(NAN, NAN, NAN)}) for at in (0.5, 1.0))
+    paths = write_plots(results(*cells, plots=plots), tmp_path / "new")
+    assert [path.name for path in paths] == ["plot-div-by-lora-scale.png", "plot-cps-by-div.png", "plot-overview.png"]
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.width > 1000 and len(set(image.convert("L").getdata())) > 10
+    assert write_plots(results(cell("LoRA", 1.0, {}), plots=plots), tmp_path) == []
+
+
+def test_nothing_global_changes(tmp_path: Path):
+    before = dict(matplotlib.rcParams)
+    write_plots(results(cell("LoRA", None, {"Div": 0.2})), tmp_path)
+    assert dict(matplotlib.rcParams) == before and pyplot.get_fignums() == []
+
+
+def test_curves_are_the_results():
+    given = results(
+        cell("LoRA", 1.0, {"Div": about(0.2, 0.05)}, published={"Div": 0.3}),
+        cell("LoRA", 0.5, {"Div": Interval(0.1, NAN, NAN)}),
+        cell("LoRA", 0.7, {"Div": Interval(NAN, NAN, NAN)}),
+        cell("base", None, {"Div": 0.4}),
+        cell("alone", 1.0, {"Div": 0.6}),
+        cell("none", 1.0, {"CPS": 0.5}),
+    )
+    _, (axes,) = new_figure(1, 1, 4.0, 3.0)
+    ends = along_axis(axes, given, "Div")
+    assert [(end.text, end.x, end.y) for end in ends] == [("LoRA", 1.0, 0.2), ("base", 1.0, 0.4), ("alone", 1.0, 0.6)]
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["LoRA"].get_xydata().tolist() == [[0.5, 0.1], [1.0, 0.2]]
+    assert [*lines["base"].get_ydata()] == [0.4, 0.4]  # a level line
+    paper = next(line for line in axes.lines if line.get_markerfacecolor() == "white")
+    assert paper.get_xydata().tolist() == [[1.0, 0.3]] and paper.get_color() == lines["LoRA"].get_color()
+    assert axes.get_xlabel() == "LoRA scale"
+
+
+def test_figures_against_each_other():
+    given = results(
+        cell("LoRA", 1.0, {"Div": 0.2, "CPS": 4.0}, published={"Div": 0.3, "CPS": 4.5}),
+        cell("LoRA", 0.5, {"Div": 0.4, "CPS": 1.0}, published={"Div": 0.3}),
+        cell("LoRA", 0.7, {"Div": 0.4}),
+        cell("base", None, {"Div": 0.1, "CPS": 0.5}),
+    )
+    _, (axes,) = new_figure(1, 1, 4.0, 3.0)
+    marks = against(axes, given, "Div", "CPS", {"base": "the base"})
+    assert [mark[:3] for mark in marks] == [(0.4, 1.0, "0.5"), (0.2, 4.0, "1"), (0.1, 0.5, "base")]
+    assert axes.get_legend_handles_labels()[1] == ["LoRA", "the base"]
+    assert axes.get_xlabel() == "Diversity ↑ (Eq. 8)"
+
+
+def test_methods_beside_each_other():
+    _, (axes,) = new_figure(1, 1, 4.0, 3.0)
+    beside(
+        axes, results(cell("a $1", None, {"Div": 0.2}), cell("b", None, {"CPS": 1.0}, published={"Div": 0.3})), "Div"
+    )
+    assert [text.get_text() for text in axes.get_yticklabels()] == [r"a \$1", "b"]
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
+
+
+def test_looks_are_told_apart():
+    names = [f"method {i}" for i in range(20)]
+    assert len({*looks(names).values()}) == 20
+    assert len({look.colour for look in looks(names[:7]).values()}) == 7
+    assert looks(names)["method 3"] == looks(names[:4])["method 3"]
+
+
+def test_spread_moves_as_little_as_it_needs():
+    places = np.array([0.1, 0.5, 0.52, 0.9])
+    assert np.allclose(spread(places, 0.1), [0.1, 0.46, 0.56, 0.9])
+    assert np.allclose(spread(np.array([0.0, 0.0, 0.99, 1.0]), 0.1), [0.0, 0.1, 0.9, 1.0])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        moved = spread(np.sort(rng.random(6)), 0.12)
+        assert (np.diff(moved) >= 0.12 - 1e-9).all() and moved[0] >= 0 and moved[-1] <= 1 + 1e-9
+
+
+def test_labels_lie_on_no_label_and_no_point():
+    rng = np.random.default_rng(0)
+    marks = [Mark(*rng.random(2), f"{i}", "#000000") for i in range(60)]
+    figure, (axes,) = new_figure(1, 1, 4.0, 3.0)
+    axes.plot([mark.x for mark in marks], [mark.y for mark in marks], "o", markersize=3)
+    label_points(axes, marks)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert 15 < len(boxes) <= 60 and axes.texts[0].get_text() == "0"  # the first ones first
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    places = axes.transData.transform([mark[:2] for mark in marks])
+    assert not any(box.contains(*place) for box in boxes for place in places)
+
+
+def test_the_papers_tables_are_drawn(facts: Path, tmp_path: Path):
+    for given in (paper_table1(facts / "paper" / "table1.csv"), paper_table2(facts / "paper" / "table2.csv")):
+        assert len(write_plots(dataclasses.replace(given, plots=given.plots[-1:]), tmp_path)) == 2
+
+
+def test_matplotlib_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Without it the modules are importable, and what to install is said."""
+    loaded = [name for name in sys.modules if name.startswith(("matplotlib", "autolora_jax.experiments.plot"))]
+    for name in loaded:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    plots = importlib.import_module("autolora_jax.experiments.plots")
+    with pytest.raises(ModuleNotFoundError, match=r"autolora-jax\[plots\]") as caught:
+        plots.write_plots(results(cell("LoRA", None, {"Div": 0.2})), tmp_path)
+    assert caught.value.name == "matplotlib"
