@@ -209,10 +209,10 @@ def record(config: Any) -> dict[str, Any]:
     return {"autolora-jax": __version__, "jax": jax.__version__, "settings": to_json(config)}
 
 
-def load_preset(path: Path, kind: type[Config]) -> Config:
+def load_preset(path: Path, kind: type[Config], function: str = "get_config") -> Config:
     """The config of a preset (.py, which is executed) or of the config.json of an earlier run (.json, which is not).
 
-    kind: of the config, GenerateConfig or TrainingRun.
+    kind: of the config, GenerateConfig or TrainingRun. function: of the preset, which returns it.
     Raises ConfigError that names the file, and the line where its code failed.
     """
     if path.suffix == ".json":
@@ -224,12 +224,12 @@ def load_preset(path: Path, kind: type[Config]) -> Config:
     if not path.is_file():
         raise ConfigError(f"{path} is not a file; give a preset such as configs/sdxl_autolora.py")
     try:
-        config = runpy.run_path(str(path))["get_config"]()
+        config = runpy.run_path(str(path))[function]()
     except Exception as e:  # whatever the user's own code raises
         lines = [f", line {f.lineno}" for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
-        missing = isinstance(e, KeyError) and e.args == ("get_config",) and not lines
-        what = "it defines no get_config()" if missing else f"{type(e).__name__}: {e}"
+        missing = isinstance(e, KeyError) and e.args == (function,) and not lines
+        what = f"it defines no {function}()" if missing else f"{type(e).__name__}: {e}"
         raise ConfigError(f"{path}{lines[-1] if lines else ''}: {what}") from e
     if not isinstance(config, kind):
-        raise ConfigError(f"{path}: get_config() should return a {kind.__name__}, not a {type(config).__name__}")
+        raise ConfigError(f"{path}: {function}() should return a {kind.__name__}, not a {type(config).__name__}")
     return config

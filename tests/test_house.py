@@ -18,7 +18,7 @@ FLOORS = [
     "text sharding",
     "sampler decode request loading",
     "pipeline",
-    "training pictures grid",
+    "training pictures grid pages",
     "evaluation",
     "presets overrides",
     "batch",

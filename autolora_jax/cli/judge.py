@@ -7,8 +7,22 @@ import typer
 
 from autolora_jax.cli.console import Debug, reported, terminable
 from autolora_jax.cli.flags import option
+from autolora_jax.cli.judge_flags import (
+    BASE_URL,
+    JUDGE,
+    ApiKey,
+    BaseUrl,
+    Concurrency,
+    ImageFormat,
+    MaxSide,
+    MaxTokens,
+    PriceIn,
+    PriceOut,
+    Timeout,
+    Tries,
+)
 
-QUESTION, JUDGE, REQUESTS, OUTPUT = "Question", "Judge", "Requests", "Output"
+QUESTION, OUTPUT = "Question", "Output"
 INCOMPLETE = 3  # exit code: some pictures got no score, and another run may get them one
 
 EXAMPLES = """[bold]Serve a judge[/], on this machine or another (docs/judges.md says which judge works how):
@@ -76,48 +90,18 @@ def judge(
         str | None,
         option("--good", panel=QUESTION, default="known for pixel art", help="sa: what shows that it is met."),
     ] = None,
-    base_url: Annotated[
-        str, typer.Option("--base-url", help="Where the judge is served.", rich_help_panel=JUDGE, metavar="URL")
-    ] = "http://localhost:8000/v1",
+    base_url: BaseUrl = BASE_URL,
     model: Annotated[
         str | None,
         option("--model", panel=JUDGE, default="the only one that is served", help="Its name, as the server has it."),
     ] = None,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            "--api-key",
-            envvar="OPENAI_API_KEY",
-            help="Better set in the environment, where others can't read it. It is sent to --base-url, and never kept.",
-            rich_help_panel=JUDGE,
-            show_default=False,
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int,
-        typer.Option("--max-tokens", help="Of an answer, thoughts among them.", rich_help_panel=JUDGE, min=1),
-    ] = 512,
-    concurrency: Annotated[
-        int, typer.Option("--concurrency", help="Requests at a time.", rich_help_panel=REQUESTS, min=1)
-    ] = 8,
-    timeout: Annotated[
-        float, typer.Option("--timeout", help="Seconds for a whole answer.", rich_help_panel=REQUESTS, min=0.1)
-    ] = 120.0,
-    tries: Annotated[
-        int,
-        typer.Option(
-            "--tries",
-            help="Of a request that fails in passing (busy, timed out, cut off), ever longer apart: 8 take 2 minutes.",
-            rich_help_panel=REQUESTS,
-            min=1,
-        ),
-    ] = 8,
-    image_format: Annotated[
-        str, typer.Option("--image-format", help="png, or jpeg for a fifth of it.", rich_help_panel=REQUESTS)
-    ] = "png",
-    max_side: Annotated[
-        int, typer.Option("--max-side", help="Larger pictures are shrunk to it.", rich_help_panel=REQUESTS, min=1)
-    ] = 1024,
+    api_key: ApiKey = None,
+    max_tokens: MaxTokens = 512,
+    concurrency: Concurrency = 8,
+    timeout: Timeout = 120.0,
+    tries: Tries = 8,
+    image_format: ImageFormat = "png",
+    max_side: MaxSide = 1024,
     cache: Annotated[
         Path | None,
         option(
@@ -137,12 +121,8 @@ def judge(
             help="Write means, judge, usage and each picture's verdict there, as JSON. Replaces an earlier one.",
         ),
     ] = None,
-    price_in: Annotated[
-        float, typer.Option("--price-in", help="Of a million tokens sent.", rich_help_panel=OUTPUT, min=0)
-    ] = 0.0,
-    price_out: Annotated[
-        float, typer.Option("--price-out", help="Of a million tokens answered.", rich_help_panel=OUTPUT, min=0)
-    ] = 0.0,
+    price_in: PriceIn = 0.0,
+    price_out: PriceOut = 0.0,
     debug: Debug = False,
 ) -> None:
     """Let a vision-language model score pictures: does it show the character, hold the prompt, keep the style?
@@ -152,28 +132,24 @@ def judge(
     """
     given = dict(character=character, description=description, prompt=prompt, style=style, poor=poor, good=good)
     with reported(debug, exit_code=2):
-        from autolora_jax.cli.judging import asked_for
-        from autolora_jax.evaluation.judge import Patience, Preparation, Prices
+        from autolora_jax.cli.judging import Service, asked_for
+        from autolora_jax.evaluation.judge import Preparation, Prices
 
         wanted = asked_for(question, {name: text for name, text in given.items() if text})
-        preparation = Preparation(image_format, max_side)
-    with reported(debug), terminable():
-        from autolora_jax.cli.judging import ask
-
-        whole = ask(
-            places,
-            wanted,
-            preparation,
-            cache,
-            out,
-            Prices(price_in, price_out),
-            concurrency,
+        service = Service(
             base_url=base_url,
             model=model,
             api_key=api_key,
             max_tokens=max_tokens,
+            concurrency=concurrency,
             timeout=timeout,
-            patience=Patience(tries),
+            tries=tries,
+            preparation=Preparation(image_format, max_side),
+            prices=Prices(price_in, price_out),
         )
+    with reported(debug), terminable():
+        from autolora_jax.cli.judging import ask
+
+        whole = ask(places, wanted, cache, out, service)
     if not whole:
         raise typer.Exit(INCOMPLETE)

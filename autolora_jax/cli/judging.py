@@ -3,7 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from autolora_jax.evaluation.judge import (
     QUESTIONS,
     Judge,
     JudgeError,
+    Patience,
     Preparation,
     Prices,
     Progress,
@@ -23,6 +25,7 @@ from autolora_jax.evaluation.judge import (
     judge,
     report,
 )
+from autolora_jax.evaluation.judge.client import endpoint
 from autolora_jax.evaluation.judge.verdict import SCORED
 from autolora_jax.evaluation.measures import numbered
 from autolora_jax.evaluation.pictures import Picture, Pictures
@@ -30,6 +33,7 @@ from autolora_jax.weights.lora.metadata import listing
 
 CACHE = "verdicts.jsonl"
 NAMED = 20  # pictures without a score
+OnProgress = Callable[[Progress], None]
 
 
 def asked_for(name: str, given: Mapping[str, str]) -> Question:
@@ -42,22 +46,51 @@ def asked_for(name: str, given: Mapping[str, str]) -> Question:
     return question
 
 
-def ask(
-    places: Sequence[Path],
-    question: Question,
-    preparation: Preparation,
-    cache: Path | None,
-    out: Path | None,
-    prices: Prices,
-    concurrency: int,
-    *,
-    base_url: str,
-    model: str | None,
-    api_key: str | None,
-    **requests: Any,
-) -> bool:
+@dataclass(frozen=True)
+class Service:
+    """A judge, where it is served, and how it is asked: the flags of the same names."""
+
+    base_url: str
+    model: str | None
+    api_key: str | None = field(repr=False)
+    max_tokens: int
+    concurrency: int
+    timeout: float
+    tries: int
+    preparation: Preparation
+    prices: Prices
+
+    def open(self) -> Judge:
+        """Raises JudgeError when no model is named and the server has not just one."""
+        return Judge(
+            self.base_url,
+            self.model or _only_model(self.base_url, self.api_key),
+            self.api_key,
+            max_tokens=self.max_tokens,
+            timeout=self.timeout,
+            patience=Patience(self.tries),
+        )
+
+
+def ask(places: Sequence[Path], question: Question, cache: Path | None, out: Path | None, service: Service) -> bool:
     """Judges, prints the means, writes the report. Whether no picture is left for another run."""
     pictures = Pictures(*places)
+    with Display() as display:
+
+        def show(progress: Progress) -> None:
+            display.update("Judge", progress.done, pictures.count, progress.latest.picture)
+
+        found = consult(pictures, question, cache or pictures.folder / FOLDER / CACHE, service, show)
+    _tell(found)
+    if out:
+        _write(out, {"endpoint": endpoint(service.base_url), **found.json()})
+    return all(each.verdict.final for each in found.judged)
+
+
+def consult(
+    pictures: Iterable[Picture], question: Question, cache: Path, service: Service, on_progress: OnProgress
+) -> Report:
+    """The verdicts on pictures, with what they took. Raises as evaluation.judge.judge."""
     prompts: list[str] = []
 
     def noted() -> Iterator[Picture]:
@@ -65,15 +98,8 @@ def ask(
             prompts.append(str(picture.fields.get("prompt") or ""))
             yield picture
 
-    def show(progress: Progress) -> None:
-        display.update("Judge", progress.done, pictures.count, progress.latest.picture)
-
     began = time.monotonic()
-    with (
-        Judge(base_url, model or _only_model(base_url, api_key), api_key, **requests) as by,
-        VerdictCache(cache or pictures.folder / FOLDER / CACHE) as verdicts,
-        Display() as display,
-    ):
+    with service.open() as by, VerdictCache(cache) as verdicts:
         if verdicts.broken:
             say(f"Warning: {verdicts.path} holds {verdicts.broken} lines that are no verdicts", "yellow")
         try:
@@ -82,19 +108,16 @@ def ask(
                 question,
                 by,
                 verdicts,
-                preparation=preparation,
-                concurrency=concurrency,
-                on_progress=show,
+                preparation=service.preparation,
+                concurrency=service.concurrency,
+                on_progress=on_progress,
             )
         except BaseException as e:
             e.add_note(f"{verdicts.path} keeps what was answered: the same command goes on from there")
             raise
     seconds = time.monotonic() - began
-    found = report(judged, question, str(preparation), numbered(prompts), prices=prices, seconds=seconds)
-    _tell(found)
-    if out:
-        _write(out, {"endpoint": by.base_url, **found.json()})
-    return all(each.verdict.final for each in judged)
+    sent = str(service.preparation)
+    return report(judged, question, sent, numbered(prompts), prices=service.prices, seconds=seconds)
 
 
 def _only_model(base_url: str, api_key: str | None) -> str:

@@ -22,6 +22,8 @@ from autolora_jax.cli.judge import EXAMPLES as JUDGE_EXAMPLES
 from autolora_jax.cli.judge import judge
 from autolora_jax.cli.merge import EXAMPLES as MERGE_EXAMPLES
 from autolora_jax.cli.merge import merge
+from autolora_jax.cli.reproduce import EXAMPLES as REPRODUCE_EXAMPLES
+from autolora_jax.cli.reproduce import reproduce
 from autolora_jax.cli.resize import EXAMPLES as RESIZE_EXAMPLES
 from autolora_jax.cli.resize import resize
 from autolora_jax.cli.train import EXAMPLES as TRAIN_EXAMPLES
@@ -43,6 +45,7 @@ app.command(epilog=BATCH_EXAMPLES)(batch)
 app.command(epilog=GALLERY_EXAMPLES)(gallery)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command(epilog=JUDGE_EXAMPLES)(judge)
+app.command(epilog=REPRODUCE_EXAMPLES)(reproduce)
 app.command()(convert)
 app.command(epilog=INFO_EXAMPLES)(info)
 app.command(epilog=MERGE_EXAMPLES)(merge)

@@ -1,4 +1,5 @@
 """The paper's experiments, and those its reviewers asked for: one command draws, scores and reports each.
 
-experiment (what is compared) → batch (draws it) → scoring → results → tables, plots, sheets → report
+paper/ (the experiments, of parts and curves) → experiment (what is compared), changes → batch (draws it)
+→ drawn, scorers, scoring → results → tables, plots, frontier, sheets → report
 """

@@ -97,17 +97,22 @@ def open_hub(repo: str, revision: str | None = None, cache_dir: CacheDir = None)
     return HubFolder(repo, info.sha or name, names, cache_dir, name)
 
 
-def _cached(repo: str, revision: str | None, cache_dir: CacheDir, error: Exception) -> Folder:
-    """The repository's snapshot in the cache, after `error` kept us from the hub."""
-    offline = isinstance(error, OfflineModeIsEnabled)
-    why = "HF_HUB_OFFLINE is set" if offline else f"the hub can't be reached ({_first_line(error)})"
+def cached_copy(repo: str, revision: str | None = None, cache_dir: CacheDir = None) -> Path | None:
+    """The repository's snapshot in the hub's cache, as far as it goes, without asking the hub; None: there is none."""
     root: str | None
     try:
         root = snapshot_download(repo, revision=revision, cache_dir=cache_dir, local_files_only=True)
     except LocalEntryNotFoundError as e:
         root = getattr(e, "snapshot_path", None)  # some files are there, some are not
-    if root:
-        return LocalFolder(Path(root), f" (the cached copy of hub repository {repo}; {why})")
+    return Path(root) if root else None
+
+
+def _cached(repo: str, revision: str | None, cache_dir: CacheDir, error: Exception) -> Folder:
+    """The repository's snapshot in the cache, after `error` kept us from the hub."""
+    offline = isinstance(error, OfflineModeIsEnabled)
+    why = "HF_HUB_OFFLINE is set" if offline else f"the hub can't be reached ({_first_line(error)})"
+    if root := cached_copy(repo, revision, cache_dir):
+        return LocalFolder(root, f" (the cached copy of hub repository {repo}; {why})")
     raise WeightsError(
         f"{repo} is not on this machine and {why}; connect, or give the path of a folder or .safetensors file"
     )

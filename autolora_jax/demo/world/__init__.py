@@ -1,6 +1,6 @@
 """A procedurally drawn, captioned picture world: what the small built-in model is trained on and measured by."""
 
-from autolora_jax.demo.world.captions import WORDS, caption, full_caption
+from autolora_jax.demo.world.captions import WORDS, caption, full_caption, named
 from autolora_jax.demo.world.character import character_set
 from autolora_jax.demo.world.draw import draw
 from autolora_jax.demo.world.scene import (
@@ -36,6 +36,7 @@ __all__ = [
     "full_caption",
     "is_held_out",
     "labels",
+    "named",
     "pixel_art",
     "sample_scene",
     "style_set",

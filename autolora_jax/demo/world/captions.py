@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autolora_jax.demo.world.scene import CHARACTER, COLOURS, PLACES, SIDES, SIZES, SKIES, SUBJECTS, Scene
+from autolora_jax.demo.world.scene import CHARACTER, COLOURS, LABELS, PLACES, SIDES, SIZES, SKIES, SUBJECTS, Scene
 
 SPOKEN = 0.85  # how often a caption mentions sky, size or side
 SKY_PHRASES = {
@@ -76,3 +76,10 @@ def caption(scene: Scene, rng: np.random.Generator) -> str:
 def full_caption(scene: Scene) -> str:
     """The canonical caption, which names every attribute that isn't ""."""
     return _fill(TEMPLATES[0], scene, PLACE_PHRASES[scene.place][0], scene.size, scene.side, scene.sky)
+
+
+def named(text: str) -> dict[str, int]:
+    """What a text names of the world: attribute -> its index in LABELS. No word stands for two attributes."""
+    words = text.lower().replace(",", " ").split()
+    found = {name: [known.index(word) for word in words if word in known] for name, known in LABELS.items()}
+    return {name: which[0] for name, which in found.items() if which}
