@@ -1,7 +1,7 @@
 """What a job costs beside its device programs: prompts, noise, fetching, PNG, writing, records.
 
     python -m benchmarks.batch_overhead                       # 96 pictures of the built-in model
-    python -m benchmarks.batch_overhead --pictures 512 --steps 30 --batch 16
+    python -m benchmarks.batch_overhead --pictures 512 --steps 10 --batch 16
 
 The job is drawn into a temporary folder as `autolora batch` does it. Then the device programs of its batches are run
 again, one after the other, with the arguments they had, and nothing else. The overhead is the share of the job's time
@@ -85,7 +85,7 @@ def measure(job: Job, rounds: int) -> list[tuple[Summary, Seconds, Seconds]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--batch", type=int, default=8, help="pictures per device")
     parser.add_argument("--rounds", type=int, default=3)
