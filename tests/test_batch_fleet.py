@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -53,6 +54,7 @@ def address() -> Iterator[str]:
 
     # Ray's sockets lie in it, and their paths may have 107 characters.
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # Ray leaves one of its own
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # no token in the home folder
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
@@ -69,6 +71,7 @@ def address() -> Iterator[str]:
         )
         yield told.address_info["address"]
         ray.shutdown()
+    signal.signal(signal.SIGTERM, on_sigterm)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -169,7 +172,9 @@ def test_workers_that_could_not_draw_the_same_are_refused(tmp_path: Path):
     record, studio = open_fake(small_job(), tmp_path / "out").ledger.record, FakeStudio(tmp_path / "notes")
 
     def opened(job: Job, out: str) -> None:
-        asyncio.run(Worker(job, str(tmp_path / out), str(tmp_path), studio).open(record, retry=False))
+        opening = Worker(job, str(tmp_path / out), str(tmp_path), studio).open(record, retry=False)
+        with ThreadPoolExecutor(1) as pool:  # in this thread the browser of other tests may have a loop running
+            pool.submit(asyncio.run, opening).result()
 
     with pytest.raises(ConfigError, match=r"is not the driver's: a fleet on several machines needs a bucket"):
         opened(small_job(), "elsewhere")

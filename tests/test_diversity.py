@@ -105,6 +105,14 @@ def test_a_paired_difference_is_surer_than_its_parts(rng: np.random.Generator):
     assert difference.low == pytest.approx(0.1) and difference.high == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("pictures", "sure"), [(2, False), (3, True)])
+def test_two_pictures_are_too_few_for_an_interval(pictures: int, sure: bool, rng: np.random.Generator):
+    """Half of their resamples have no pair, and all others the same one: an interval of no width, if it were one."""
+    groups = np.zeros(pictures, np.int64)
+    found = bootstrap_interval(diversity_statistic(rng.standard_normal((pictures, 4)), groups), groups)
+    assert np.isfinite(found.value) and bool(np.isfinite([found.low, found.high]).all()) == sure
+
+
 def test_means_leave_out_what_is_not_known():
     values = np.array([1.0, np.nan, 0.0])
     assert mean_statistic(values)(np.ones((1, 3)))[0] == 0.5

@@ -179,7 +179,8 @@ def draw_work(
 def keep_compilations(folder: str | os.PathLike[str] | None) -> None:
     """Lets JAX keep compiled programs in a folder. None: wherever it is told to anyway."""
     if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).absolute()))
+        place = os.fspath(folder)
+        jax.config.update("jax_compilation_cache_dir", place if "://" in place else os.path.abspath(place))
 
 
 def _beside(storage: Storage) -> Path | None:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 Weights = Float[np.ndarray, "r n"]
 Statistic = Callable[[Weights], Float[np.ndarray, "r"]]
 AT_ONCE = 2**24  # weights: 128 MiB
+DEFINED = 0.75  # of the resamples; with two pictures half of them have no pair
 
 
 class Interval(NamedTuple):
@@ -35,7 +36,8 @@ def bootstrap_interval(
     """The statistic of all pictures with its percentile bootstrap interval. The same seed gives the same resamples.
 
     groups: the group of each picture (its prompt, say); pictures are redrawn within their group. zeros(n): one group.
-    Resamples for which the statistic is NaN are left out.
+    Resamples for which the statistic is NaN are left out; where these are over a quarter, the pictures are too few for
+    an interval, and it is NaN.
     Source: B. Efron, The Jackknife, the Bootstrap and Other Resampling Plans (1982), section 10.4.
     """
     if not len(groups) or not 0 < level < 1 or resamples < 1:
@@ -47,7 +49,7 @@ def bootstrap_interval(
     parts = (min(some, resamples - done) for done in range(0, resamples, some))
     found = np.concatenate([statistic(resampled(groups, part, rng)) for part in parts])
     found = found[~np.isnan(found)]
-    if not len(found):
+    if len(found) < DEFINED * resamples:
         return Interval(value, np.nan, np.nan)
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
