@@ -10,7 +10,7 @@ from typing import NamedTuple
 from autolora_jax.evaluation import Interval
 from autolora_jax.experiments.frontier import frontiers
 from autolora_jax.experiments.labels import ordered
-from autolora_jax.experiments.layout import number
+from autolora_jax.experiments.layout import DIGITS, number
 from autolora_jax.experiments.results import CellResult, Results
 
 PRODUCT = "Div-"  # how the names of the paper's products begin
@@ -59,9 +59,7 @@ def outcome(results: Results) -> str:
         if cells := _known(results, figure):
             best = max(cells, key=lambda cell: cell.figures[figure].value)
             value = best.figures[figure]
-            told = (
-                f"The highest {figure} is {number(value.value)} ({_sure(results, value)}), of {place(results, best)}."
-            )
+            told = f"The highest {figure} is {_said(value.value)} ({_sure(results, value)}), of {place(results, best)}."
             return f"{told} {_duel(results, figure, best)}".strip()
     return ""
 
@@ -87,8 +85,14 @@ def _known(results: Results, figure: str) -> list[CellResult]:
     return [cell for cell in results.cells if figure in cell.figures and not math.isnan(cell.figures[figure].value)]
 
 
+def _said(value: float, *, signed: bool = False) -> str:
+    """As tables show it; with more digits where it is so small that these would not tell it from 0."""
+    small = value != 0 and math.isfinite(value)
+    return number(value, signed=signed, digits=max(DIGITS, -math.floor(math.log10(abs(value)))) if small else DIGITS)
+
+
 def _sure(results: Results, interval: Interval, *, signed: bool = False) -> str:
-    low, high = (number(part, signed=signed) for part in interval[1:])
+    low, high = (_said(part, signed=signed) for part in interval[1:])
     return f"{100 * results.confidence:g} % interval {low} to {high}"
 
 
@@ -103,7 +107,7 @@ def _duel(results: Results, figure: str, best: CellResult) -> str:
         if (known := sign(found)) is None or best.method not in (cell.method, cell.against):
             continue
         there = "" if best.at is None else " there"
-        more = f"{number(abs(found.value))} {'more' if found.value >= 0 else 'less'} than {other}{there}"
+        more = f"{_said(abs(found.value))} {'more' if found.value >= 0 else 'less'} than {other}{there}"
         ending = "includes 0, so it may be chance" if known == 0 else "excludes 0"
         told = f"Over the same prompts and seeds that is {more}; the {_sure(results, found, signed=True)} {ending}."
         costs = {each.method: each.evaluations for each in results.cells if each.at == best.at}
@@ -117,9 +121,7 @@ def _duel(results: Results, figure: str, best: CellResult) -> str:
     value = second.figures[figure]
     apart = value.high < best.figures[figure].low
     met = "do not overlap" if apart else "overlap"
-    return (
-        f"Next is {place(results, second)} with {number(value.value)} ({_sure(results, value)}); the intervals {met}."
-    )
+    return f"Next is {place(results, second)} with {_said(value.value)} ({_sure(results, value)}); the intervals {met}."
 
 
 def _best(results: Results, figure: str) -> Iterator[Finding]:
@@ -127,7 +129,7 @@ def _best(results: Results, figure: str) -> Iterator[Finding]:
     if len(cells) > 1:
         best = max(cells, key=lambda cell: cell.figures[figure].value)
         value = best.figures[figure]
-        yield Finding(f"Best {figure}", number(value.value), f"{place(results, best)}, {_sure(results, value)}", "best")
+        yield Finding(f"Best {figure}", _said(value.value), f"{place(results, best)}, {_sure(results, value)}", "best")
 
 
 def _pairs(results: Results, figure: str) -> Iterator[Finding]:
@@ -143,7 +145,7 @@ def _pairs(results: Results, figure: str) -> Iterator[Finding]:
             where = f"at {results.axis} {cells[0].at:g}, " if cells[0].at is not None else ""
             includes = "includes 0: may be chance" if signs[0] == 0 else "excludes 0"
             text = f"{where}paired; the {_sure(results, found[0], signed=True)} {includes}"
-            yield Finding(label, number(found[0].value, signed=True), text, SIGNS[signs[0] or 0])
+            yield Finding(label, _said(found[0].value, signed=True), text, SIGNS[signs[0] or 0])
             continue
         counts = {"higher": signs.count(1), "lower": signs.count(-1), "undecided": signs.count(0)}
         most = max(counts, key=lambda word: counts[word] if word != "undecided" else 0)
@@ -159,10 +161,10 @@ def _frontiers(results: Results) -> Iterator[Finding]:
     """Which method dominates the most of the plane of the two figures."""
     found = sorted(frontiers(results), key=lambda each: -each.area)
     if len(found) > 1:
-        others = ", ".join(f"{each.method} {number(each.area)}" for each in found[1:4])
+        others = ", ".join(f"{each.method} {_said(each.area)}" for each in found[1:4])
         rest = " …" if len(found) > 4 else ""
         label = f"Largest area of {' and '.join(results.frontier)}"
-        yield Finding(label, number(found[0].area), f"{found[0].method}; then {others}{rest}")
+        yield Finding(label, _said(found[0].area), f"{found[0].method}; then {others}{rest}")
 
 
 def _paper(results: Results) -> Iterator[Finding]:

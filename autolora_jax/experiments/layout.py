@@ -88,10 +88,10 @@ def tables(results: Results) -> tuple[Table, ...]:
     )
 
 
-def number(value: float, *, signed: bool = False) -> str:
+def number(value: float, *, signed: bool = False, digits: int = DIGITS) -> str:
     """As tables show it."""
-    shown = round(value, DIGITS) + 0.0  # not −0
-    return NOTHING if math.isnan(value) else f"{shown:{'+' if signed else ''}.{DIGITS}f}".replace("-", "−")
+    shown = round(value, digits) + 0.0  # not −0
+    return NOTHING if math.isnan(value) else f"{shown:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
 def span(values: Iterable[int]) -> str:
