@@ -12,8 +12,8 @@ import pytest
 
 from autolora_jax import ConfigError
 from autolora_jax.batch import Job, draw_job, read_manifest
-from autolora_jax.batch.processes import check_weights, part, together
-from autolora_jax.batch.run import Summary
+from autolora_jax.batch.processes import check_weights, part
+from autolora_jax.batch.run import Summary, together
 from autolora_jax.overrides import load_preset
 from autolora_jax.presets import ModelConfig
 from tests.batch_jobs import draw_all, open_fake, small_job, tree

@@ -25,8 +25,7 @@ from autolora_jax.batch.dispatch import ATTEMPTS, Dispatch
 from autolora_jax.batch.job import Job
 from autolora_jax.batch.ledger import find_record
 from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK
-from autolora_jax.batch.processes import together
-from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary
+from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, together
 from autolora_jax.batch.storage import open_storage
 from autolora_jax.batch.work import Work, open_plan
 from autolora_jax.batch.worker import Hello, Studio, Worker

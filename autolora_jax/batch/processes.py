@@ -28,7 +28,7 @@ from autolora_jax.batch.features import open_features
 from autolora_jax.batch.job import Job
 from autolora_jax.batch.ledger import check_place, find_record, spans
 from autolora_jax.batch.plan import Batch, make_plan
-from autolora_jax.batch.run import OnBatch, Summary, draw_work
+from autolora_jax.batch.run import OnBatch, Summary, draw_work, together
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
 from autolora_jax.batch.work import Work, enter, open_work
@@ -180,27 +180,6 @@ def part(work: Work, number: int, count: int) -> list[Batch]:
     middles = (np.cumsum(costs) - costs / 2) / max(costs.sum(), 1.0)
     drawn_by = np.floor(count * middles)
     return [batch for share, owner in zip(shares, drawn_by, strict=True) if owner == number for batch in share]
-
-
-def together(summaries: Sequence[Summary]) -> Summary:
-    """What processes did at the same time: pictures of all, times as their means."""
-
-    def sums(name: str) -> int:
-        return sum(getattr(summary, name) for summary in summaries)
-
-    def means(name: str) -> float:
-        return float(np.mean([getattr(summary, name) for summary in summaries]))
-
-    return Summary(
-        ok=sums("ok"),
-        failed=sums("failed"),
-        not_finite=sums("not_finite"),
-        seconds=means("seconds"),
-        busy=means("busy"),
-        preparing=means("preparing"),
-        more=any(summary.more for summary in summaries),
-        problem=next((summary.problem for summary in summaries if summary.problem), None),
-    )
 
 
 def _devices() -> list[jax.Device]:

@@ -94,6 +94,27 @@ class Summary:
         return dataclasses.asdict(self) | {"idle_share": self.idle_share, "overhead_per_picture": per_picture}
 
 
+def together(summaries: Sequence[Summary]) -> Summary:
+    """What processes did at the same time: pictures of all, times as their means."""
+
+    def sums(name: str) -> int:
+        return sum(getattr(summary, name) for summary in summaries)
+
+    def means(name: str) -> float:
+        return float(np.mean([getattr(summary, name) for summary in summaries]))
+
+    return Summary(
+        ok=sums("ok"),
+        failed=sums("failed"),
+        not_finite=sums("not_finite"),
+        seconds=means("seconds"),
+        busy=means("busy"),
+        preparing=means("preparing"),
+        more=any(summary.more for summary in summaries),
+        problem=next((summary.problem for summary in summaries if summary.problem), None),
+    )
+
+
 class Tally:
     """What comes of a run, batch by batch. Rows are counted, not kept."""
 
