@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Shaped
 Weights = Float[np.ndarray, "r n"]
 Statistic = Callable[[Weights], Float[np.ndarray, "r"]]
 AT_ONCE = 2**24  # weights: 128 MiB
-DEFINED = 0.75  # of the resamples; with two pictures half of them have no pair
+DEFINED = 2 / 3  # of the resamples; with two pictures half of them have no pair
 
 
 class Interval(NamedTuple):
@@ -36,7 +36,7 @@ def bootstrap_interval(
     """The statistic of all pictures with its percentile bootstrap interval. The same seed gives the same resamples.
 
     groups: the group of each picture (its prompt, say); pictures are redrawn within their group. zeros(n): one group.
-    Resamples for which the statistic is NaN are left out; where these are over a quarter, the pictures are too few for
+    Resamples for which the statistic is NaN are left out; where these are over a third, the pictures are too few for
     an interval, and it is NaN.
     Source: B. Efron, The Jackknife, the Bootstrap and Other Resampling Plans (1982), section 10.4.
     """
