@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+REMEDY = "`playwright install chromium` or the distribution's package brings one"
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
@@ -18,10 +19,7 @@ def open_browser() -> Iterator[Any]:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     with api.sync_playwright() as playwright:
         if not found and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip(
-                f"none of {', '.join(BROWSERS)} is on PATH and {playwright.chromium.executable_path} does not exist; "
-                "`playwright install chromium` or the distribution's package brings one"
-            )
+            pytest.skip(f"no {', '.join(BROWSERS)} on PATH, no {playwright.chromium.executable_path}: {REMEDY}")
         opened = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield opened
         opened.close()

@@ -194,7 +194,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     except (OSError, subprocess.CalledProcessError) as e:
         said = getattr(e, "stderr", b"").decode().strip() or str(e)
         pytest.skip(
-            f"`mount -t tmpfs -o size=64k tmpfs {disk}` needs root and a kernel that allows it, and said: {said}"
+            f"`mount -t tmpfs -o size=64k tmpfs {disk}` needs root and a kernel that allows it; it said: {said}"
         )
     yield disk
     subprocess.run(["umount", disk], check=True)

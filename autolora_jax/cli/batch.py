@@ -7,8 +7,9 @@ import typer
 
 from autolora_jax.cli.console import Debug, reported, say, terminable
 from autolora_jax.cli.flags import assignments, option
+from autolora_jax.cli.job_flags import RUN, BatchSize, Calibrate, CompilationCache, Retry
 
-JOB, OUTPUT, RUN, MACHINES = "Job", "Output", "Run", "Many machines"
+JOB, OUTPUT, MACHINES = "Job", "Output", "Many machines"
 MORE = 75  # EX_TEMPFAIL: stopped, the same command goes on
 
 EXAMPLES = """[bold]A job[/] is a Python file whose get_config() returns it:
@@ -128,28 +129,13 @@ def batch(
             help="Write tar files of about so many pictures, as WebDataset reads them, instead of single files.",
         ),
     ] = None,
-    batch_size: Annotated[
-        int | None, option("--batch-size", panel=RUN, default="4", help="Pictures per device at once.")
-    ] = None,
-    retry: Annotated[
-        bool, option("--retry", panel=RUN, help="Draw also what failed before, or came out not finite.")
-    ] = False,
-    compilation_cache: Annotated[
-        str | None,
-        option(
-            "--compilation-cache",
-            panel=RUN,
-            default=".xla in the folder",
-            metavar="DIR",
-            help="Where compiled programs are kept for the next run.",
-        ),
-    ] = None,
+    batch_size: BatchSize = None,
+    retry: Retry = False,
+    compilation_cache: CompilationCache = None,
     dry_run: Annotated[
         bool, option("--dry-run", panel=RUN, help="Say what there is to do and what it takes; draw nothing.")
     ] = False,
-    calibrate: Annotated[
-        bool, option("--calibrate", panel=RUN, help="(--dry-run) Draw a batch to estimate the time, and drop it.")
-    ] = False,
+    calibrate: Calibrate = False,
     distributed: Annotated[
         bool,
         option(

@@ -10,6 +10,7 @@ import typer
 
 from autolora_jax.cli.console import Debug, reported, say, terminable
 from autolora_jax.cli.flags import assignments, option
+from autolora_jax.cli.job_flags import RUN, BatchSize, Calibrate, CompilationCache, Retry
 from autolora_jax.cli.judge_flags import (
     BASE_URL,
     JUDGE,
@@ -25,7 +26,7 @@ from autolora_jax.cli.judge_flags import (
     Tries,
 )
 
-EXPERIMENT, MODELS, MEASURE, OUTPUT, RUN = "Experiment", "Models", "Measure", "Output", "Run"
+EXPERIMENT, MODELS, MEASURE, OUTPUT = "Experiment", "Models", "Measure", "Output"
 MORE, INCOMPLETE = 75, 3  # EX_TEMPFAIL: stopped, the same command goes on; some pictures have no verdict yet
 PLACE = Path("reproduce")
 UNTOLD = ("experiments", "out", "compilation_cache", "api_key", "retry", "report_only", "debug")
@@ -171,22 +172,9 @@ def reproduce(
         ),
     ] = None,
     format: Annotated[str | None, option("--format", panel=OUTPUT, default="png", help="png, webp or jpeg.")] = None,
-    batch_size: Annotated[
-        int | None, option("--batch-size", panel=RUN, default="4", help="Pictures per device at once.")
-    ] = None,
-    retry: Annotated[
-        bool, option("--retry", panel=RUN, help="Draw also what failed before, or came out not finite.")
-    ] = False,
-    compilation_cache: Annotated[
-        Path | None,
-        option(
-            "--compilation-cache",
-            panel=RUN,
-            default=".xla in the folder",
-            metavar="DIR",
-            help="Where compiled programs are kept for the next run.",
-        ),
-    ] = None,
+    batch_size: BatchSize = None,
+    retry: Retry = False,
+    compilation_cache: CompilationCache = None,
     report_only: Annotated[
         bool, option("--report-only", panel=RUN, help="Draw nothing; score and report what is there.")
     ] = False,
@@ -196,9 +184,7 @@ def reproduce(
             "--dry-run", panel=RUN, help="Say what there is to do and what it takes; download nothing, draw nothing."
         ),
     ] = False,
-    calibrate: Annotated[
-        bool, option("--calibrate", panel=RUN, help="(--dry-run) Draw a batch to estimate the time, and drop it.")
-    ] = False,
+    calibrate: Calibrate = False,
     debug: Debug = False,
 ) -> None:
     """Repeat the experiments of arXiv 2410.03941, and those its reviewers asked for: draw, score, report.
@@ -243,7 +229,7 @@ def reproduce(
         )
     root = out or PLACE
     folders = [out if out and len(wanted) == 1 else root / experiment.name for experiment in wanted]
-    programs = compilation_cache or root / ".xla"
+    programs = compilation_cache or str(root / ".xla")
     incomplete = False
     try:
         with reported(debug), terminable():

@@ -168,8 +168,13 @@ def scale_figure(name: str, job: Job, said: str = "", small: bool = False) -> Ex
     )
 
 
-def style_figure(name: str, job: Job, said: str = "", small: bool = False) -> Experiment:
-    """Figures 5 and 8: pixel art. said: what is assumed; small: on the built-in model, without SD3."""
+def style_figure(name: str, shown: slice, said: str = "", small: bool = False) -> Experiment:
+    """Figures 5 and 8: pixel art. shown: which of Table 2's prompts, seed 0 of each; said: what is assumed.
+
+    small: on the built-in model, without SD3.
+    """
+    prompts = style_captions(len(paper_prompts())) if small else paper_prompts()
+    job = builtin_job(prompts[shown], 1, "style") if small else sdxl_job(prompts[shown], 1, PIXEL_ART_XL)
     return Experiment(
         name=name,
         title=f"Pixel art, CFG beside AutoLoRA (Figure {name[-1]})",

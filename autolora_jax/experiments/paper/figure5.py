@@ -4,22 +4,15 @@ autolora reproduce figure5 --lora pixel-art-xl-v1.1.safetensors=FILE
 """
 
 from autolora_jax.experiments.experiment import Experiment
-from autolora_jax.experiments.parts import (
-    PIXEL_ART_XL,
-    builtin_job,
-    paper_prompts,
-    sdxl_job,
-    style_captions,
-    style_figure,
-)
+from autolora_jax.experiments.parts import style_figure
 
 SHOWN = slice(0, 4)
+CHOSEN = "Which pictures it shows is not stated: seed 0 of the first four prompts of Table 2."
 
 
 def get_config() -> Experiment:
-    said = "Which pictures it shows is not stated: seed 0 of the first four prompts of Table 2."
-    return style_figure("figure5", sdxl_job(paper_prompts()[SHOWN], 1, PIXEL_ART_XL), said)
+    return style_figure("figure5", SHOWN, CHOSEN)
 
 
 def get_builtin() -> Experiment:
-    return style_figure("figure5", builtin_job(style_captions(30)[SHOWN], 1, "style"), small=True)
+    return style_figure("figure5", SHOWN, small=True)
