@@ -62,13 +62,8 @@ class Artist:
         schedule = model.schedule(
             program.steps, program.scheduler, program.timestep_spacing, program.height, program.width
         )
-        result = pipe.start(request, schedule, batch.rows, self.as_latents)
-
-        def wait() -> Pictures:
-            arrays, finite = jax.device_get(result)
-            return Pictures(arrays[: len(drawn)], finite[: len(drawn)])
-
-        return Drawing(failed, wait)
+        wait = pipe.start(request, schedule, batch.rows, self.as_latents)
+        return Drawing(failed, lambda: Pictures(*wait()))
 
     def _pipeline(self, load: Load) -> AutoLoRAPipeline:
         """The pipeline with exactly these files."""
