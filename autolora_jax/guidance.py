@@ -213,11 +213,11 @@ class Segment(NamedTuple):
 class Calls(NamedTuple):
     """The evaluations of some steps as calls of the network, each for one kind of weights and 1 or 2 prompts at once.
 
-    A step makes its first `count` calls; what stands behind them is not looked at. Which calls are made is data, how
+    A step makes its first `made` calls; what stands behind them is not looked at. Which calls are made is data, how
     many prompts one takes is part of a program's shape: two wherever every kind of weights reads both, else one.
     """
 
-    count: np.ndarray  # int32 [steps]
+    made: np.ndarray  # int32 [steps]
     kinds: np.ndarray  # [steps calls], index into KINDS
     columns: np.ndarray  # int32 [steps calls prompts], index into COLUMNS
     coefficients: np.ndarray  # float32 [n steps calls prompts]
@@ -233,7 +233,7 @@ class Plan(NamedTuple):
     @property
     def weights(self) -> tuple[str, ...]:
         """The kinds of weights that any step evaluates, in KINDS' order."""
-        used = {branch.weights for branch, on in zip(COLUMNS, self.active.any(axis=0), strict=True) if on}
+        used = {COLUMNS[c].weights for c in np.flatnonzero(self.active.any(axis=0))}
         return tuple(kind for kind in KINDS if kind in used)
 
     def of(self, index: np.ndarray) -> "Plan":
@@ -259,14 +259,14 @@ class Plan(NamedTuple):
         """The calls of the steps first … last - 1, which are all paired or all not."""
         prompts = 2 if self.paired[first] else 1
         shape = last - first, len(COLUMNS) // prompts, prompts
-        columns, count = np.zeros(shape, np.int32), self.active[first:last].sum(axis=1, dtype=np.int32) // prompts
+        columns, made = np.zeros(shape, np.int32), self.active[first:last].sum(axis=1, dtype=np.int32) // prompts
         for i, on in enumerate(self.active[first:last]):
             used = np.flatnonzero(on).reshape(-1, prompts)
             columns[i, : len(used)] = used
         kinds = np.array([KINDS.index(branch.weights) for branch in COLUMNS])[columns[..., 0]]
         rows = self.table[:, first:last]
         coefficients = np.take_along_axis(rows, columns.reshape(1, last - first, -1), axis=2)
-        return Calls(count, kinds, columns, coefficients.reshape(len(rows), *shape))
+        return Calls(made, kinds, columns, coefficients.reshape(len(rows), *shape))
 
 
 def plan(rules: Rule | Sequence[Rule], n: int, steps: int, reference: bool = False) -> Plan:

@@ -127,7 +127,9 @@ def parameters(settings: Mapping[str, Any]) -> str:
     name, _, spacing = solver.rpartition("_")
     sampler = name if spacing in SCHEDULE_TYPES else solver
     # A scale that changes over the steps is told by its mean; the JSON holds it whole.
-    loras = {name: float(np.mean(scale)) for name, scale in zip(settings["loras"], settings["lora_scales"], strict=False)}
+    loras = {
+        name: float(np.mean(scale)) for name, scale in zip(settings["loras"], settings["lora_scales"], strict=False)
+    }
     hashes = dict(zip(settings["loras"], settings.get("lora_hashes", ()), strict=False))
     clip_skip = settings["clip_skip"]
     _, *values = guidance.to_dict(rule).items()

@@ -1,8 +1,10 @@
 """AutoLoRAPipeline: checkpoint and LoRA files in, pictures out. The only file that knows every part."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from itertools import chain
 from os import PathLike
@@ -17,6 +19,7 @@ from jaxtyping import DTypeLike
 from PIL import Image
 
 from autolora_jax import lora
+from autolora_jax.compilation import keep_programs
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.decode import decode
 from autolora_jax.demo import MODEL
@@ -36,8 +39,9 @@ from autolora_jax.request import (
 )
 from autolora_jax.sampler import Model, Run, State
 from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
-from autolora_jax.sharding import data_mesh, replicated
+from autolora_jax.sharding import data_mesh, pad_rows, replicated, split_images
 from autolora_jax.text import Sizes, TextSettings, TextStage, Word
+from autolora_jax.text.stage import same_text
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.embeddings import read_embedding
@@ -104,6 +108,7 @@ class AutoLoRAPipeline:
         text_encoders: str | PathLike[str] | None = None,
         text_encoder_3: str | None = "device",
         cache_dir: str | PathLike[str] | None = None,
+        compilation_cache: str | PathLike[str] | None = None,
         on_progress: OnProgress | None = None,
     ) -> "AutoLoRAPipeline":
         """A pipeline on the given devices (default: all), weights placed tensor by tensor.
@@ -120,8 +125,11 @@ class AutoLoRAPipeline:
         text_encoder_3: where SD3's T5 and its 9.5 GB are. "device": with the rest. "host": in host memory, from where
             they pass through the first device for every new prompt. None: nowhere; the model then sees zeros for it, as
             it did in a part of its training.
+        compilation_cache: where compiled programs are kept for other processes: a folder, a bucket's URL or "off"; by
+            default in the user's cache folder, see compilation.keep_programs. It is JAX's own and holds for the process.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
         """
+        keep_programs(compilation_cache)
         source = source if source is not None else MODEL
         dtype = jnp.dtype(dtype)
         mesh = data_mesh(devices, weight_shards)
@@ -190,7 +198,7 @@ class AutoLoRAPipeline:
     def _stack(self) -> None:
         components = (self.family.denoiser, *self.text.encoders)
         stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in components}
-        room = {name: lora.padded(tree) for name, tree in stacked.items()}
+        room = {name: lora.padded(tree, self.params[name]) for name, tree in stacked.items()}
         self._delta = jax.device_put(room, replicated(self.mesh))
         self._ready.clear()
         self.text.set_deltas({name: self._delta[name] for name in self.text.encoders})
@@ -266,24 +274,24 @@ class AutoLoRAPipeline:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: need at least 1 picture per device")
         height, width = self._size(height, width)
-        tokens = height * width // (self.vae.config.factor * self.denoiser.config.patch_size) ** 2
-        schedule = make_schedule(self.scheduler, num_inference_steps, scheduler, timestep_spacing, tokens)
+        schedule = make_schedule(
+            self.scheduler, num_inference_steps, scheduler, timestep_spacing, self._tokens(height, width)
+        )
         size = Sizes(original_size or (height, width), crops_coords_top_left, target_size or (height, width))
         negative_size = size
         if negative_original_size and negative_target_size:  # diffusers takes them only together
             negative_size = Sizes(negative_original_size, negative_crops_coords_top_left, negative_target_size)
-        factor = self.vae.config.factor
         request = Request.of(
             prompts=join_texts(prompt, prompt_2, prompt_3),
             negatives=join_negatives(negative_prompt, negative_prompt_2, negative_prompt_3),
             seeds=seeds,
-            rules=self.filled(guidance if guidance is not None else (AutoLoRA() if self._loras else CFG())),
+            rules=self.filled(guidance),
             steps=num_inference_steps,
             guidance_rescale=guidance_rescale,
             lora_scale=[self._scales] if lora_scale is None else lora_scale,
             loras=len(self._loras),
             latents=latents,
-            latent_shape=(height // factor, width // factor, self.denoiser.config.in_channels),
+            latent_shape=self._latent_shape(height, width),
             noise=noise,
             text=TextSettings((negative_size, size), clip_skip, max_sequence_length),
             base_text=base_text,
@@ -315,9 +323,11 @@ class AutoLoRAPipeline:
             )
         return Output([*chain(*batches)] if output_type == "pil" else np.concatenate(batches), settings)
 
-    def filled(self, rules: Rule | Sequence[Rule]) -> Any:
-        """Guidance with its open CFG scales at what is usual for this model."""
+    def filled(self, rules: Rule | Sequence[Rule] | None) -> Any:
+        """Guidance, None being the default, with its open CFG scales at what is usual for this model."""
         usual = self.family.guidance_scale
+        if rules is None:
+            rules = AutoLoRA() if self._loras else CFG()
         return rules.filled(usual) if isinstance(rules, Rule) else [rule.filled(usual) for rule in rules]
 
     def encode_prompt(
@@ -339,7 +349,69 @@ class AutoLoRAPipeline:
         settings = TextSettings((sizes, sizes), clip_skip, max_sequence_length)
         return self.text.conditioning(texts, negatives, settings, by_kind)
 
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Pictures, uint8 [n h w 3], of latents [n h/8 w/8 c] as a call leaves them, or as a Progress holds them."""
+        rows = -(-len(latents) // self.mesh.size) * self.mesh.size
+        pictures, _ = _fetched(self._decode(jax.device_put(pad_rows(latents, rows), split_images(self.mesh))))
+        return pictures[: len(latents)]
+
+    def warm_up(
+        self,
+        sizes: Sequence[Size] | None = None,
+        *,
+        batch_size: int = 4,
+        guidance: Rule | Sequence[Rule] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        """Compiles what later calls will need, or reads it from the compilation cache; several programs at a time.
+
+        Load LoRAs first: without one, and with one, other programs run.
+
+        sizes: (height, width) of pictures, pixels; default the trained size. batch_size: pictures a device at once.
+        guidance: a rule, or several, that will be asked for; default as in a call.
+        on_progress: told of the programs that are done, stage "compile".
+        Raises ValueError for what can't be drawn.
+        """
+        rules = [guidance] if guidance is None or isinstance(guidance, Rule) else list(guidance)
+        programs: dict[str, Callable[[], Any]] = {}
+        for size in sizes or [(None, None)]:
+            height, width = self._size(*size)
+            about = f"{width}×{height}, {batch_size} a device"
+            for rule in rules:
+                run = self._rehearsal(rule, (height, width), batch_size)
+                for paired in set(run.plan.paired.tolist()):
+                    prompts = "both prompts at once" if paired else "one prompt at a time"
+                    programs[f"denoiser, {about}, {prompts}"] = partial(run.rehearse, paired)
+            programs[f"decoder, {about}"] = partial(self._decode, run.state.x)
+            self._ready.setdefault(self._latent_shape(height, width), set()).add(batch_size)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            names = {pool.submit(program): name for name, program in programs.items()}
+            for done, future in enumerate(as_completed(names)):
+                jax.block_until_ready(future.result())
+                if on_progress:
+                    on_progress(Progress("compile", done + 1, len(names), names[future]))
+
     # ---- parts of a call -------------------------------------------------------------------------------------------
+
+    def _rehearsal(self, rule: Rule | None, size: Size, batch_size: int) -> Run:
+        """A run that nobody asked for, a prompt for every picture; it compiles the text encoders' programs."""
+        n = self.mesh.size * batch_size
+        request = Request.of(
+            prompts=[same_text(str(i)) for i in range(n)],
+            negatives=[same_text("")],
+            seeds=0,
+            rules=self.filled(rule),
+            steps=30,
+            guidance_rescale=0.0,
+            lora_scale=[self._scales],
+            loras=len(self._loras),
+            latents=None,
+            latent_shape=self._latent_shape(*size),
+            noise="jax",
+            text=TextSettings((Sizes(size, (0, 0), size),) * 2),
+            base_text="base",
+        )
+        return self._run(request, make_schedule(self.scheduler, 30, image_seq_len=self._tokens(*size)), np.arange(n))
 
     def _draw(
         self,
@@ -421,11 +493,17 @@ class AutoLoRAPipeline:
         on_done: OnStretch | None = None,
     ) -> tuple[Any, Any]:
         """(pictures or latents, finite or None) of some images of a request while they are being drawn."""
+        run = self._run(request, schedule, index)
+        self._pace.drive(run, on_done)
+        return (run.state.x, None) if as_latents else self._decode(run.state.x)
+
+    def _run(self, request: Request, schedule: Schedule, index: np.ndarray) -> Run:
+        """What draws some images of a request, their texts encoded."""
         name = self.family.denoiser
         positive, negative = [request.positive[i] for i in index], [request.negative[i] for i in index]
         scales = {kind: values[index] for kind, values in request.text_scales.items()}
         steps = len(schedule.timestep)
-        run = Run(
+        return Run(
             self.denoiser,
             self.mesh,
             Model(self.params[name], self._delta.get(name, {})),
@@ -437,11 +515,19 @@ class AutoLoRAPipeline:
             step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
             rescale=None if request.rescale is None else request.rescale[index],
         )
-        self._pace.drive(run, on_done)
-        if as_latents:
-            return run.state.x, None
-        tiled = request.pixels(self.vae.config.factor) >= TILED_FROM
-        return decode(self.vae, self.mesh, self.params["vae"], run.state.x, tiled=tiled)
+
+    def _decode(self, latents: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(pictures, finite) of latents [b h/8 w/8 c] that lie on the devices."""
+        tiled = latents.shape[1] * latents.shape[2] * self.vae.config.factor**2 >= TILED_FROM
+        return decode(self.vae, self.mesh, self.params["vae"], latents, tiled=tiled)
+
+    def _latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        factor = self.vae.config.factor
+        return height // factor, width // factor, self.denoiser.config.in_channels
+
+    def _tokens(self, height: int, width: int) -> int:
+        """Of a picture, as a flow's schedule counts them."""
+        return height * width // (self.vae.config.factor * self.denoiser.config.patch_size) ** 2
 
     def _size(self, height: int | None, width: int | None) -> Size:
         """Pixels (height, width), whole patches of latent cells; the UNet copes with odd numbers of its single ones."""

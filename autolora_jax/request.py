@@ -89,10 +89,6 @@ class Request:
             text=text,
         )
 
-    def pixels(self, factor: int) -> int:
-        """Pixels of one picture."""
-        return self.latent_shape[0] * self.latent_shape[1] * factor**2
-
     def initial_noise(self, index: np.ndarray) -> np.ndarray:
         """x_T of some images, unit variance, float32 [b h w c]."""
         if self.latents is not None:
@@ -213,7 +209,7 @@ def _told(scale: np.ndarray) -> float | list[float]:
 
 def _image_scales(lora_scale: Any, n: int, steps: int, loras: int) -> np.ndarray:
     """float32 [n, steps or 1, loras]."""
-    scales = np.asarray(lora_scale, np.float32)
+    scales: np.ndarray = np.asarray(lora_scale, np.float32)
     if scales.ndim == 1:
         scales = scales[:, None]  # one per picture, the same for every LoRA
     if scales.ndim < 3:

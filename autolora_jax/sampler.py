@@ -35,7 +35,7 @@ from autolora_jax.schedules import Schedule
 from autolora_jax.sharding import Axes, map_images, part_specs, put_together, replicated, split_axes, split_images
 
 Tree = Mapping[str, Any]
-Values = Array | np.ndarray  # numpy before a call, traced inside
+Values = Any  # an array: numpy before a call, traced inside
 STRETCH = 8  # most steps of one call of `advance`
 
 
@@ -47,9 +47,9 @@ class Model(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """What a stretch does, the same for all images: of `count` steps. All but `count` leads with [STRETCH]."""
+    """What a stretch of `steps` steps does, the same for all images. All else leads with [STRETCH]."""
 
-    count: Values  # int32 []
+    steps: Values  # int32 []
     schedule: Schedule
     calls: Values  # int32 [steps]
     adapted: Values  # bool [steps calls]: whether any image of the batch has a LoRA there
@@ -127,7 +127,7 @@ def _advance(
         x = table.keep * x + table.toward * denoised + table.previous * before
         return State(x + table.fresh * numbers.step_noise[:, i], denoised)
 
-    result: State = jax.lax.fori_loop(0, steps.count, step, state)
+    result: State = jax.lax.fori_loop(0, steps.steps, step, state)
     return result
 
 
@@ -205,14 +205,23 @@ class Run:
         last = min(self.done + max(1, min(most, STRETCH)), self.total)
         paired = self.plan.paired[self.done : last]
         last = self.done + int(np.argmax(np.append(paired != paired[0], True)))  # a program takes one or two prompts
-        steps, numbers = self._tables(self.done, last)
-        steps = jax.device_put(steps, replicated(self.mesh))
-        numbers = jax.device_put(numbers, split_images(self.mesh))
-        self.state = advance(
-            self.network, self.mesh, self.model, steps, self.images, numbers, self.state, axes=self._axes
-        )
+        self.state = self._call(*self._tables(self.done, last))
         count, self.done = last - self.done, last
         return count
+
+    def rehearse(self, paired: bool) -> State:
+        """The state, moved by no step: compiles the program for steps that are `plan.paired`, or are not."""
+        first = int(np.argmax(self.plan.paired == paired))
+        steps, numbers = self._tables(first, first + 1)
+        return self._call(steps._replace(steps=np.int32(0)), numbers)
+
+    def _call(self, steps: Steps, numbers: Numbers) -> State:
+        steps = jax.device_put(steps, replicated(self.mesh))
+        numbers = jax.device_put(numbers, split_images(self.mesh))
+        result: State = advance(
+            self.network, self.mesh, self.model, steps, self.images, numbers, self.state, axes=self._axes
+        )
+        return result
 
     def _tables(self, first: int, last: int) -> tuple[Steps, Numbers]:
         calls, steps = self.plan.calls(first, last), slice(first, last)
@@ -223,9 +232,10 @@ class Run:
             scales = np.where((calls.kinds == KINDS.index(kind))[..., None], of_steps, scales)
         table = jax.tree.map(lambda a: a[steps] if a.ndim else np.full(last - first, a), self.schedule)
         adapted = scales.any(axis=(0, 3))
-        shared = Steps(np.int32(last - first), *_room((table, calls.count, adapted, calls.columns), 0))
+        shared = Steps(np.int32(last - first), *_room((table, calls.made, adapted, calls.columns), 0))
         noise = self._quiet if self.step_noise is None else _room(self.step_noise[:, steps], 1)
-        return shared, Numbers(*_room((calls.coefficients, scales), 1), noise)
+        coefficients, scales = _room((calls.coefficients, scales), 1)
+        return shared, Numbers(coefficients, scales, noise)
 
 
 def _room(tree: Any, axis: int) -> Any:

@@ -32,7 +32,7 @@ def dense(rules: Rule | list[Rule], n: int, steps: int) -> np.ndarray:
     table = np.zeros((n, steps, len(COLUMNS)))
     for k in range(steps):
         calls = p.calls(k, k + 1)
-        for c in range(calls.count[0]):
+        for c in range(calls.made[0]):
             for i, column in enumerate(calls.columns[0, c]):
                 assert KINDS[calls.kinds[0, c]] == COLUMNS[column].weights
                 table[:, k, column] += calls.coefficients[:, 0, c, i]
@@ -119,8 +119,8 @@ def test_interval_splits_the_run_and_keeps_cfg_outside():
 def test_calls_evaluate_what_the_table_uses_and_no_more(rule: Rule, counts: list[int], prompts: int):
     p = plan(rule, 2, 8)
     calls = p.calls(0, 8)
-    assert calls.count.tolist() == counts and calls.columns.shape[-1] == prompts
-    assert calls.count.sum() * prompts == evaluations(p.segments)
+    assert calls.made.tolist() == counts and calls.columns.shape[-1] == prompts
+    assert calls.made.sum() * prompts == evaluations(p.segments)
 
 
 def test_a_batch_mixes_values_and_rules():
