@@ -18,19 +18,24 @@ OFF = "off"
 def keep_programs(place: str | os.PathLike[str] | None = None) -> str | None:
     """Lets JAX keep every program that this process compiles from now on, and says where; None: nowhere.
 
-    place: a folder, a bucket's URL (gs://…, s3://…; JAX reads and writes these with etils), or "off". None: what the
-        environment variable AUTOLORA_COMPILATION_CACHE says, which may be any of these; else what JAX is told already
-        (JAX_COMPILATION_CACHE_DIR, jax.config), else autolora-jax/programs in the user's cache folder.
+    place: a folder, a bucket's URL (gs://…, s3://…) or "off". None: what JAX is told already (by an earlier call,
+        JAX_COMPILATION_CACHE_DIR, jax.config), else what the environment variable AUTOLORA_COMPILATION_CACHE says, which
+        may be any of these, else autolora-jax/programs in the user's cache folder.
     """
-    told = os.fspath(place) if place is not None else os.environ.get(VARIABLE) or None
     config: Any = jax.config
     known: str | None = config.jax_compilation_cache_dir
-    if told is None and known:
+    if place is None and not config.jax_enable_compilation_cache:
+        return None
+    if place is None and known:
         return known
-    folder = None if told == OFF else _absolute(told or os.path.join(_user_cache(), "autolora-jax", "programs"))
+    told = os.fspath(place) if place is not None else os.environ.get(VARIABLE)
+    jax.config.update("jax_enable_compilation_cache", told != OFF)
+    if told == OFF:
+        return None
+    folder = _absolute(told or os.path.join(_user_cache(), "autolora-jax", "programs"))
     if folder != known:
         jax.config.update("jax_compilation_cache_dir", folder)
-        compilation_cache.reset_cache()  # JAX looks at its setting once
+    compilation_cache.reset_cache()  # JAX looks at its settings once
     # The small programs, too: a second process is to compile nothing.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder

@@ -125,8 +125,8 @@ class AutoLoRAPipeline:
         text_encoder_3: where SD3's T5 and its 9.5 GB are. "device": with the rest. "host": in host memory, from where
             they pass through the first device for every new prompt. None: nowhere; the model then sees zeros for it, as
             it did in a part of its training.
-        compilation_cache: where compiled programs are kept for other processes: a folder, a bucket's URL or "off"; by
-            default in the user's cache folder, see compilation.keep_programs. It is JAX's own and holds for the process.
+        compilation_cache: where compiled programs are kept for other processes: a folder, a bucket's URL or "off";
+            by default in the user's cache folder, see compilation.keep_programs. JAX has one for the whole process.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
         """
         keep_programs(compilation_cache)
@@ -362,8 +362,10 @@ class AutoLoRAPipeline:
         batch_size: int = 4,
         guidance: Rule | Sequence[Rule] | None = None,
         on_progress: OnProgress | None = None,
-    ) -> None:
+    ) -> int:
         """Compiles what later calls will need, or reads it from the compilation cache; several programs at a time.
+
+        Returns how many programs of denoiser and decoder these are.
 
         Load LoRAs first: without one, and with one, other programs run.
 
@@ -374,8 +376,8 @@ class AutoLoRAPipeline:
         """
         rules = [guidance] if guidance is None or isinstance(guidance, Rule) else list(guidance)
         programs: dict[str, Callable[[], Any]] = {}
-        for size in sizes or [(None, None)]:
-            height, width = self._size(*size)
+        for height, width in sizes or [self._size(None, None)]:
+            height, width = self._size(height, width)
             about = f"{width}×{height}, {batch_size} a device"
             for rule in rules:
                 run = self._rehearsal(rule, (height, width), batch_size)
@@ -390,6 +392,7 @@ class AutoLoRAPipeline:
                 jax.block_until_ready(future.result())
                 if on_progress:
                     on_progress(Progress("compile", done + 1, len(names), names[future]))
+        return len(programs)
 
     # ---- parts of a call -------------------------------------------------------------------------------------------
 

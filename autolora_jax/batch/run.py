@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,9 +29,9 @@ from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.job import Job
 from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, make_row
 from autolora_jax.batch.plan import Batch, Row
-from autolora_jax.batch.storage import Folder, Storage
 from autolora_jax.batch.store import Picture
 from autolora_jax.batch.work import Work, open_work
+from autolora_jax.compilation import keep_programs
 from autolora_jax.evaluation.kept import FEATURES
 from autolora_jax.progress import OnProgress
 
@@ -168,7 +167,7 @@ def draw_job(
 
     out: a folder, or a URL that fsspec knows (gs://…, s3://…). A job that was stopped goes on; another one adds to it.
     devices: default all. retry: draw also what failed before, or was not finite.
-    compilation_cache: folder of compiled programs; default .xla in `out`, if that is a folder.
+    compilation_cache: where compiled programs are kept, see compilation.keep_programs.
     on_work: told what is to be done, before anything is loaded. on_progress: of loading. on_batch: rows as recorded.
     Raises ConfigError, WeightsError, ValueError for what can't be drawn, StorageError for what can't be kept.
     """
@@ -190,22 +189,11 @@ def draw_work(
     on_batch: OnBatch | None = None,
 ) -> Summary:
     """Draws batches of an opened job with pipelines: `run` for batches and on_batch, `draw_job` for the rest."""
-    keep_compilations(compilation_cache or _beside(work.storage))
+    keep_programs(compilation_cache)
     artist = Artist(devices, FORMATS[work.job.output.format].latents, on_progress)
     used = jax.devices() if devices is None else devices
     about = {"devices": f"{len(used)} {used[0].device_kind}", "rows": work.ledger.record.rows}
     return run(work, artist, batches, on_batch, about)
-
-
-def keep_compilations(folder: str | os.PathLike[str] | None) -> None:
-    """Lets JAX keep compiled programs in a folder. None: wherever it is told to anyway."""
-    if folder is not None:
-        place = os.fspath(folder)
-        jax.config.update("jax_compilation_cache_dir", place if "://" in place else os.path.abspath(place))
-
-
-def _beside(storage: Storage) -> Path | None:
-    return storage.root / ".xla" if isinstance(storage, Folder) else None
 
 
 def run(
