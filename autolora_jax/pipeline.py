@@ -195,7 +195,7 @@ class AutoLoRAPipeline:
         stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in components}
         room = {name: lora.padded(tree) for name, tree in stacked.items()}
         self._delta = jax.device_put(room, replicated(self.mesh))
-        self.text.set_deltas({name: self._delta[name] for name in self.text.encoders})
+        self.text.set_deltas({name: self._delta[name] for name in self.text.encoders}, len(self._loras))
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
 
