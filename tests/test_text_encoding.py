@@ -1,5 +1,7 @@
 """How texts are encoded: in one call per encoder, ahead of their use, each by itself, and what compiles nothing."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -226,6 +228,31 @@ def test_a_text_that_is_none_is_said_before_anything_is_encoded(pipe, calls):
     assert calls == []
     pipe.text.read(*asked(("a cat",), np.array([1.0])))
     assert calls == []
+
+
+# ---- tokenizers ------------------------------------------------------------------------------------------------------
+
+
+WITHOUT_TORCH = """
+import importlib.util, sys
+from pathlib import Path
+
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
+
+import autolora_jax.pipeline
+from autolora_jax.config import CLIPTextConfig
+from autolora_jax.text.tokens import open_tokenizer
+
+assert "transformers" not in sys.modules
+print(len(open_tokenizer(CLIPTextConfig, Path(sys.argv[1]) / "tokenizer")("a cat").input_ids))
+"""
+
+
+def test_transformers_comes_late_and_says_nothing(small_folder):
+    """It takes as long to import as all the rest, and would say that there is no PyTorch."""
+    told = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, str(small_folder)], capture_output=True, text=True)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "4\n", "")
 
 
 # ---- T5 from the host ------------------------------------------------------------------------------------------------
