@@ -201,7 +201,7 @@ class AutoLoRAPipeline:
         room = {name: lora.padded(tree, self.params[name]) for name, tree in stacked.items()}
         self._delta = jax.device_put(room, replicated(self.mesh))
         self._ready.clear()
-        self.text.set_deltas({name: self._delta[name] for name in self.text.encoders})
+        self.text.set_deltas({name: self._delta[name] for name in self.text.encoders}, len(self._loras))
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
 
@@ -458,6 +458,8 @@ class AutoLoRAPipeline:
             for first, index in enumerate(batches):
                 if on_progress:
                     on_progress(Progress("encode", min(first * self.mesh.size * size, n), n))
+                for near in batches[first : first + 2]:  # the next one's before this one's pictures: devices keep order
+                    self.text.begin(*_texts(request, near))
                 pending.append((index, self._start(request, schedule, index, as_latents, told(index))))
                 ready.add(size)
                 if len(pending) > 1:
@@ -503,8 +505,6 @@ class AutoLoRAPipeline:
     def _run(self, request: Request, schedule: Schedule, index: np.ndarray) -> Run:
         """What draws some images of a request, their texts encoded."""
         name = self.family.denoiser
-        positive, negative = [request.positive[i] for i in index], [request.negative[i] for i in index]
-        scales = {kind: values[index] for kind, values in request.text_scales.items()}
         steps = len(schedule.timestep)
         return Run(
             self.denoiser,
@@ -513,7 +513,7 @@ class AutoLoRAPipeline:
             request.plan.of(index),
             schedule,
             scales=request.model_scales(index),
-            told=self.text.conditioning(positive, negative, request.text, scales),
+            told=self.text.conditioning(*_texts(request, index)),
             noise=request.initial_noise(index),
             step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
             rescale=None if request.rescale is None else request.rescale[index],
@@ -537,6 +537,12 @@ class AutoLoRAPipeline:
         unit = self.vae.config.factor * self.denoiser.config.patch_size
         trained = self.denoiser.config.sample_size * self.vae.config.factor
         return picture_size(height, width, unit, trained)
+
+
+def _texts(request: Request, index: np.ndarray) -> tuple[Any, ...]:
+    """What some images of a request are told, as arguments of TextStage.conditioning."""
+    scales = {kind: values[index] for kind, values in request.text_scales.items()}
+    return [request.positive[i] for i in index], [request.negative[i] for i in index], request.text, scales
 
 
 def _fetched(result: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:

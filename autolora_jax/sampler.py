@@ -3,11 +3,11 @@
     host      plan, schedule, scales ──▶ Run ─── stretch(first, count) ──▶ tables of at most STRETCH steps
                                           │                                          │
     device    state (x, denoised) ──▶ advance ◀──────────────────────────────────────┘
-                for every step:  for every call of it:  ê += Σ_b c_b · e(x; prompt_b, LoRA at its scale)
-                                 D = the denoised picture that ê implies   schedules: linear in (x, ê)
-                                 x = the solver's step                     schedules: linear in (x, D, previous D, noise)
+              for every step:    for every call of it:  ê += Σ_b c_b · e(x; prompt_b, LoRA at its scale)
+                                 D = the denoised picture that ê implies   linear in (x, ê), see schedules
+                                 x = the solver's step                   linear in (x, D, previous D, noise)
 
-Static: the network, the mesh, shapes. All else is an argument, loop bounds included: how many steps, which calls a step
+Static: the network, the mesh, shapes. All else is an argument, loop bounds, too: how many steps, which calls a step
 makes, prompts, coefficients, LoRA scales by step, the solver. So no new value compiles, and what is not called is not
 computed. Between stretches the host may report, look at the state, or stop; no program calls back. State and step
 arithmetic are float32 whatever the network computes in.

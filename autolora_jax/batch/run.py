@@ -1,6 +1,6 @@
 """The run: begin a batch, and while the devices draw it, fetch, encode, write and record the ones before.
 
-    main thread      draw(batch k+2) ──▶ waits for a place on the devices
+    main thread      draw(batch k+2), told of k+3 ──▶ waits for a place on the devices
     devices          batch k+1
     finishing        batch k: wait, take features (if those are kept), encode (many threads), save, record
 
@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
@@ -216,6 +216,7 @@ def run(
     running: set[Future[tuple[list[RowOfManifest], Moments]]] = set()
     on_devices = threading.Semaphore(ON_DEVICES)
     all_begun = False
+    tell: Callable[[Sequence[Row]], None] | None = getattr(draw, "ahead", None)
 
     def collect(most: int) -> None:
         """Takes the results of finished batches, and waits until at most `most` are running; raises their errors."""
@@ -233,12 +234,14 @@ def run(
     with ThreadPoolExecutor(WRITERS) as writers, ThreadPoolExecutor(ON_THE_WAY) as finishing:
         kind: Any = None
         try:
-            for batch in work.todo if batches is None else batches:
+            for batch, following in with_next(work.todo if batches is None else batches):
                 collect(ON_THE_WAY - 1)
                 if batch is None:
                     continue
                 on_devices.acquire()
                 rows, begun = work.plan.rows(batch), time.monotonic()
+                if following is not None and tell is not None:
+                    tell(work.plan.rows(following))
                 before, kind = kind, (rows[0].recipe.load.names, rows[0].recipe.program, batch.one_scale)
                 drawing = draw(rows, batch)
                 moments = Moments(begun, time.monotonic(), 0.0, 0.0, kind != before)
@@ -253,6 +256,24 @@ def run(
         facts = {"run": started.isoformat(timespec="milliseconds"), "host": socket.gethostname(), **(about or {})}
         work.ledger.note(f"{started:%Y%m%dT%H%M%S%f}-{os.getpid()}", {**facts, **summary.facts()})
     return summary
+
+
+def with_next(batches: Iterable[Batch | None]) -> Iterator[tuple[Batch | None, Batch | None]]:
+    """Each batch and, if it is known by then, the one that comes after it.
+
+    Whatever ends the batches, the last one that they gave is given before.
+    """
+    source = iter(batches)
+    for batch in source:
+        while batch is not None:
+            try:
+                following = next(source, None)
+            except BaseException:
+                yield batch, None
+                raise
+            yield batch, following
+            batch = following
+        yield None, None
 
 
 def _finish(

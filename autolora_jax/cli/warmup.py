@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +18,6 @@ from autolora_jax.cli.model_flags import (
     Variant,
     WeightShards,
 )
-
-if TYPE_CHECKING:
-    from autolora_jax.guidance import Rule
 
 PROGRAMS = "Programs"
 
@@ -73,7 +70,7 @@ def warmup(
             "--batch-size",
             panel=PROGRAMS,
             default="4",
-            help="Pictures per device at once, as in the runs to come; 1 is for single pictures. Repeat it for several.",
+            help="Pictures per device at once, as in the runs to come; 1 for single ones. Repeat it for several.",
         ),
     ] = None,
     guidance: Annotated[
@@ -83,8 +80,8 @@ def warmup(
             panel=PROGRAMS,
             default="autolora with a LoRA, cfg without",
             metavar="RULE",
-            help="Rules to come. autolora and cfg share a program, which takes both prompts at once; none, autoguidance, "
-            "personalization and AutoLoRA without CFG share another. Repeat it for several.",
+            help="Rules to come. autolora and cfg share a program, which takes both prompts at once; none, "
+            "autoguidance, personalization and AutoLoRA without CFG share another. Repeat it for several.",
         ),
     ] = None,
     compilation_cache: CompilationCache = None,
@@ -113,7 +110,7 @@ def warmup(
         changes = {f"model.{name}": value for name, value in given.items() if value is not None}
         settings = overrides.override(GenerateConfig(), changes)
         pixels = [overrides.override(settings, {"size": text}).size for text in size or ()]
-        rules = [choose(RULES, name, "guidance")() for name in guidance or ()] or [None]
+        rules = [choose(RULES, name, "guidance")() for name in guidance or ()] or None
         loras = [Lora.parse(text) for text in lora or ()]
     with reported(debug):
         from autolora_jax.cli.progress import Display
@@ -132,14 +129,10 @@ def warmup(
                     pipe.load_lora(each.source)
                 sizes = [(height, width) for width, height in filter(None, pixels)] or None
                 count = sum(
-                    pipe.warm_up(sizes, batch_size=most, guidance=_rules(rules), on_progress=display)
+                    pipe.warm_up(sizes, batch_size=most, guidance=rules, on_progress=display)
                     for most in batch_size or (4,)
                 )
         print(f"{count} programs are ready, kept in {place or 'no place: the compilation cache is off'}")
-
-
-def _rules(rules: list[Any]) -> "list[Rule] | None":
-    return None if rules == [None] else rules
 
 
 def _of_job(path: Path, display: Any) -> int:

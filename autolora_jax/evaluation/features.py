@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Shaped, UInt8
 from PIL import Image
 
+from autolora_jax.compilation import keep_programs
 from autolora_jax.evaluation.cache import FeatureCache
 from autolora_jax.evaluation.pictures import Fields, Picture
-from autolora_jax.compilation import keep_programs
 from autolora_jax.sharding import map_images, pad_rows, replicated, split_images
 from autolora_jax.training.image_files import PictureError
 
