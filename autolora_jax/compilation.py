@@ -19,8 +19,8 @@ def keep_programs(place: str | os.PathLike[str] | None = None) -> str | None:
     """Lets JAX keep every program that this process compiles from now on, and says where; None: nowhere.
 
     place: a folder, a bucket's URL (gs://…, s3://…) or "off". None: what JAX is told already (by an earlier call,
-        JAX_COMPILATION_CACHE_DIR, jax.config), else what the environment variable AUTOLORA_COMPILATION_CACHE says, which
-        may be any of these, else autolora-jax/programs in the user's cache folder.
+        JAX_COMPILATION_CACHE_DIR, jax.config), else what the environment variable AUTOLORA_COMPILATION_CACHE says,
+        which may be any of these, else autolora-jax/programs in the user's cache folder.
     """
     config: Any = jax.config
     known: str | None = config.jax_compilation_cache_dir

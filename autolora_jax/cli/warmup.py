@@ -40,8 +40,8 @@ def warmup(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model, as for generate: folder, file or hub id; without any the built-in one. Or a job, a .py file as "
-            "for batch: what it draws with is compiled, and the other flags are not needed.",
+            help="Model, as for generate: folder, file or hub id; without any the built-in one. Or a job, a .py file "
+            "as for batch: what it draws with is compiled, and the other flags are not needed.",
             show_default=False,
         ),
     ] = None,
