@@ -10,6 +10,7 @@ positive]. On CUDA it is compiled by torch.compile, once per adapter state.
 
 import argparse
 import dataclasses
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -25,9 +26,9 @@ from autolora_jax.guidance import AutoLoRA, plan
 from autolora_jax.models.attention import default_implementation
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
-from autolora_jax.sampler import Images, Shared, sample
+from autolora_jax.sampler import Model, Run
 from autolora_jax.schedules import make_schedule
-from autolora_jax.sharding import data_mesh, replicated, split_images
+from autolora_jax.sharding import data_mesh, replicated
 from benchmarks.tpu_compile import delta_shapes
 
 MODELS = {
@@ -85,21 +86,19 @@ def ours(config: UNetConfig, latent: int, n: int, rank: int, dtype: Any) -> dict
         shapes = {"encoder_hidden_states": (77, config.cross_attention_dim), "text_embeds": (pooled,), "time_ids": (6,)}
         return {name: rng.standard_normal((*lead, *shape), np.float32) for name, shape in shapes.items()}
 
-    table = plan(AutoLoRA().filled(5.0), n, STEPS)
-    shared = Shared(
-        params,
-        random_tree(delta_shapes(shapes, rank), dtype),
-        make_schedule(SchedulerConfig(), STEPS),
-        {"lora": np.ones((STEPS, 1), np.float32)},
-    )
+    table, schedule = plan(AutoLoRA().filled(5.0), n, STEPS), make_schedule(SchedulerConfig(), STEPS)
     x = rng.standard_normal((n, latent, latent, 4), np.float32)
-    images = Images(x, None, {kind: conditioning(n, 2) for kind in table.weights}, table.coefficients, {}, None)
-    shared, images = jax.device_put(shared, replicated(mesh)), jax.device_put(images, split_images(mesh))
+    told = {kind: conditioning(n, 2) for kind in table.weights}
+    delta = random_tree(delta_shapes(shapes, rank, re.compile(".*/kernel")), dtype)
+    model = jax.device_put(Model(params, delta), replicated(mesh))
     forward = jax.jit(lambda params, x, t, c: unet.apply({"params": params}, x, t, **c))
     arguments = jax.device_put((x, np.full(n, 500.0, np.float32), conditioning(n)))
 
     def step() -> None:
-        sample(unet, table.segments, mesh, shared, images).block_until_ready()
+        run = Run(unet, mesh, model, table, schedule, {"lora": np.ones((n, 1, 1), np.float32)}, told, x)
+        while run.done < run.total:
+            run.advance()
+        jax.block_until_ready(run.state)
 
     def forwards() -> None:
         for _ in range(4 * STEPS):

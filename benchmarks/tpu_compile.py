@@ -21,17 +21,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 from jax.experimental import topologies
 from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
-from autolora_jax.config import MMDiTConfig, SchedulerConfig, UNetConfig
-from autolora_jax.guidance import AutoLoRA, Rule, plan
+from autolora_jax.config import MMDiTConfig, UNetConfig
+from autolora_jax.guidance import COLUMNS, AutoLoRA, Rule, plan
 from autolora_jax.models.shapes import param_shapes
-from autolora_jax.sampler import Images, Shared, sample
-from autolora_jax.schedules import make_schedule
+from autolora_jax.sampler import STRETCH, Images, Model, Numbers, State, Steps, advance
+from autolora_jax.schedules import Schedule
 from autolora_jax.sharding import WEIGHTS, data_mesh, replicated, split_axes, split_images, weight_placement
 from autolora_jax.weights import published
 from autolora_jax.weights.networks import network_of
@@ -39,6 +38,7 @@ from autolora_jax.weights.networks import network_of
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 ADAPTED = re.compile(r".*/(to_q|to_k|to_v|to_out_0|add_[qkv]_proj|to_add_out|net_0/proj|net_2|proj_in|proj_out)/kernel")
 GB, TERA = 1e9, 1e12
+ROOM = 64  # ranks that every layer has place for, as lora.padded gives it
 TEXT_TOKENS = 77 + 256  # of SD3: CLIP's and T5's
 MODELS = {
     "sdxl": published.SDXL_BASE["unet"],
@@ -46,9 +46,9 @@ MODELS = {
     "sd3.5-medium": published.SD35_MEDIUM["transformer"],
     "sd3.5-large": published.SD35_LARGE["transformer"],
 }
-COLUMNS = ["program", "chip", "images", "arguments GB", "temporaries GB", "peak GB", "TFLOP", "+ attention"]
-COLUMNS += ["moved GB", "collectives"]
-HEADER = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|"
+HEADINGS = ["program", "chip", "images", "arguments GB", "temporaries GB", "peak GB", "TFLOP", "+ attention"]
+HEADINGS += ["moved GB", "collectives"]
+HEADER = "| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,37 +120,41 @@ def conditioning(config: UNetConfig | MMDiTConfig, *lead: int) -> dict[str, jax.
     return {name: jax.ShapeDtypeStruct((*lead, *shape), jnp.bfloat16) for name, shape in shapes.items()}
 
 
-def lower_sampler(
-    denoiser: Any, mesh: Mesh, batch: int, rule: Rule, rank: int = 32, steps: int = 30, loras: int = 1
-) -> Any:
-    """The lowered sampler for `batch` images a chip."""
+def lower_sampler(denoiser: Any, mesh: Mesh, batch: int, rule: Rule, rank: int = ROOM, loras: int = 4) -> Any:
+    """The lowered sampler for `batch` images a chip. rank: of the delta's room in every layer."""
     config = denoiser.config
     size, n = config.sample_size, batch * mesh.size
-    p = plan(rule.filled(5.0), n, steps)
-    params = param_shapes(denoiser)
-    flow = isinstance(config, MMDiTConfig)
-    scheduler = SchedulerConfig(solver="flow_euler", prediction_type="flow_prediction") if flow else SchedulerConfig()
-    shared = Shared(
-        params,
-        delta_shapes(params, rank),
-        make_schedule(scheduler, steps),
-        {kind: np.ones((steps, loras), np.float32) for kind in p.weights if kind != "base"},
+    calls = plan(rule.filled(5.0), 1, 1).calls(0, 1)
+    made, prompts = calls.columns.shape[1:]
+
+    def numbers(*shape: int, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    params, latents = param_shapes(denoiser), (size, size, config.in_channels)
+    steps = Steps(
+        steps=numbers(dtype=jnp.int32),
+        schedule=Schedule(*(numbers(STRETCH) for _ in Schedule._fields)),
+        calls=numbers(STRETCH, dtype=jnp.int32),
+        adapted=numbers(STRETCH, made, dtype=bool),
+        columns=numbers(STRETCH, made, prompts, dtype=jnp.int32),
     )
-    images = Images(
-        noise=jax.ShapeDtypeStruct((n, size, size, config.in_channels), jnp.float32),
-        step_noise=None,
-        conditioning={kind: conditioning(config, n, 2) for kind in p.weights},
-        coefficients=p.coefficients,
-        lora_scales={},
-        rescale=None,
+    images = (
+        Images(conditioning(config, n, len(COLUMNS)), numbers(n)),
+        Numbers(
+            coefficients=numbers(n, STRETCH, made, prompts),
+            scales=numbers(n, STRETCH, made, loras),
+            step_noise=numbers(n, STRETCH, *latents),
+        ),
+        State(numbers(n, *latents), numbers(n, *latents)),
     )
-    shared = abstract(shared, replicated(mesh))
+    model = Model(params, delta_shapes(params, rank, re.compile(".*/kernel")) if rank else {})
+    model, steps = abstract((model, steps), replicated(mesh))
     place = weight_placement(mesh)
     flat = traverse_util.flatten_dict(params, sep="/")
     split = {path: abstract(leaf, place(path, leaf.shape)) for path, leaf in flat.items()}
-    shared = shared._replace(params=traverse_util.unflatten_dict(split, sep="/"))
-    axes = split_axes(shared.params) if mesh.shape[WEIGHTS] > 1 else ()
-    return sample.lower(denoiser, p.segments, mesh, shared, abstract(images, split_images(mesh)), axes=axes)
+    model = model._replace(params=traverse_util.unflatten_dict(split, sep="/"))
+    axes = split_axes(model.params) if mesh.shape[WEIGHTS] > 1 else ()
+    return advance.lower(denoiser, mesh, model, steps, *abstract(images, split_images(mesh)), axes=axes)
 
 
 def lower_forward(denoiser: Any, mesh: Mesh, batch: int) -> Any:
@@ -244,7 +248,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="picture side in pixels")
     parser.add_argument("--model", choices=MODELS, default="sdxl")
     parser.add_argument("--weight-shards", type=int, default=1, help="chips that hold one copy of the weights together")
-    parser.add_argument("--rank", type=int, default=32, help="rank of the delta")
+    parser.add_argument("--rank", type=int, default=ROOM, help="ranks that every layer has room for")
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
     print(HEADER)

@@ -259,6 +259,38 @@ def test_progress_is_reported_step_by_step(pipe):
     assert seen[0].stage == "encode"
 
 
+def test_progress_shows_what_the_pictures_have_come_to(pipe):
+    seen: list[Progress] = []
+    latents = our_latents(pipe, CFG(4.0), on_progress=seen.append)
+    told = seen[-1].partial()
+    assert told.pictures == [0, 1]
+    np.testing.assert_array_equal(told.latents, latents)
+    np.testing.assert_array_equal(pipe.decode(told.latents), our_latents(pipe, CFG(4.0), output_type="np"))
+
+
+class Enough(Exception):
+    pass
+
+
+def test_a_call_that_is_stopped_tells_where_it_stood_and_spoils_none_after_it(pipe):
+    before, seen = our_latents(pipe, CFG(4.0)), []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.stage == "sample":
+            raise Enough
+
+    with pytest.raises(Enough):
+        our_latents(pipe, CFG(4.0), num_inference_steps=40, on_progress=stop)
+    assert seen[-1].done < 10 and seen[-1].total == 40
+    told = seen[-1].partial()
+    assert np.isfinite(told.latents).all() and np.isfinite(told.denoised).all() and len(told.pictures) == 2
+    assert np.std(told.denoised) < np.std(told.latents)  # the noise is not in it
+    seen.clear()
+    np.testing.assert_array_equal(our_latents(pipe, CFG(4.0), on_progress=seen.append), before)
+    assert seen[-1].done == 6  # nothing of the call before is told
+
+
 def test_large_pictures_are_decoded_in_tiles(pipe, monkeypatch):
     call = dict(seeds=[1, 2], num_inference_steps=1, height=192, width=160, guidance=NoGuidance(), output_type="np")
     whole = pipe("a cat", **call).images.astype(float)

@@ -30,7 +30,7 @@ CASES = (
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model} on {case.topology}")
 def test_full_size_autolora_step_fits_tpus(case: Case):
-    forward, step = rows(case.topology, case.images, size=1024, rank=32, model=case.model)
+    forward, step = rows(case.topology, case.images, size=1024, rank=64, model=case.model)
     assert step.peak_gb < HBM_GB[case.topology]
     assert step.temporaries_gb < case.temporaries_gb
     assert step.collectives == 0
@@ -40,8 +40,8 @@ def test_full_size_autolora_step_fits_tpus(case: Case):
 @pytest.mark.slow
 def test_a_model_too_large_for_a_chip_fits_four():
     """SD3.5 Large, of whose weights every chip holds a quarter."""
-    [step] = rows("v5e:2x2", batch=1, size=1024, rank=32, model="sd3.5-large", weight_shards=4)
-    forward, _ = rows("v6e:2x2", batch=1, size=1024, rank=32, model="sd3.5-large")  # one of whose chips holds all
+    [step] = rows("v5e:2x2", batch=1, size=1024, rank=64, model="sd3.5-large", weight_shards=4)
+    forward, _ = rows("v6e:2x2", batch=1, size=1024, rank=64, model="sd3.5-large")  # one of whose chips holds all
     assert step.arguments_gb < 5  # seen: 4.4
     assert step.peak_gb < HBM_GB["v5e:2x2"]  # seen: 15.3; the compiler gathers as far ahead as memory allows
     assert step.tflop <= 1.03 * 4 * forward.tflop  # seen: 1.003
@@ -69,6 +69,6 @@ def test_the_merge_stays_inside_the_loop(tmp_path):
         sample_size=8,
     )
     unet = UNet2DConditionModel(config=wide, dtype=jnp.float32, param_dtype=jnp.float32)
-    compiled = lower_sampler(unet, data_mesh(jax.devices()[:1]), 1, AutoLoRA(), steps=3).compile()
+    compiled = lower_sampler(unet, data_mesh(jax.devices()[:1]), 1, AutoLoRA()).compile()
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 0.3 * memory.argument_size_in_bytes

@@ -1,0 +1,171 @@
+"""What compiles, counted line by line: docs/compilation.md is this list in words."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from autolora_jax import CFG, AutoGuidance, AutoLoRA, AutoLoRAPipeline, NoGuidance, PersonalizationGuidance
+from autolora_jax.demo import builtin
+from autolora_jax.progress import Progress
+
+SIDE = 32
+BATCH = 4
+SEVEN = AutoLoRA(1.5, 2.0, 2.0)  # Eq. 7: pairs of prompts
+SIX = AutoLoRA(1.5, 1.0, 1.0)  # Eq. 6: one prompt a call
+LONG = "a zib, " * 15
+
+
+def draw(pipe: AutoLoRAPipeline, prompt: Any = "a zib", **changes: Any) -> np.ndarray:
+    settings = {"seeds": range(BATCH), "guidance": SEVEN, "num_inference_steps": 3, "height": SIDE, "width": SIDE}
+    return np.asarray(pipe(prompt, **{**settings, "output_type": "np", **changes}).images)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> AutoLoRAPipeline:
+    """Both programs of the denoiser are there: for pairs of prompts, and for one."""
+    pipe = AutoLoRAPipeline.from_pretrained(dtype="float32", devices=jax.devices()[:1])
+    pipe.load_lora("builtin:character")
+    for rule in (SEVEN, SIX):
+        draw(pipe, guidance=rule)
+    return pipe
+
+
+VALUES: dict[str, dict[str, Any]] = {
+    "a seed": {"seeds": range(7, 7 + BATCH)},
+    "a prompt": {"prompt": "a red cat in the snow"},
+    "prompts of several lengths": {"prompt": ["a", LONG], "seeds": [1, 2]},
+    "another negative prompt": {"negative_prompt": "sand"},
+    "no negative prompt": {"negative_prompt": None},
+    "γ": {"guidance": AutoLoRA(1.9, 2.0, 2.0)},
+    "γ = 0": {"guidance": AutoLoRA(0.0, 2.0, 2.0)},
+    "γ = 1": {"guidance": AutoLoRA(1.0, 2.0, 2.0)},
+    "w": {"guidance": AutoLoRA(1.5, 3.0, 4.0)},
+    "w1 = 1": {"guidance": AutoLoRA(1.5, 1.0, 4.0)},
+    "γ per picture": {"guidance": AutoLoRA([1.0, 1.2, 1.4, 1.6], 2.0, 2.0)},
+    "an interval": {"guidance": AutoLoRA(1.5, 2.0, 2.0, start=0.4, stop=0.7)},
+    "Eq. 6 in an interval": {"guidance": AutoLoRA(1.5, 1.0, 1.0, start=0.4)},
+    "CFG": {"guidance": CFG(4.0)},
+    "CFG in an interval": {"guidance": CFG(4.0, start=0.5)},
+    "no guidance": {"guidance": NoGuidance()},
+    "AutoGuidance": {"guidance": AutoGuidance(2.0)},
+    "personalization": {"guidance": PersonalizationGuidance(3.0)},
+    "ω": {"guidance": PersonalizationGuidance(3.0, 0.2)},
+    "rules in one batch": {"guidance": [CFG(2.0), SEVEN, NoGuidance(), PersonalizationGuidance(2.0)]},
+    "steps": {"num_inference_steps": 11},
+    "one step": {"num_inference_steps": 1},
+    "a solver": {"scheduler": "dpmpp_2m_karras"},
+    "a stochastic solver": {"scheduler": "euler_ancestral"},
+    "a spacing": {"timestep_spacing": "trailing"},
+    "rescaling": {"guidance_rescale": 0.4},
+    "a scale": {"lora_scale": 0.3},
+    "scale 0": {"lora_scale": 0.0},
+    "a scale per picture": {"lora_scale": [0.1, 0.4, 0.4, 1.2]},
+    "a scale over the steps": {"lora_scale": np.linspace(0.0, 1.0, 3).reshape(1, 3, 1)},
+    "one picture": {"seeds": 3},
+    "three pictures": {"seeds": range(3)},
+    "nine pictures": {"seeds": range(9)},
+    "clip_skip": {"clip_skip": 1},
+    "base_text": {"base_text": "lora"},
+    "noise as torch makes it": {"noise": "torch"},
+    "progress": {"on_progress": lambda progress: None},
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_compiles_nothing(pipe: AutoLoRAPipeline, name: str, count_compilations: Callable[[], Any]):
+    with count_compilations() as compiled:
+        draw(pipe, **VALUES[name])
+    assert compiled == []
+
+
+def of_rank(rank: int, folder: Path, only: str = "") -> Path:
+    """The built-in style LoRA with its first `rank` ranks, repeated if it has fewer; only: layers with this in them."""
+    tensors = {}
+    for name, tensor in load_file(builtin("builtin:style")).items():
+        if only not in name:
+            continue
+        axis = {"lora_down": 0, "lora_up": 1}.get(name.split(".")[1])
+        index = np.arange(rank) % 4
+        tensors[name] = tensor if axis is None else np.ascontiguousarray(np.take(tensor, index, axis))
+    save_file(tensors, folder / f"rank{rank}{only}.safetensors")
+    return folder / f"rank{rank}{only}.safetensors"
+
+
+def test_other_loras_and_stacks_of_them_compile_nothing(
+    pipe: AutoLoRAPipeline, tmp_path: Path, count_compilations: Callable[[], Any]
+):
+    alone = draw(pipe)
+    with count_compilations() as compiled:
+        for file in (of_rank(2, tmp_path), of_rank(8, tmp_path), of_rank(1, tmp_path, only="attn2")):
+            pipe.load_lora(file, scale=0.5)
+            together = draw(pipe)
+            draw(pipe, guidance=SIX, seeds=[1])
+    try:
+        assert compiled == []
+        assert (together != alone).any()
+    finally:
+        pipe.unload_lora()
+        pipe.load_lora("builtin:character")
+
+
+def test_a_new_size_compiles_and_so_does_the_first_lora(count_compilations: Callable[[], Any]):
+    """The count sees what there is to see."""
+    pipe = AutoLoRAPipeline.from_pretrained(dtype="float32", devices=jax.devices()[:1])
+    with count_compilations() as compiled:
+        draw(pipe, guidance=CFG(2.0), height=40)
+    assert compiled
+    with count_compilations() as compiled:
+        pipe.load_lora("builtin:character")
+        draw(pipe, height=40)
+    assert compiled
+
+
+def test_warm_up_leaves_nothing_to_compile(count_compilations: Callable[[], Any]):
+    pipe = AutoLoRAPipeline.from_pretrained(dtype="float32", devices=jax.devices()[:1])
+    pipe.load_lora("builtin:character")
+    told: list[Progress] = []
+    count = pipe.warm_up([(48, 32), (32, 48)], batch_size=2, guidance=[SEVEN, CFG(2.0)], on_progress=told.append)
+    assert [p.done for p in told] == [1, 2, 3, 4] and count == 4
+    assert {p.what.split(",")[0] for p in told} == {"denoiser", "decoder"} and "32×48, 2 a device" in str(told)
+    with count_compilations() as compiled:
+        for height, width in ((48, 32), (32, 48)):
+            draw(pipe, height=height, width=width, batch_size=2, seeds=range(3))
+    assert compiled == []
+
+
+COUNTED = """
+import jax, sys
+misses = []
+jax.monitoring.register_event_listener(lambda event, **_: event.endswith("cache_misses") and misses.append(event))
+from autolora_jax.cli import main
+sys.argv = ["autolora", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print("compiled", len(misses))
+"""
+
+
+def test_a_second_process_compiles_nothing(tmp_path: Path):
+    """`autolora generate`, whose progress is shown; and the last picture is the first's, byte for byte."""
+
+    def generate(out: str) -> int:
+        command = [sys.executable, "-c", COUNTED, "generate", "--seeds", "0,1", "--steps", "2", "--size", "32x32"]
+        command += ["--dtype", "float32", "--no-compare", "--out", str(tmp_path / out)]
+        environment = {**os.environ, "AUTOLORA_COMPILATION_CACHE": str(tmp_path / "programs")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert "Draw" in done.stderr
+        return int(done.stdout.split("compiled ")[1])
+
+    assert generate("first") > 0
+    assert generate("again") == 0
+    one, two = (next((tmp_path / out).glob("0000*.png")).read_bytes() for out in ("first", "again"))
+    assert one == two
