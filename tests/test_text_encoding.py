@@ -134,6 +134,20 @@ def test_a_text_is_the_same_in_any_company(small_folder, folder, devices):
         same(alone, jax.tree.map(lambda a, i=i: a[i : i + 1], together))
 
 
+def test_each_row_is_computed_by_itself_and_padding_is_not():
+    """Whatever a compiler makes of many rows at once, it makes it of one."""
+    shapes: list[tuple[int, ...]] = []
+
+    def inverse(row: dict[str, jax.Array]) -> tuple[jax.Array, None]:
+        shapes.append(row["x"].shape)
+        return 1 / row["x"], None
+
+    x = np.array([[1.0], [2.0], [0.0], [0.0]], np.float32)
+    found, _ = encoding.one_by_one(inverse, {"x": x}, np.int32(2))
+    np.testing.assert_array_equal(found, [[1.0], [0.5], [0.0], [0.0]])
+    assert set(shapes) == {(1, 1)}
+
+
 def test_scale_0_is_the_base_encoder(pipe, small_folder):
     beside, bare = (each.text.conditioning(*asked(PROMPTS, SCALES)) for each in (pipe, load(small_folder)))
     same(beside["base"], bare["base"])

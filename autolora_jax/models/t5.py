@@ -8,6 +8,7 @@ float16 ends and bfloat16 counts in hundreds: a layer's own, far smaller change 
 import itertools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -34,9 +35,10 @@ class SelfAttention(Block):
             )
 
     def __call__(self, x: Float[Array, "b t d"], bias: Float[Array, "h t t"]) -> Float[Array, "b t d"]:
-        q, k, v = (
-            project(x).reshape(*x.shape[:2], self.config.num_heads, -1) for project in (self.q, self.k, self.v)
-        )  # [b t h d]
+        # Without the barrier XLA for TPUs lays the kernels out anew for the heads; a loop over prompts holds these, too
+        # (2.4 GB of the XXL model).
+        projected = jax.lax.optimization_barrier([project(x) for project in (self.q, self.k, self.v)])
+        q, k, v = (y.reshape(*x.shape[:2], self.config.num_heads, -1) for y in projected)  # [b t h d]
         return self.o(biased_attention(q, k, v, bias).reshape(*x.shape[:2], -1))
 
     def position_bias(self, length: int) -> Float[Array, "h t t"]:
