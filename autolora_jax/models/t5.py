@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from autolora_jax.config import T5Config
 from autolora_jax.models.attention import biased_attention
 from autolora_jax.models.embedding import look_up
-from autolora_jax.models.layers import Block, Dense, RMSNorm, gelu_tanh, repeated
+from autolora_jax.models.layers import Block, Dense, RMSNorm, gelu_tanh
 
 
 class SelfAttention(Block):
@@ -35,8 +35,8 @@ class SelfAttention(Block):
             )
 
     def __call__(self, x: Float[Array, "b t d"], bias: Float[Array, "h t t"]) -> Float[Array, "b t d"]:
-        # Without the barrier XLA for TPUs lays the kernels out anew for the heads, in a loop over prompts once and before
-        # it: 2.4 GB more of the XXL model.
+        # Without the barrier XLA for TPUs lays the kernels out anew for the heads; a loop over prompts holds these, too
+        # (2.4 GB of the XXL model).
         projected = jax.lax.optimization_barrier([project(x) for project in (self.q, self.k, self.v)])
         q, k, v = (y.reshape(*x.shape[:2], self.config.num_heads, -1) for y in projected)  # [b t h d]
         return self.o(biased_attention(q, k, v, bias).reshape(*x.shape[:2], -1))
@@ -116,14 +116,15 @@ class T5Stack(Block):
 
     def setup(self) -> None:
         self.block = [
-            T5Block(config=self.config, has_bias=i == 0, **self.settings) for i in range(self.config.num_layers)
+            self.recomputed(T5Block)(config=self.config, has_bias=i == 0, **self.settings)
+            for i in range(self.config.num_layers)
         ]
         self.final_layer_norm = RMSNorm(self.config.layer_norm_epsilon, **self.dtypes)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         bias = self.block[0].position_bias(x.shape[1])
         for block in self.block:
-            x = repeated(block, x, bias)
+            x = block(x, bias)
         return self.final_layer_norm(x)
 
 
