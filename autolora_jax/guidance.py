@@ -210,19 +210,6 @@ class Segment(NamedTuple):
     branches: tuple[Branch, ...]
 
 
-class Calls(NamedTuple):
-    """The evaluations of some steps as calls of the network, each for one kind of weights and 1 or 2 prompts at once.
-
-    A step makes its first `made` calls; what stands behind them is not looked at. Which calls are made is data, how
-    many prompts one takes is part of a program's shape: two wherever every kind of weights reads both, else one.
-    """
-
-    made: np.ndarray  # int32 [steps]
-    kinds: np.ndarray  # [steps calls], index into KINDS
-    columns: np.ndarray  # int32 [steps calls prompts], index into COLUMNS
-    coefficients: np.ndarray  # float32 [n steps calls prompts]
-
-
 class Plan(NamedTuple):
     """What the sampler computes, and with which numbers."""
 
@@ -248,25 +235,6 @@ class Plan(NamedTuple):
             Segment(int(last - first), tuple(COLUMNS[c] for c in np.flatnonzero(self.active[first])))
             for first, last in itertools.pairwise(edges)
         )
-
-    @property
-    def paired(self) -> np.ndarray:
-        """bool [steps]: whether every kind of weights that a step evaluates reads both prompts."""
-        both = [self.active[:, [i for i, c in enumerate(COLUMNS) if c.weights == kind]].sum(axis=1) for kind in KINDS]
-        return np.all([count % 2 == 0 for count in both], axis=0)
-
-    def calls(self, first: int, last: int) -> Calls:
-        """The calls of the steps first … last - 1, which are all paired or all not."""
-        prompts = 2 if self.paired[first] else 1
-        shape = last - first, len(COLUMNS) // prompts, prompts
-        columns, made = np.zeros(shape, np.int32), self.active[first:last].sum(axis=1, dtype=np.int32) // prompts
-        for i, on in enumerate(self.active[first:last]):
-            used = np.flatnonzero(on).reshape(-1, prompts)
-            columns[i, : len(used)] = used
-        kinds = np.array([KINDS.index(branch.weights) for branch in COLUMNS])[columns[..., 0]]
-        rows = self.table[:, first:last]
-        coefficients = np.take_along_axis(rows, columns.reshape(1, last - first, -1), axis=2)
-        return Calls(made, kinds, columns, coefficients.reshape(len(rows), *shape))
 
 
 def plan(rules: Rule | Sequence[Rule], n: int, steps: int, reference: bool = False) -> Plan:

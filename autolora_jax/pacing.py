@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from autolora_jax.sampler import STRETCH, Run, State
+from autolora_jax.run import Run
+from autolora_jax.sampler import STRETCH, State
 
 AHEAD = 2  # stretches
 STRETCH_SECONDS = 0.25

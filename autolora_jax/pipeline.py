@@ -1,11 +1,8 @@
 """AutoLoRAPipeline: checkpoint and LoRA files in, pictures out. The only file that knows every part."""
 
 import dataclasses
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from os import PathLike
 from pathlib import Path
@@ -21,13 +18,12 @@ from PIL import Image
 from autolora_jax import lora
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.decode import decode
 from autolora_jax.demo import MODEL
+from autolora_jax.engine import Engine
 from autolora_jax.guidance import CFG, AutoLoRA, Rule
 from autolora_jax.loading import load_parts
 from autolora_jax.models.vae import AutoencoderKL
-from autolora_jax.pacing import OnStretch, Pace
-from autolora_jax.progress import OnProgress, Partial, Progress
+from autolora_jax.progress import OnProgress
 from autolora_jax.request import (
     Request,
     Texts,
@@ -37,11 +33,12 @@ from autolora_jax.request import (
     picture_size,
     text_scales,
 )
-from autolora_jax.sampler import Model, Run, State
-from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
-from autolora_jax.sharding import data_mesh, pad_rows, replicated, split_images
+from autolora_jax.sampler import Model
+from autolora_jax.schedules import make_schedule, own_scheduler
+from autolora_jax.sharding import data_mesh, replicated
 from autolora_jax.text import Sizes, TextSettings, TextStage, Word
 from autolora_jax.text.stage import same_text
+from autolora_jax.warming import warm_up
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.embeddings import read_embedding
@@ -49,7 +46,7 @@ from autolora_jax.weights.lora.files import read_lora
 
 Tree = Mapping[str, Any]
 Size = tuple[int, int]
-TILED_FROM = 2048 * 2048  # pixels from which the VAE decodes in tiles
+REHEARSED = 30  # steps of a run that is only compiled for: enough for any interval to show
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +86,8 @@ class AutoLoRAPipeline:
         self._scales: list[float] = []
         self._loras: list[Mapping[str, Tree]] = []  # one mapping component -> tree per loaded LoRA
         self._delta: Mapping[str, Tree] = {}  # stacked, on the devices
-        self._pace = Pace()
-        self._ready: dict[Any, set[int]] = {}  # shapes -> images a device at once that have been drawn with
+        model = Model(params[family.denoiser], {})
+        self.engine = Engine(self.denoiser, vae, text, model, params["vae"], mesh)
 
     # ---- loading ---------------------------------------------------------------------------------------------------
 
@@ -200,7 +197,7 @@ class AutoLoRAPipeline:
         stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in components}
         room = {name: lora.padded(tree, self.params[name]) for name, tree in stacked.items()}
         self._delta = jax.device_put(room, replicated(self.mesh))
-        self._ready.clear()
+        self.engine.set_delta(self._delta[self.family.denoiser])
         self.text.set_deltas({name: self._delta[name] for name in self.text.encoders}, len(self._loras))
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
@@ -307,7 +304,7 @@ class AutoLoRAPipeline:
         settings = [{**row, **shared_settings} for row in request.settings()]
         batches: list[Any] = []
         all_finite: list[bool] = []
-        for pictures, finite in self._draw(request, schedule, batch_size, output_type == "latent", on_progress):
+        for pictures, finite in self.engine.draw(request, schedule, batch_size, output_type == "latent", on_progress):
             images = [Image.fromarray(p) for p in pictures] if output_type == "pil" else pictures
             if on_images:
                 on_images(Output(images, settings[len(all_finite) : len(all_finite) + len(finite)]))
@@ -351,9 +348,7 @@ class AutoLoRAPipeline:
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Pictures, uint8 [n h w 3], of latents [n h/8 w/8 c] as a call leaves them, or as a Progress holds them."""
-        rows = -(-len(latents) // self.mesh.size) * self.mesh.size
-        pictures, _ = _fetched(self._decode(jax.device_put(pad_rows(latents, rows), split_images(self.mesh))))
-        return pictures[: len(latents)]
+        return self.engine.decode(latents)
 
     def warm_up(
         self,
@@ -363,9 +358,7 @@ class AutoLoRAPipeline:
         guidance: Rule | Sequence[Rule] | None = None,
         on_progress: OnProgress | None = None,
     ) -> int:
-        """Compiles what later calls will need, or reads it from the compilation cache; several programs at a time.
-
-        Returns how many programs of denoiser and decoder these are.
+        """Compiles what later calls will need, or takes it from the compilation cache; how many programs that is.
 
         Load LoRAs first: without one, and with one, other programs run.
 
@@ -375,154 +368,30 @@ class AutoLoRAPipeline:
         Raises ValueError for what can't be drawn.
         """
         rules = [guidance] if guidance is None or isinstance(guidance, Rule) else list(guidance)
-        programs: dict[str, Callable[[], Any]] = {}
+        rehearsals = []
         for height, width in sizes or [self._size(None, None)]:
             height, width = self._size(height, width)
-            about = f"{width}×{height}, {batch_size} a device"
+            schedule = make_schedule(self.scheduler, REHEARSED, image_seq_len=self._tokens(height, width))
             for rule in rules:
-                run = self._rehearsal(rule, (height, width), batch_size)
-                for paired in set(run.plan.paired.tolist()):
-                    prompts = "both prompts at once" if paired else "one prompt at a time"
-                    programs[f"denoiser, {about}, {prompts}"] = partial(run.rehearse, paired)
-            programs[f"decoder, {about}"] = partial(self._decode, run.state.x)
-            self._ready.setdefault(self._latent_shape(height, width), set()).add(batch_size)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            names = {pool.submit(program): name for name, program in programs.items()}
-            for done, future in enumerate(as_completed(names)):
-                jax.block_until_ready(future.result())
-                if on_progress:
-                    on_progress(Progress("compile", done + 1, len(names), names[future]))
-        return len(programs)
+                request = Request.of(
+                    prompts=[same_text(str(i)) for i in range(self.mesh.size * batch_size)],  # a text for each picture
+                    negatives=[same_text("")],
+                    seeds=0,
+                    rules=self.filled(rule),
+                    steps=REHEARSED,
+                    guidance_rescale=0.0,
+                    lora_scale=[self._scales],
+                    loras=len(self._loras),
+                    latents=None,
+                    latent_shape=self._latent_shape(height, width),
+                    noise="jax",
+                    text=TextSettings((Sizes((height, width), (0, 0), (height, width)),) * 2),
+                    base_text="base",
+                )
+                rehearsals.append((f"{width}×{height}, {batch_size} a device", request, schedule))
+        return warm_up(self.engine, rehearsals, on_progress)
 
-    # ---- parts of a call -------------------------------------------------------------------------------------------
-
-    def _rehearsal(self, rule: Rule | None, size: Size, batch_size: int) -> Run:
-        """A run that nobody asked for, a prompt for every picture; it compiles the text encoders' programs."""
-        n = self.mesh.size * batch_size
-        request = Request.of(
-            prompts=[same_text(str(i)) for i in range(n)],
-            negatives=[same_text("")],
-            seeds=0,
-            rules=self.filled(rule),
-            steps=30,
-            guidance_rescale=0.0,
-            lora_scale=[self._scales],
-            loras=len(self._loras),
-            latents=None,
-            latent_shape=self._latent_shape(*size),
-            noise="jax",
-            text=TextSettings((Sizes(size, (0, 0), size),) * 2),
-            base_text="base",
-        )
-        return self._run(request, make_schedule(self.scheduler, 30, image_seq_len=self._tokens(*size)), np.arange(n))
-
-    def _draw(
-        self,
-        request: Request,
-        schedule: Schedule,
-        batch_size: int,
-        as_latents: bool,
-        on_progress: OnProgress | None,
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(pictures or latents, finite), in order, as batches are drawn; the devices work on while one is fetched."""
-        n, done = len(request.seeds), 0
-        ready = self._ready.setdefault(request.latent_shape, set())
-        size, batches = request.batches(self.mesh.size, batch_size, ready)
-        total = len(batches) * len(schedule.timestep)
-
-        def told(index: np.ndarray) -> Callable[[int, State], None]:
-            def on_done(steps: int, state: State) -> None:
-                nonlocal done
-                done += steps
-                if on_progress:
-                    on_progress(Progress("sample", done, total, partial=partial(_partial, index, state)))
-
-            return on_done
-
-        drawn: dict[int, tuple[np.ndarray, np.bool_]] = {}
-        given = 0
-
-        def in_order(index: np.ndarray, result: tuple[Any, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            nonlocal given
-            for i, picture, finite in zip(index.tolist(), *_fetched(result), strict=True):
-                drawn.setdefault(i, (picture, finite))
-            first = given
-            while given in drawn:
-                given += 1
-            if given > first:
-                pictures, finites = zip(*(drawn.pop(i) for i in range(first, given)), strict=True)
-                yield np.stack(pictures), np.array(finites)
-
-        pending: list[tuple[np.ndarray, tuple[Any, Any]]] = []
-        try:
-            for first, index in enumerate(batches):
-                if on_progress:
-                    on_progress(Progress("encode", min(first * self.mesh.size * size, n), n))
-                for near in batches[first : first + 2]:  # the next one's before this one's pictures: devices keep order
-                    self.text.begin(*_texts(request, near))
-                pending.append((index, self._start(request, schedule, index, as_latents, told(index))))
-                ready.add(size)
-                if len(pending) > 1:
-                    yield from in_order(*pending.pop(0))
-            self._pace.finish()
-            yield from in_order(*pending.pop())
-        finally:
-            self._pace.forget()
-
-    def start(
-        self, request: Request, schedule: Schedule, rows: int, as_latents: bool = False
-    ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-        """Sets the devices to work on all images of a request; the last steps are still to be done when it returns.
-
-        Returns what waits for (pictures uint8 [n h w 3], finite [n]), or latents [n h/8 w/8 c]. rows: how many are
-        drawn at once at most, a multiple of the devices; images that agree in their LoRA scales are filled up to it.
-        """
-        most = rows // self.mesh.size
-        _, batches = request.batches(self.mesh.size, most, (most,) if request.one_scale else ())
-        results = [(index, self._start(request, schedule, index, as_latents)) for index in batches]
-
-        def wait() -> tuple[np.ndarray, np.ndarray]:
-            order = np.concatenate([index for index, _ in results])
-            _, places = np.unique(order, return_index=True)
-            arrays, finite = map(np.concatenate, zip(*(_fetched(result) for _, result in results), strict=True))
-            return arrays[places], finite[places]
-
-        return wait
-
-    def _start(
-        self,
-        request: Request,
-        schedule: Schedule,
-        index: np.ndarray,
-        as_latents: bool,
-        on_done: OnStretch | None = None,
-    ) -> tuple[Any, Any]:
-        """(pictures or latents, finite or None) of some images of a request while they are being drawn."""
-        run = self._run(request, schedule, index)
-        self._pace.drive(run, on_done)
-        return (run.state.x, None) if as_latents else self._decode(run.state.x)
-
-    def _run(self, request: Request, schedule: Schedule, index: np.ndarray) -> Run:
-        """What draws some images of a request, their texts encoded."""
-        name = self.family.denoiser
-        steps = len(schedule.timestep)
-        return Run(
-            self.denoiser,
-            self.mesh,
-            Model(self.params[name], self._delta.get(name, {})),
-            request.plan.of(index),
-            schedule,
-            scales=request.model_scales(index),
-            told=self.text.conditioning(*_texts(request, index)),
-            noise=request.initial_noise(index),
-            step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
-            rescale=None if request.rescale is None else request.rescale[index],
-        )
-
-    def _decode(self, latents: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(pictures, finite) of latents [b h/8 w/8 c] that lie on the devices."""
-        tiled = latents.shape[1] * latents.shape[2] * self.vae.config.factor**2 >= TILED_FROM
-        return decode(self.vae, self.mesh, self.params["vae"], latents, tiled=tiled)
+    # ---- sizes -----------------------------------------------------------------------------------------------------
 
     def _latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         factor = self.vae.config.factor
@@ -537,21 +406,3 @@ class AutoLoRAPipeline:
         unit = self.vae.config.factor * self.denoiser.config.patch_size
         trained = self.denoiser.config.sample_size * self.vae.config.factor
         return picture_size(height, width, unit, trained)
-
-
-def _texts(request: Request, index: np.ndarray) -> tuple[Any, ...]:
-    """What some images of a request are told, as arguments of TextStage.conditioning."""
-    scales = {kind: values[index] for kind, values in request.text_scales.items()}
-    return [request.positive[i] for i in index], [request.negative[i] for i in index], request.text, scales
-
-
-def _fetched(result: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures or latents, and whether each is finite, once they are there."""
-    arrays, finite = jax.device_get(result)
-    return arrays, np.isfinite(arrays).all(axis=(1, 2, 3)) if finite is None else finite
-
-
-def _partial(index: np.ndarray, state: State) -> Partial:
-    numbers, places = np.unique(index, return_index=True)
-    x, denoised = jax.device_get((state.x, state.denoised))
-    return Partial(numbers.tolist(), x[places], denoised[places])

@@ -22,9 +22,8 @@ import numpy as np
 PROGRAMS = (
     ("autolora_jax.text.encoding", "encode"),
     ("autolora_jax.text.stage", "encode"),
-    ("autolora_jax.pipeline", "sample"),
-    ("autolora_jax.pipeline", "advance"),
-    ("autolora_jax.pipeline", "decode"),
+    ("autolora_jax.run", "advance"),
+    ("autolora_jax.engine", "decode"),
 )
 
 

@@ -29,6 +29,7 @@ from jaxtyping import DTypeLike
 from autolora_jax.config import MMDiTConfig, UNetConfig
 from autolora_jax.guidance import COLUMNS, AutoLoRA, Rule, plan
 from autolora_jax.models.shapes import param_shapes
+from autolora_jax.run import calls as calls_of
 from autolora_jax.sampler import STRETCH, Images, Model, Numbers, State, Steps, advance
 from autolora_jax.schedules import Schedule
 from autolora_jax.sharding import WEIGHTS, data_mesh, replicated, split_axes, split_images, weight_placement
@@ -124,7 +125,7 @@ def lower_sampler(denoiser: Any, mesh: Mesh, batch: int, rule: Rule, rank: int =
     """The lowered sampler for `batch` images a chip. rank: of the delta's room in every layer."""
     config = denoiser.config
     size, n = config.sample_size, batch * mesh.size
-    calls = plan(rule.filled(5.0), 1, 1).calls(0, 1)
+    calls = calls_of(plan(rule.filled(5.0), 1, 1), 0, 1)
     made, prompts = calls.columns.shape[1:]
 
     def numbers(*shape: int, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:

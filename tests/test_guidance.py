@@ -24,6 +24,7 @@ from autolora_jax.guidance import (
     plan,
     rescale,
 )
+from autolora_jax.run import calls as calls_of
 
 
 def dense(rules: Rule | list[Rule], n: int, steps: int) -> np.ndarray:
@@ -31,7 +32,7 @@ def dense(rules: Rule | list[Rule], n: int, steps: int) -> np.ndarray:
     p = plan(rules, n, steps)
     table = np.zeros((n, steps, len(COLUMNS)))
     for k in range(steps):
-        calls = p.calls(k, k + 1)
+        calls = calls_of(p, k, k + 1)
         for c in range(calls.made[0]):
             for i, column in enumerate(calls.columns[0, c]):
                 assert KINDS[calls.kinds[0, c]] == COLUMNS[column].weights
@@ -102,7 +103,7 @@ def test_interval_splits_the_run_and_keeps_cfg_outside():
     p = plan(AutoLoRA(1.5, 5.0, 4.0, start=0.25, stop=0.75), 1, 8)
     four, two = (BASE_NEG, BASE_POS, LORA_NEG, LORA_POS), (LORA_NEG, LORA_POS)
     assert [tuple(s) for s in p.segments] == [(2, two), (4, four), (2, two)]
-    np.testing.assert_allclose(p.calls(0, 1).coefficients[0, 0, 0], [-3.0, 4.0])
+    np.testing.assert_allclose(calls_of(p, 0, 1).coefficients[0, 0, 0], [-3.0, 4.0])
     assert evaluations(p.segments) == 2 * 2 + 4 * 4 + 2 * 2
     assert [tuple(s) for s in plan(CFG(5.0, start=0.5), 1, 4).segments] == [(2, (LORA_POS,)), (2, two)]
     assert [s.branches for s in plan(AutoLoRA(start=0.4, stop=0.4).filled(5.0), 1, 8).segments] == [two]
@@ -118,7 +119,7 @@ def test_interval_splits_the_run_and_keeps_cfg_outside():
 )
 def test_calls_evaluate_what_the_table_uses_and_no_more(rule: Rule, counts: list[int], prompts: int):
     p = plan(rule, 2, 8)
-    calls = p.calls(0, 8)
+    calls = calls_of(p, 0, 8)
     assert calls.made.tolist() == counts and calls.columns.shape[-1] == prompts
     assert calls.made.sum() * prompts == evaluations(p.segments)
 

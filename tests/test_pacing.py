@@ -7,7 +7,9 @@ from autolora_jax import AutoLoRA
 from autolora_jax.guidance import plan
 from autolora_jax.pacing import AHEAD, Pace
 from autolora_jax.request import Request
-from autolora_jax.sampler import STRETCH, Run, State
+from autolora_jax.run import Run
+from autolora_jax.run import calls as calls_of
+from autolora_jax.sampler import STRETCH, State
 from autolora_jax.text import Sizes, TextSettings
 from autolora_jax.text.stage import same_text
 
@@ -106,6 +108,6 @@ def test_pictures_are_arranged_by_their_scales(scales, devices, most, ready, siz
 
 def test_calls_are_told_by_step_and_kind():
     table = plan(AutoLoRA(1.5, 2.0, 3.0, start=0.5), 2, 4)
-    calls = table.calls(1, 4)
+    calls = calls_of(table, 1, 4)
     assert calls.made.tolist() == [1, 2, 2] and calls.kinds[:, :2].tolist() == [[2, 0], [0, 2], [0, 2]]
     assert calls.coefficients.shape == (2, 3, 2, 2) and np.allclose(calls.coefficients[:, 0, 0], [-2.0, 3.0])

@@ -294,7 +294,7 @@ def test_a_call_that_is_stopped_tells_where_it_stood_and_spoils_none_after_it(pi
 def test_large_pictures_are_decoded_in_tiles(pipe, monkeypatch):
     call = dict(seeds=[1, 2], num_inference_steps=1, height=192, width=160, guidance=NoGuidance(), output_type="np")
     whole = pipe("a cat", **call).images.astype(float)
-    monkeypatch.setattr("autolora_jax.pipeline.TILED_FROM", 0)
+    monkeypatch.setattr("autolora_jax.engine.TILED_FROM", 0)
     tiled = pipe("a cat", **call).images.astype(float)
     assert 0 < np.abs(tiled - whole).mean() < 25  # tiles have norms of their own: alike, not equal
 

@@ -79,7 +79,7 @@ class Artist:
         schedule = model.schedule(
             program.steps, program.scheduler, program.timestep_spacing, program.height, program.width
         )
-        wait = pipe.start(request, schedule, batch.rows, self.as_latents)
+        wait = pipe.engine.start(request, schedule, batch.rows, self.as_latents)
         return Drawing(failed, lambda: Pictures(*wait()))
 
     def pipeline(self, load: Load) -> AutoLoRAPipeline:
