@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autolora_jax import files
 from autolora_jax.evaluation.bootstrap import Interval
 from autolora_jax.evaluation.measures import Row
 
@@ -49,9 +50,7 @@ class Results(NamedTuple):
             "all": _plain(self.overall),
             "groups": [{"label": dict(zip(self.names, row.label, strict=True)), **_plain(row)} for row in self.rows],
         }
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        files.write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _cells(row: Row) -> list[str]:

@@ -1,13 +1,13 @@
 """`autolora judge`, once its flags are read: ask, show how it goes, say what came of it."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autolora_jax import files
 from autolora_jax.cli.console import say
 from autolora_jax.cli.progress import Display
 from autolora_jax.evaluation.cache import FOLDER
@@ -158,6 +158,4 @@ def _tell(found: Report) -> None:
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
-    unfinished.replace(path)
+    files.write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from autolora_jax import files as whole_files
 from autolora_jax.experiments.charts import charts, finite, frontier_chart, plain_figures
 from autolora_jax.experiments.findings import compared, findings, headlines, outcome
 from autolora_jax.experiments.frontier import frontier_tables, frontiers
@@ -42,9 +43,7 @@ def write_report(
     page = sealed(resources.files("autolora_jax.experiments").joinpath(PAGE).read_text(encoding="utf-8"))
     content = page.replace(DATA, inert({**values(results), "sheets": inlined(shown), "files": links}), 1)
     path = folder / PAGE
-    temporary = path.with_name(f".{PAGE}.part")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
+    whole_files.write(path, content)
     return path
 
 

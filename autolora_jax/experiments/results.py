@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from autolora_jax import files
 from autolora_jax.evaluation import Interval
 
 
@@ -66,9 +67,7 @@ class Results:
     def write(self, path: Path) -> None:
         """As JSON; figures that are not defined are null. Raises OSError."""
         content = dataclasses.asdict(self) | {"cells": [_plain(cell) for cell in self.cells]}
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        files.write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":
