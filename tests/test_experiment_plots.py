@@ -17,7 +17,7 @@ from autolora_jax.evaluation import Interval
 from autolora_jax.experiments.plots import write_plots
 from autolora_jax.experiments.plotting.canvas import Mark, label_points, looks, new_figure, spread
 from autolora_jax.experiments.plotting.panels import against, along_axis, beside
-from tests.made_up_results import about, cell, paper_table1, paper_table2, results
+from tests.made_up_results import about, cell, results, table_1, table_2
 
 NAN = math.nan
 
@@ -113,8 +113,8 @@ def test_labels_lie_on_no_label_and_no_point():
     assert not any(box.contains(*place) for box in boxes for place in places)
 
 
-def test_the_papers_tables_are_drawn(facts: Path, tmp_path: Path):
-    for given in (paper_table1(facts / "paper" / "table1.csv"), paper_table2(facts / "paper" / "table2.csv")):
+def test_the_papers_tables_are_drawn(tmp_path: Path):
+    for given in (table_1(), table_2()):
         assert len(write_plots(dataclasses.replace(given, plots=given.plots[-1:]), tmp_path)) == 2
 
 

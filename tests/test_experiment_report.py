@@ -24,7 +24,7 @@ from autolora_jax.experiments.report import PAGE, values, write_report
 from autolora_jax.experiments.results import Results
 from autolora_jax.experiments.settings import settings_table, shared_settings
 from tests.browser import visit, wait
-from tests.experiment_results import METHODS, PAIRS, TABLE_1, table_1, table_2, with_gaps, without_figures
+from tests.made_up_results import METHODS, PAIRS, TABLE_1, table_1, table_2, with_gaps, without_figures
 
 HOSTILE = '</script><img src=x onerror="hacked=1"><script>hacked=1</script> \u2028 ]]> <!-- {{x}} 猫 REPORT-DATA'
 CAPTIONS = ("Anna, seed 0: all from the same noise", "Anna, seed 1", HOSTILE)
