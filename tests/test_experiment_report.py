@@ -18,7 +18,7 @@ from PIL import Image
 
 from autolora_jax.evaluation import Interval
 from autolora_jax.experiments import inlining
-from autolora_jax.experiments.charts import charts
+from autolora_jax.experiments.figures import drawings
 from autolora_jax.experiments.findings import compared, findings, outcome
 from autolora_jax.experiments.report import PAGE, values, write_report
 from autolora_jax.experiments.results import Results
@@ -113,26 +113,20 @@ def test_settings_that_differ_stand_in_a_table():
     assert shared_settings(table_1())["steps"] == "30" and "gamma" not in shared_settings(table_1())
 
 
-def test_charts_are_the_experiments_plots_then_paired_differences():
-    assert [(chart["x"], chart["title"]) for chart in charts(table_1())] == [
-        ("LoRA scale", "Diversity × CPS ↑"),
-        ("LoRA scale", "Diversity ↑ (Eq. 8)"),
-        ("LoRA scale", "Character presence score (CPS) ↑"),
-        ("LoRA scale", "Paired difference in Div-CPS"),
+def test_figures_are_the_experiments_plots_then_paired_differences():
+    assert [drawing.about for drawing in drawings(table_1()) if drawing.more] == [
+        "Diversity × CPS ↑ over LoRA scale",
+        "Diversity ↑ (Eq. 8) over LoRA scale",
+        "Character presence score (CPS) ↑ over LoRA scale",
+        "Paired difference in Div-CPS",
+        "Frontier: Character presence score (CPS) ↑ against Diversity ↑ (Eq. 8)",
     ]
-    scatter, *by_method, first, _ = charts(table_2())
-    assert scatter["title"] == "Prompt correspondence (PC) ↑ against Diversity ↑ (Eq. 8)"
-    assert [chart["categories"] for chart in by_method] == [[*table_2().methods]] * 2
-    assert first["categories"] == ["SD3 AutoLoRA − SD3 CFG", "SDXL AutoLoRA − SDXL CFG"]
-    point = charts(table_1())[0]["series"][3]["points"][0]
-    assert point["at"] == point["x"][0] == 0.2 and point["paper"] == [0.2, 0.254 * 1.072]
-
-
-def test_a_method_without_a_place_is_a_level():
-    results = table_1()
-    alone = results.cells[0]._replace(method="Alone", at=None, against="")
-    drawn = charts(dataclasses.replace(results, cells=(*results.cells, alone)))[0]
-    assert drawn["series"][-1]["points"][0]["x"] is None
+    assert [drawing.about for drawing in drawings(table_2()) if drawing.more] == [
+        "Prompt correspondence (PC) ↑ against Diversity ↑ (Eq. 8)",
+        "Paired difference in Div-PC",
+        "Paired difference in Div-SA",
+        "All figures",
+    ]
 
 
 @pytest.mark.parametrize("make", [table_1, table_2, lambda: with_gaps(table_1()), lambda: without_figures(table_2())])
@@ -236,7 +230,7 @@ def test_it_can_be_read_without_seeing(page: Any):
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert page.evaluate("[...document.images].map(image => image.alt)") == [*CAPTIONS]
-    assert page.evaluate("[...document.querySelectorAll('svg:not(.mark)')].every(svg => svg.ariaLabel.length > 20)")
+    assert page.evaluate("[...document.querySelectorAll('.drawing')].every(each => each.ariaLabel.length > 20)")
     assert page.evaluate("[...document.querySelectorAll('button')].every(b => b.ariaLabel || b.textContent.trim())")
     assert page.evaluate("document.querySelectorAll('th:not([scope])').length") == 0
 
@@ -276,28 +270,14 @@ def test_differences_say_whether_they_are_decided(page: Any):
         assert cell.text_content() == told.replace("-", "−")
 
 
-def test_methods_can_be_switched_off(page: Any):
-    lines = page.locator("#plots svg").first.locator("g")
-    assert lines.count() == 4
-    page.locator("#charts .legend button").nth(1).click()
-    assert (
-        lines.count() == 3 and page.locator("#frontier .legend button").nth(1).get_attribute("aria-pressed") == "false"
-    )
-    assert page.locator("#table tbody tr:visible").count() == 36
-    page.locator("#frontier .legend button").nth(1).click()
-    assert lines.count() == 4 and page.locator("#table tbody tr:visible").count() == 48
-
-
 def test_a_point_tells_its_numbers(page: Any):
-    dot = page.locator("#plots svg").first.locator("g").nth(0).locator(".dot").first
-    dot.scroll_into_view_if_needed()
-    box = dot.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2 + 3)
-    told = page.locator("#plots .tip").first.text_content().split("\n")
-    assert re.fullmatch(r"(Auto)?LoRA, LoRA scale 0.2", told[0]) and told[1].startswith("Diversity × CPS: 0.00")
-    assert told[2].startswith("95 %: [0.00") and told[3].startswith("the paper: 0.00")
-    page.mouse.move(0, 0)
-    assert not page.locator("#plots .tip").first.is_visible()
+    target = page.locator("#plots svg").nth(1).locator("g:has(> title) use").first
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    place = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+    pointed = "([x, y]) => document.elementFromPoint(x, y).closest('g:has(> title)').firstChild.textContent"
+    told = ["LoRA, LoRA scale 0.2", "Div: 0.382 (0.374 … 0.389)", "the paper: 0.378"]
+    assert page.evaluate(pointed, place).split("\n") == told
 
 
 def test_pictures_open_and_close_by_keyboard(page: Any):
@@ -337,8 +317,10 @@ def test_light_dark_and_a_phone(browser: Any, folder: Path):
     assert dark == "rgb(20, 22, 26)" and page.evaluate(colour) == "rgb(255, 255, 255)"
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert page.evaluate("document.querySelector('#plots svg').viewBox.baseVal.width") < 360
+    assert page.evaluate("document.querySelector('#plots svg').getBoundingClientRect().width") > 300
     page.set_viewport_size({"width": 700, "height": 360})
     wait(page, "document.querySelector('#plots svg').viewBox.baseVal.width > 400")
+    assert page.evaluate("document.documentElement.scrollWidth") == 700
     assert page.problems == []
     page.close()
 
@@ -421,7 +403,7 @@ def test_pictures_alone_are_a_report(browser: Any, folder: Path, tmp_path: Path)
 def test_no_pictures_and_no_axis_are_a_report(browser: Any, tmp_path: Path):
     page = visit(browser, write_report(table_2(), tmp_path))
     assert texts(page, "#bar nav a") == ["Plots", "Numbers", "Settings", "Meaning", "Assumptions", "Provenance"]
-    assert page.locator("#plots svg").count() == 5 and texts(page, "#table thead button")[:2] == ["method", "here"]
+    assert page.locator("#plots svg").count() == 4 and texts(page, "#table thead button")[:2] == ["method", "here"]
     assert page.problems == []
     page.close()
 

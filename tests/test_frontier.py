@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from autolora_jax.evaluation import Interval
+from autolora_jax.experiments.figures import write_figures
 from autolora_jax.experiments.frontier import frontier_tables, frontiers, write_frontier
 from autolora_jax.experiments.pareto import Point, dominated_area, efficient, levels, reach
 from tests.made_up_results import cell, results, table_1
@@ -107,8 +108,8 @@ def test_frontiers_of_results(small):
 
 
 def test_files_say_it_all(small, tmp_path: Path):
-    markdown, table, picture = write_frontier(small, tmp_path / "new")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    markdown, table = write_frontier(small, tmp_path / "new")
+    picture = write_figures(small, tmp_path / "new")[-1]
     text = markdown.read_text(encoding="utf-8")
     assert "| LoRA | **1.200** | 0.500 – 2.100 |" in text and "The methods differ in how often" in text
     assert f"]({picture.name})" in text

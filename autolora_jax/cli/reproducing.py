@@ -24,9 +24,9 @@ from autolora_jax.evaluation.judge import Judged, Prices, Progress, Question, Re
 from autolora_jax.experiments import catalogue, changes
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, find_drawn
 from autolora_jax.experiments.experiment import Experiment
+from autolora_jax.experiments.figures import write_figures
 from autolora_jax.experiments.frontier import write_frontier
 from autolora_jax.experiments.parts import ORIGINS
-from autolora_jax.experiments.plots import write_plots
 from autolora_jax.experiments.report import write_report
 from autolora_jax.experiments.results import Results
 from autolora_jax.experiments.scorers import ClipScorer, JudgeScorer, OnScored, Scorer, WorldScorer
@@ -197,9 +197,9 @@ def _write(experiment: Experiment, results: Results, drawn: Drawn, folder: Path)
     write_sheets(experiment, folder / PICTURES, drawn.cells, folder / SHEETS)
     if results.figures:
         write_tables(results, folder)
+        write_frontier(results, folder)
         try:
-            write_frontier(results, folder)  # its tables first: they need nothing
-            write_plots(results, folder)
+            write_figures(results, folder)
         except ModuleNotFoundError as e:
             if e.name != "matplotlib":
                 raise

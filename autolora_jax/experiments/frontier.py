@@ -16,6 +16,8 @@ from autolora_jax.experiments.markup import markdown_table, markdown_text
 from autolora_jax.experiments.pareto import Point, dominated_area, efficient, known, levels, reach
 from autolora_jax.experiments.results import CellResult, Results
 
+PICTURE = "frontier"  # the name of its file, which `figures` draws
+
 
 class Frontier(NamedTuple):
     """A method's points in the plane of the two figures, along its axis. NaN: not measured, or not published.
@@ -48,22 +50,16 @@ def frontiers(results: Results) -> tuple[Frontier, ...]:
 
 
 def write_frontier(results: Results, folder: Path) -> list[Path]:
-    """Writes frontier.md, frontier.csv and frontier.png, or nothing where there is no frontier. Raises OSError.
-
-    Raises ModuleNotFoundError where matplotlib is missing, when all but the picture is written.
-    """
+    """Writes frontier.md and frontier.csv, or nothing where there is no frontier. Raises OSError."""
     found = frontiers(results)
     if not found:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    markdown, table, picture = (folder / f"frontier.{kind}" for kind in ("md", "csv", "png"))
+    markdown, table = (folder / f"{PICTURE}.{kind}" for kind in ("md", "csv"))
     markdown.write_text("\n".join(_markdown(results, found)), encoding="utf-8")
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(_rows(results, found))
-    from autolora_jax.experiments.plotting import plot_frontier  # matplotlib is an extra
-
-    plot_frontier(results, found, picture)
-    return [markdown, table, picture]
+    return [markdown, table]
 
 
 def frontier_tables(results: Results, found: Sequence[Frontier]) -> tuple[Table, ...]:
@@ -158,7 +154,7 @@ def _rows(results: Results, found: Sequence[Frontier]) -> Iterator[list[str | in
 def _markdown(results: Results, found: Sequence[Frontier]) -> Iterator[str]:
     x, y = map(heading, results.frontier)
     yield f"# {markdown_text(results.title)}: {markdown_text(x)} against {markdown_text(y)}\n"
-    yield "![Each method's points and its frontier](frontier.png)\n"
+    yield f"![Each method's points and its frontier]({PICTURE}.png)\n"
     if len({cell.evaluations for each in found for cell in each.cells}) > 1:
         yield "The methods differ in how often the network is evaluated for a picture: see the last column.\n"
     for table in frontier_tables(results, found):

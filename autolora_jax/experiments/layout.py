@@ -94,6 +94,17 @@ def number(value: float, *, signed: bool = False, digits: int = DIGITS) -> str:
     return NOTHING if math.isnan(value) else f"{shown:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
+def sure(interval: Interval) -> bool:
+    """Whether it has bounds."""
+    return math.isfinite(interval.low + interval.high)
+
+
+def between(interval: Interval, *, signed: bool = False) -> str:
+    """Its bounds, as tables show them; "" where it has none."""
+    low, high = (number(part, signed=signed) for part in interval[1:])
+    return f"({low} … {high})" if sure(interval) else ""
+
+
 def span(values: Iterable[int]) -> str:
     """The lowest and the highest of them, or the one they all are."""
     known = {*values}
@@ -170,9 +181,9 @@ def _differences(column: Column) -> list[Entry]:
 
 
 def _difference(interval: Interval) -> Entry:
-    value, low, high = (number(part, signed=True) for part in interval)
-    known = math.isfinite(interval.low) and math.isfinite(interval.high)
-    return Entry(value, f"({low} … {high})" if known else "", interval.low > 0 or interval.high < 0)
+    return Entry(
+        number(interval.value, signed=True), between(interval, signed=True), interval.low > 0 or interval.high < 0
+    )
 
 
 def _compared(record: Record) -> str:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from autolora_jax import files as whole_files
-from autolora_jax.experiments.charts import charts, finite, frontier_chart, plain_figures
+from autolora_jax.experiments.figures import page_figures
 from autolora_jax.experiments.findings import compared, findings, headlines, outcome
 from autolora_jax.experiments.frontier import frontier_tables, frontiers
 from autolora_jax.experiments.inlining import inlined
 from autolora_jax.experiments.labels import heading, more_is_better, ordered
 from autolora_jax.experiments.layout import Table
-from autolora_jax.experiments.results import Results
+from autolora_jax.experiments.results import Results, plain_intervals
 from autolora_jax.experiments.settings import settings_table, shared_settings
 from autolora_jax.pages import inert, sealed
 
@@ -50,6 +50,7 @@ def write_report(
 def values(results: Results) -> dict[str, Any]:
     """All that the page shows of the results, as JSON values."""
     found = frontiers(results)
+    drawings, undrawn = _drawings(results)
     return {
         "title": results.title,
         "name": results.name,
@@ -72,14 +73,13 @@ def values(results: Results) -> dict[str, Any]:
             {
                 **cell._asdict(),
                 "settings": None,  # in a table of their own
-                "published": {name: finite(value) for name, value in cell.published.items()},
-                "figures": plain_figures(cell.figures),
-                "differences": plain_figures(cell.differences),
+                "figures": plain_intervals(cell.figures),
+                "differences": plain_intervals(cell.differences),
             }
             for cell in results.cells
         ],
-        "charts": charts(results),
-        "frontier": frontier_chart(results, found) if found else None,
+        "drawings": drawings,
+        "undrawn": undrawn,
         "frontierTables": list(map(_table, frontier_tables(results, found))) if found else [],
         "settings": _table(settings_table(results)),
         "shared": shared_settings(results),
@@ -89,6 +89,16 @@ def values(results: Results) -> dict[str, Any]:
         "assumptions": list(results.assumptions),
         "provenance": dict(results.provenance),
     }
+
+
+def _drawings(results: Results) -> tuple[list[dict[str, Any]], str]:
+    """The page's figures, and why there are none."""
+    try:
+        return page_figures(results), ""
+    except ModuleNotFoundError as e:
+        if e.name != "matplotlib":
+            raise
+        return [], f"{e}. Then the same command with --report-only draws them."
 
 
 def _table(table: Table) -> dict[str, Any]:

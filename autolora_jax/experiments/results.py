@@ -80,10 +80,11 @@ class Results:
 
 
 def _plain(cell: CellResult) -> dict[str, Any]:
-    return cell._asdict() | {name: _intervals(getattr(cell, name)) for name in ("figures", "differences")}
+    return cell._asdict() | {name: plain_intervals(getattr(cell, name)) for name in ("figures", "differences")}
 
 
-def _intervals(figures: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+def plain_intervals(figures: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+    """As JSON has them: what is not known is null."""
     return {name: [None if math.isnan(part) else part for part in figure] for name, figure in figures.items()}
 
 
