@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -24,7 +25,16 @@ from autolora_jax.experiments.report import PAGE, values, write_report
 from autolora_jax.experiments.results import Results
 from autolora_jax.experiments.settings import settings_table, shared_settings
 from tests.browser import visit, wait
-from tests.made_up_results import METHODS, PAIRS, TABLE_1, table_1, table_2, with_gaps, without_figures
+from tests.made_up_results import (
+    METHODS,
+    PAIRS,
+    TABLE_1,
+    table_1,
+    table_2,
+    with_gaps,
+    without_figures,
+    without_intervals,
+)
 
 HOSTILE = '</script><img src=x onerror="hacked=1"><script>hacked=1</script> \u2028 ]]> <!-- {{x}} 猫 REPORT-DATA'
 CAPTIONS = ("Anna, seed 0: all from the same noise", "Anna, seed 1", HOSTILE)
@@ -77,6 +87,25 @@ def test_without_pairs_the_best_is_set_beside_the_next_method():
     assert told.endswith(
         "Next is LoRA + CFG at LoRA scale 1.1 with 1.168 (95 % interval 1.145 to 1.191); the intervals overlap."
     )
+
+
+@pytest.mark.parametrize("make", [table_1, table_2])
+def test_no_interval_is_told_where_there_is_none(make: Callable[[], Results]):
+    """A figure of too few pictures has none; neither can it be said to overlap with another, or to exclude 0."""
+    results = without_intervals(make())
+    said = " ".join([compared(results), outcome(results), *map(str, findings(results))])
+    best = "1.171, of AutoLoRA + CFG at LoRA scale 1.1." if make is table_1 else "0.726, of SD3 AutoLoRA."
+    assert f"is {best} Next is" in said
+    assert not re.search("interval|overlap|exclude|undecided|chance|nan|–", said)
+    one = [
+        cell._replace(figures=without_intervals(table_1()).cells[i].figures) if i else cell
+        for i, cell in enumerate(table_1().cells)
+    ]
+    assert "overlap" not in outcome(without(dataclasses.replace(table_1(), cells=tuple(one)), differences=True))
+
+
+def test_pictures_are_counted_as_they_are():
+    assert compared(with_gaps(table_1())).endswith(": 23,553 of 24,576 pictures.")
 
 
 def test_findings_count_what_they_say():
@@ -421,4 +450,23 @@ def test_what_is_not_known_is_a_dash_and_last(browser: Any, tmp_path: Path):
     assert not any(
         "NaN" in str(html) for html in page.evaluate("[...document.querySelectorAll('svg')].map(s => s.outerHTML)")
     )
+    page.close()
+
+
+def test_a_page_without_intervals_speaks_of_none(browser: Any, tmp_path: Path):
+    page = visit(browser, write_report(without_intervals(table_1()), tmp_path))
+    assert "interval" not in page.evaluate("document.body.innerText") and page.problems == []
+    assert texts(page, "#table td small") == [] and "Bold: the best" in texts(page, "#table-note")[0]
+    assert texts(page, "#frontier-tables th").count("range") == 0
+    page.close()
+
+
+def test_what_is_missing_for_figures_is_said(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in sys.modules if name.startswith(("matplotlib", "autolora_jax.experiments.plotting"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = visit(browser, write_report(table_1(), tmp_path))
+    assert "pip install 'autolora-jax[plots]'" in page.locator("#undrawn").inner_text()
+    assert page.locator("#frontier-tables table").count() == 2 and page.locator("#table tbody tr").count() == 48
+    assert page.problems == []
     page.close()

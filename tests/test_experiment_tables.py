@@ -8,12 +8,13 @@ import pandas
 import pytest
 
 from autolora_jax.evaluation import Interval
+from autolora_jax.experiments.frontier import write_frontier
 from autolora_jax.experiments.labels import LABELS, heading, label, ordered
 from autolora_jax.experiments.layout import Table, best, number, records, span, tables
 from autolora_jax.experiments.markup import latex_text, markdown_text
 from autolora_jax.experiments.results import Results
 from autolora_jax.experiments.tables import write_tables
-from tests.made_up_results import about, cell, results, table_1, table_2
+from tests.made_up_results import about, cell, results, table_1, table_2, without_intervals
 
 NAN = math.nan
 UNKNOWN = Interval(NAN, NAN, NAN)
@@ -135,7 +136,22 @@ def test_markdown_says_what_the_figures_are(small: Results, tmp_path: Path):
     assert "- Div: Eq. 8 of the paper\n" in text and "- 30 steps of Euler\n" in text
     assert "| 1 | 0.200 ± 0.010 (0.250) | **4.000** ± 0.010 | 1.000 ± 0.010 |" in text
     assert "| 1 | +0.050 (−0.050 … +0.150) | **+0.500** (+0.100 … +0.900) |" in text
-    assert "95 % bootstrap interval" in text and "In brackets: the paper's number" in text
+    assert (
+        "± is half of the 95 % interval." in text
+        and "with the 95 % interval. Bold: 0" in text
+        and "In brackets: the paper's number" in text
+    )
+
+
+def test_no_interval_is_told_where_there_is_none(tmp_path: Path):
+    for given in (without_intervals(table_1()), without_intervals(table_2())):
+        text = write_tables(given, tmp_path)[0].read_text(encoding="utf-8")
+        text += "".join(
+            path.read_text(encoding="utf-8") for path in write_frontier(given, tmp_path) if path.suffix == ".md"
+        )
+        assert "interval" not in text and "±" not in text and "nan" not in text.lower() and "range" not in text
+    frontier = write_frontier(table_1(), tmp_path)[0].read_text(encoding="utf-8")
+    assert "| range |" in frontier and "The range is the area when every figure" in frontier
 
 
 def nasty() -> Results:

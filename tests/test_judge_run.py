@@ -294,6 +294,14 @@ def test_pictures_without_a_score_are_named(server: JudgeServer, tmp_path: Path)
     assert result.exit_code == 0 and "002.png: refused: No." in result.stderr
 
 
+def test_figures_that_do_not_exist_are_not_printed(server: JudgeServer, tmp_path: Path):
+    """One picture has no interval, and none has no mean."""
+    assert autolora(*command(server, shades(tmp_path / "a", 1))).stdout == "CPS 0.000 of 1 pictures\n"
+    server.answer = lambda asked: say(None, refusal="No.")
+    result = autolora(*command(server, shades(tmp_path / "b", 2)))
+    assert result.stdout == "" and "2 refused" in result.stderr and "nan" not in result.output
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [

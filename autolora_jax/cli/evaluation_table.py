@@ -28,7 +28,9 @@ class Results(NamedTuple):
 
     def show(self) -> None:
         """Prints the table to stdout."""
-        table = Table(caption=f"intervals: {self.confidence:.0%} confidence", caption_justify="left")
+        sure = any(np.isfinite(figure.low) for row in (*self.rows, self.overall) for figure in row.figures.values())
+        caption = f"intervals: {self.confidence:.0%} confidence" if sure else None
+        table = Table(caption=caption, caption_justify="left")
         for name in self.names:
             table.add_column(name, overflow="fold")
         for heading in ("pictures", *self.overall.figures):

@@ -1,6 +1,7 @@
 """`autolora judge`, once its flags are read: ask, show how it goes, say what came of it."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,8 +152,9 @@ def _tell(found: Report) -> None:
     ]
     say(listing(f"Question {found.question.name}", rows))
     count = found.outcomes.get(SCORED, 0)
-    for name, (value, low, high) in found.means.items():
-        print(f"{name} {value:.3f} (95 %: {low:.3f} to {high:.3f}) of {count} pictures")
+    for name, (value, low, high) in found.means.items() if count else ():
+        sure = f" (95 %: {low:.3f} to {high:.3f})" if math.isfinite(low + high) else ""
+        print(f"{name} {value:.3f}{sure} of {count} pictures")
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

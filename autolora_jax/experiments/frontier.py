@@ -92,24 +92,34 @@ def _range(frontier: Frontier) -> tuple[float, float]:
 def _areas(results: Results, found: Sequence[Frontier]) -> Table:
     x, y = results.frontier
     paper = any(known(each.published) for each in found)
+    ranges = {each.method: _range(each) for each in found}
+    ranged = any(not math.isnan(low + high) for low, high in ranges.values())
     note = (
         f"Of the rectangle from ({x}, {y}) = (0, 0), what some point of the method is at least as good as in both. "
-        "Nothing is interpolated, so more points make it larger: compare methods with the same number of them. The "
-        "range is the area when every figure is at the low end, and at the high end, of its interval: "
-        "bounds, not an interval of the area. Bold: the largest."
+        "Nothing is interpolated, so more points make it larger: compare methods with the same number of them. "
     )
+    if ranged:
+        note += "The range is the area when every figure is at the low end, and at the high end, of its interval: "
+        note += "bounds, not an interval of the area. "
     rows = []
     for each, strong in zip(found, best([each.area for each in found]), strict=True):
-        low, high = _range(each)
+        low, high = ranges[each.method]
         texts = [
-            NOTHING if math.isnan(low + high) else f"{number(low)} – {number(high)}",
+            *([NOTHING if math.isnan(low + high) else f"{number(low)} – {number(high)}"] if ranged else []),
             *([number(each.published_area)] if paper else []),
             *(str(len(known(each.points))), str(len(efficient(each.points)))),
             span(cell.evaluations for cell in each.cells),
         ]
         rows.append((each.method, (Entry(number(each.area), strong=strong), *map(Entry, texts))))
-    columns = ("area", "range", *(["the paper's"] if paper else []), "points", "efficient", "evaluations a picture")
-    return Table("Dominated area", note, "", (), columns, tuple(rows))
+    columns = (
+        "area",
+        *(["range"] if ranged else []),
+        *(["the paper's"] if paper else []),
+        "points",
+        "efficient",
+        "evaluations a picture",
+    )
+    return Table("Dominated area", f"{note}Bold: the largest.", "", (), columns, tuple(rows))
 
 
 def _equal(results: Results, found: Sequence[Frontier]) -> Table:

@@ -31,7 +31,7 @@ class CellResult(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """axis, plots, frontier, assumptions: the experiment's. confidence: of the intervals.
+    """axis, plots, frontier, assumptions: the experiment's, as this run has them. confidence: of the intervals.
 
     meaning: what each figure is, in a sentence. provenance: what one needs to do it again or to judge it, as lines of a
     list: command, model and LoRA with their hashes, judge, features, versions, dates, pictures without a score and why.

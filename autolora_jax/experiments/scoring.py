@@ -12,6 +12,7 @@ from autolora_jax.evaluation import Interval
 from autolora_jax.evaluation.features import Collected, PictureEncoder, collect
 from autolora_jax.evaluation.measures import VENDI, numbered, vendi_measure
 from autolora_jax.evaluation.scores import DIVERSITY, Sample, intervals, paired_differences, pairs
+from autolora_jax.experiments.assumptions import told
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, Shot
 from autolora_jax.experiments.experiment import Cell, Experiment
 from autolora_jax.experiments.results import CellResult, Results
@@ -56,9 +57,9 @@ def measure(experiment: Experiment, drawn: Drawn, by: Method, on_progress: OnPro
     """
     if not experiment.asks:
         return None
-    told, count = on_progress or (lambda *_: None), len(drawn.pictures)
-    found = collect(drawn.pictures, [by.encoder], by.cache, lambda done, _: told(FEATURES, done, count))
-    scored = by.scorer(drawn.pictures, experiment.asks, lambda done: told(SCORES, done, count))
+    tell, count = on_progress or (lambda *_: None), len(drawn.pictures)
+    found = collect(drawn.pictures, [by.encoder], by.cache, lambda done, _: tell(FEATURES, done, count))
+    scored = by.scorer(drawn.pictures, experiment.asks, lambda done: tell(SCORES, done, count))
     return _joined(drawn.pictures, found, by.encoder.name, scored)
 
 
@@ -101,12 +102,13 @@ def results_of(
         frontier=tuple(_renamed(name, renamed) for name in experiment.frontier),
         confidence=by.confidence if by else 0.95,
         meaning=_meanings(given, by),
-        assumptions=experiment.assumptions,
+        assumptions=told(experiment),
         provenance={
             **provenance,
             **_sources(plan),
             **({"features": f"{by.encoder.name} ({by.encoder.identity})"} if by and measured else {}),
             **(measured.told if measured else {}),
+            **({"intervals": _how_sure(by)} if by and measured else {}),
             **_counted(drawn, measured),
         },
     )
@@ -185,6 +187,11 @@ def _meanings(given: set[str], by: Method | None) -> dict[str, str]:
         VENDI: f"Vendi score of features by {encoder}: as how many wholly different pictures, within a prompt",
     }
     return {name: meaning for name, meaning in known.items() if name in given}
+
+
+def _how_sure(by: Method) -> str:
+    vendi = "; Vendi scores': by jackknife" if by.vendi else ""
+    return f"{100 * by.confidence:g} %, by bootstrap over the pictures of each prompt{vendi}"
 
 
 def _sources(plan: Plan) -> dict[str, str]:
