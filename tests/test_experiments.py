@@ -15,6 +15,7 @@ from autolora_jax.experiments.scorers import question_of
 from autolora_jax.guidance import CFG, AutoLoRA
 from autolora_jax.presets import Lora, ModelConfig
 from tests.programs import autolora
+from tests.test_sweep import SWEEPS
 
 ROOT = Path(__file__).resolve().parents[1]
 SDXL, SD3 = "stabilityai/stable-diffusion-xl-base-1.0", "stabilityai/stable-diffusion-3-medium-diffusers"
@@ -54,9 +55,9 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_there_is_a_file_for_every_table_and_figure_of_the_paper():
     figures = [f"figure{i}" for i in range(1, 9)]
-    assert catalogue.names() == ("table1", "table2", *figures, "frontier", "frontier_equal")
+    assert catalogue.names() == ("table1", "table2", *figures, "frontier", "frontier_equal", *SWEEPS)
     assert (ROOT / "configs" / "paper").resolve() == catalogue.FOLDER
-    assert {*SIZES} == {*catalogue.names()}
+    assert {*SIZES, *SWEEPS} == {*catalogue.names()}
 
 
 @pytest.mark.parametrize("name", SIZES)

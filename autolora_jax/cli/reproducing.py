@@ -29,7 +29,7 @@ from autolora_jax.experiments.frontier import write_frontier
 from autolora_jax.experiments.parts import ORIGINS
 from autolora_jax.experiments.report import write_report
 from autolora_jax.experiments.results import Results
-from autolora_jax.experiments.scorers import ClipScorer, JudgeScorer, OnScored, Scorer, WorldScorer
+from autolora_jax.experiments.scorers import ClipScorer, JudgeScorer, OnScored, Scorer, WorldScorer, question_of
 from autolora_jax.experiments.scoring import Method, measure, results_of
 from autolora_jax.experiments.sheets import write_sheets
 from autolora_jax.experiments.tables import write_tables
@@ -86,6 +86,12 @@ def prepare(
     if output.format not in FORMATS or output.shard_size is not None:
         raise ConfigError(f"{name}: its pictures are files of {', '.join(FORMATS)}; other forms can't be measured")
     return experiment
+
+
+def require_judge_can(experiments: Sequence[Experiment]) -> None:
+    """Raises ValueError where an experiment asks what no vision-language model can be asked."""
+    for ask in (ask for experiment in experiments for ask in experiment.asks):
+        question_of(ask)
 
 
 def describe(experiment: Experiment, folder: Path, calibrate: bool, retry: bool, programs: str) -> str:

@@ -82,12 +82,14 @@ def sdxl_job(prompts: Sequence[str], seeds: int, lora: Lora = PRINCESS) -> Job:
     )
 
 
-def builtin_job(prompts: Sequence[str], seeds: int, lora: str = "character", scale: float = 1.0) -> Job:
+def builtin_job(
+    prompts: Sequence[str], seeds: int, lora: str = "character", scale: float = 1.0, steps: int = BUILTIN_STEPS
+) -> Job:
     """The same on the built-in model. scale: of the LoRA."""
     settings = Settings(
         model=ModelConfig(BUILTIN, dtype="float32"),
         loras=(Lora(f"{BUILTIN}:{lora}", scale),),
-        sampler=SamplerConfig(BUILTIN_STEPS),
+        sampler=SamplerConfig(steps),
     )
     return Job(prompts=tuple(prompts), seeds=range(seeds), settings=settings, batch_size=BUILTIN_BATCH)
 
@@ -140,6 +142,10 @@ CONTEXTS = tuple(
         ("beach", "sunny", "small", "left"),
         ("city", "rain", "big"),
         ("mountains", "snow", "", "right"),
+        ("meadow", "sunny", "small", "right"),
+        ("forest", "snow", "", "left"),
+        ("beach", "night", "big"),
+        ("city", "rain", "small", "left"),
     )
 )
 

@@ -15,6 +15,7 @@ from autolora_jax.evaluation.scores import DIVERSITY, Sample, intervals, paired_
 from autolora_jax.experiments.assumptions import told
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, Shot
 from autolora_jax.experiments.experiment import Cell, Experiment
+from autolora_jax.experiments.labels import LABELS
 from autolora_jax.experiments.results import CellResult, Results
 from autolora_jax.experiments.scorers import CLIPSCORE, Scored, Scorer, asked_scores
 
@@ -139,7 +140,7 @@ def _figures(cell: _Set, by: Method) -> dict[str, Interval]:
     """The cell's figures; none without pictures."""
     if not cell.shots:
         return {}
-    found = intervals(cell.sample, level=by.confidence)
+    found = _meant(intervals(cell.sample, level=by.confidence))
     if by.vendi and cell.sample.features is not None:
         every = np.arange(len(cell.shots))
         found |= vendi_measure(cell.sample.features, cell.sample.groups, by.confidence)(every)
@@ -156,7 +157,12 @@ def _compared(result: CellResult, experiment: Experiment, sets: Sequence[_Set], 
         return result
     before, after = pairs(theirs.shots, mine.shots)
     differences = paired_differences(theirs.sample.rows(before), mine.sample.rows(after), level=by.confidence)
-    return result._replace(against=experiment.cells[other].method, differences=differences)
+    return result._replace(against=experiment.cells[other].method, differences=_meant(differences))
+
+
+def _meant(figures: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Without products that nobody asks for: of diversity and a share."""
+    return {name: each for name, each in figures.items() if name in LABELS or not name.startswith(f"{DIVERSITY}-")}
 
 
 def partner(experiment: Experiment, cell: Cell) -> int | None:
