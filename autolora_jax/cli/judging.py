@@ -32,7 +32,7 @@ from autolora_jax.evaluation.measures import numbered
 from autolora_jax.evaluation.pictures import Picture, Pictures
 from autolora_jax.weights.lora.metadata import listing
 
-CACHE = "verdicts.jsonl"
+CACHE = "verdicts.sqlite"
 NAMED = 20  # pictures without a score
 OnProgress = Callable[[Progress], None]
 
@@ -102,7 +102,7 @@ def consult(
     began = time.monotonic()
     with service.open() as by, VerdictCache(cache) as verdicts:
         if verdicts.broken:
-            say(f"Warning: {verdicts.path} holds {verdicts.broken} lines that are no verdicts", "yellow")
+            say(f"Warning: {verdicts.broken} lines of older verdicts were none, and are left out", "yellow")
         try:
             judged = judge(
                 noted(),
