@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NARROW = 3.6  # inches: a phone's screen
+HALF, PLANE, FULL = 6.4, 7.6, 10.8  # a figure that has another one beside it on a wide page, and those that have none
 
 
 class Drawing(NamedTuple):
@@ -44,20 +45,20 @@ def drawings(results: Results) -> list[Drawing]:
     for x, y in plots:
         about = f"{label(y)} {'over' if x == results.axis else 'against'} {label(x)}"
         name = f"plot-{_slug(y)}-by-{_slug(x)}"
-        found.append(Drawing(name, about, 6.4, functools.partial(pair, results, x, y)))
+        found.append(Drawing(name, about, HALF, functools.partial(pair, results, x, y)))
     figures = tuple(name for name in ordered(results.figures) if _measured(results, name))
     for name in headlines(results):
         if any(_known(cell.differences.get(name)) for cell in results.cells):
             draw = functools.partial(differences, results, name)
-            found.append(Drawing(f"plot-difference-in-{_slug(name)}", f"Paired difference in {name}", 6.4, draw))
+            found.append(Drawing(f"plot-difference-in-{_slug(name)}", f"Paired difference in {name}", HALF, draw))
     if figures:
-        more = bool({*figures} - {y for _, y in plots})
+        more = bool({*figures} - {name for plot in plots for name in plot})
         draw = functools.partial(overview, results, figures)
-        found.append(Drawing("plot-overview", "All figures", 10.8, draw, more))
+        found.append(Drawing("plot-overview", "All figures", FULL, draw, more))
     if across := frontiers(results):
         x, y = map(label, results.frontier)
         draw = functools.partial(frontier, results, across)
-        found.append(Drawing(PICTURE, f"Frontier: {y} against {x}", 7.6, draw))
+        found.append(Drawing(PICTURE, f"Frontier: {y} against {x}", PLANE, draw))
     return found
 
 
@@ -82,7 +83,7 @@ def page_figures(results: Results) -> list[dict[str, Any]]:
     return [
         {
             "about": each.about,
-            "across": each.wide > 6.4,
+            "across": each.wide > HALF,
             "frontier": each.name == PICTURE,
             "wide": svg(each.draw(each.wide, "")),
             "narrow": svg(each.draw(NARROW, "")),
