@@ -161,6 +161,8 @@ def test_figures_are_the_experiments_plots_then_paired_differences():
 @pytest.mark.parametrize("make", [table_1, table_2, lambda: with_gaps(table_1()), lambda: without_figures(table_2())])
 def test_values_are_json_without_nan(make: Callable[[], Results]):
     json.dumps(values(make()), allow_nan=False)
+    unknown = [cell._replace(published={"Div": math.nan}) for cell in make().cells]
+    json.dumps(values(dataclasses.replace(make(), cells=tuple(unknown))), allow_nan=False)
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Results become plain values, which stand in the page as JSON that nothing can br
 where only text can be, and the page's content security policy lets it load nothing and run no other script.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from importlib import resources
@@ -73,6 +74,7 @@ def values(results: Results) -> dict[str, Any]:
             {
                 **cell._asdict(),
                 "settings": None,  # in a table of their own
+                "published": {name: value for name, value in cell.published.items() if math.isfinite(value)},
                 "figures": plain_intervals(cell.figures),
                 "differences": plain_intervals(cell.differences),
             }

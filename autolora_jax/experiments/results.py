@@ -85,7 +85,7 @@ def _plain(cell: CellResult) -> dict[str, Any]:
 
 def plain_intervals(figures: Mapping[str, Interval]) -> dict[str, list[float | None]]:
     """As JSON has them: what is not known is null."""
-    return {name: [None if math.isnan(part) else part for part in figure] for name, figure in figures.items()}
+    return {name: [part if math.isfinite(part) else None for part in figure] for name, figure in figures.items()}
 
 
 def _cell(content: Mapping[str, Any]) -> CellResult:
