@@ -4,11 +4,9 @@ A PNG carries two text chunks. `parameters` is what A1111's web UI, and after it
 a line "Negative prompt: …", a line "Steps: 30, Sampler: Euler, …". `autolora` is JSON and holds every setting.
 """
 
-import errno
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from autolora_jax import __version__, guidance
+from autolora_jax.files import writing
 from autolora_jax.guidance import CFG, AutoLoRA, PersonalizationGuidance, Rule
 
 # Our solver -> A1111's name of it; the end of a name becomes its "Schedule type".
@@ -67,31 +66,8 @@ def write_png(path: Path, image: Image.Image, texts: Mapping[str, str], overwrit
 
     Raises FileExistsError if there is such a file and `overwrite` is false, OSError if it can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(png_bytes(image, texts))
-        if overwrite:
-            temporary.replace(path)
-        else:
-            _move_to_new(temporary, path)
-    except OSError as e:
-        if e.errno is None:
-            raise
-        raise OSError(e.errno, e.strerror, str(path)) from None  # the name that the caller knows
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _move_to_new(source: Path, target: Path) -> None:
-    """Renames, without replacing a file that another program may write at this moment."""
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if target.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-        source.replace(target)
+    with writing(path, overwrite=overwrite) as file:
+        file.write(png_bytes(image, texts))
 
 
 def read_settings(path: Path) -> dict[str, Any]:

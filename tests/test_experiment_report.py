@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -18,13 +19,22 @@ from PIL import Image
 
 from autolora_jax.evaluation import Interval
 from autolora_jax.experiments import inlining
-from autolora_jax.experiments.charts import charts
+from autolora_jax.experiments.figures import drawings
 from autolora_jax.experiments.findings import compared, findings, outcome
 from autolora_jax.experiments.report import PAGE, values, write_report
 from autolora_jax.experiments.results import Results
 from autolora_jax.experiments.settings import settings_table, shared_settings
 from tests.browser import visit, wait
-from tests.experiment_results import METHODS, PAIRS, TABLE_1, table_1, table_2, with_gaps, without_figures
+from tests.made_up_results import (
+    METHODS,
+    PAIRS,
+    TABLE_1,
+    table_1,
+    table_2,
+    with_gaps,
+    without_figures,
+    without_intervals,
+)
 
 HOSTILE = '</script><img src=x onerror="hacked=1"><script>hacked=1</script> \u2028 ]]> <!-- {{x}} 猫 REPORT-DATA'
 CAPTIONS = ("Anna, seed 0: all from the same noise", "Anna, seed 1", HOSTILE)
@@ -79,6 +89,25 @@ def test_without_pairs_the_best_is_set_beside_the_next_method():
     )
 
 
+@pytest.mark.parametrize("make", [table_1, table_2])
+def test_no_interval_is_told_where_there_is_none(make: Callable[[], Results]):
+    """A figure of too few pictures has none; neither can it be said to overlap with another, or to exclude 0."""
+    results = without_intervals(make())
+    said = " ".join([compared(results), outcome(results), *map(str, findings(results))])
+    best = "1.171, of AutoLoRA + CFG at LoRA scale 1.1." if make is table_1 else "0.726, of SD3 AutoLoRA."
+    assert f"is {best} Next is" in said
+    assert not re.search("interval|overlap|exclude|undecided|chance|nan|–", said)
+    one = [
+        cell._replace(figures=without_intervals(table_1()).cells[i].figures) if i else cell
+        for i, cell in enumerate(table_1().cells)
+    ]
+    assert "overlap" not in outcome(without(dataclasses.replace(table_1(), cells=tuple(one)), differences=True))
+
+
+def test_pictures_are_counted_as_they_are():
+    assert compared(with_gaps(table_1())).endswith(": 23,553 of 24,576 pictures.")
+
+
 def test_findings_count_what_they_say():
     results = table_1()
     found = {finding.label: finding for finding in findings(results)}
@@ -113,31 +142,27 @@ def test_settings_that_differ_stand_in_a_table():
     assert shared_settings(table_1())["steps"] == "30" and "gamma" not in shared_settings(table_1())
 
 
-def test_charts_are_the_experiments_plots_then_paired_differences():
-    assert [(chart["x"], chart["title"]) for chart in charts(table_1())] == [
-        ("LoRA scale", "Diversity × CPS ↑"),
-        ("LoRA scale", "Diversity ↑ (Eq. 8)"),
-        ("LoRA scale", "Character presence score (CPS) ↑"),
-        ("LoRA scale", "Paired difference in Div-CPS"),
+def test_figures_are_the_experiments_plots_then_paired_differences():
+    assert [drawing.about for drawing in drawings(table_1()) if drawing.more] == [
+        "Diversity × CPS ↑ over LoRA scale",
+        "Diversity ↑ (Eq. 8) over LoRA scale",
+        "Character presence score (CPS) ↑ over LoRA scale",
+        "Paired difference in Div-CPS",
+        "Frontier: Character presence score (CPS) ↑ against Diversity ↑ (Eq. 8)",
     ]
-    scatter, *by_method, first, _ = charts(table_2())
-    assert scatter["title"] == "Prompt correspondence (PC) ↑ against Diversity ↑ (Eq. 8)"
-    assert [chart["categories"] for chart in by_method] == [[*table_2().methods]] * 2
-    assert first["categories"] == ["SD3 AutoLoRA − SD3 CFG", "SDXL AutoLoRA − SDXL CFG"]
-    point = charts(table_1())[0]["series"][3]["points"][0]
-    assert point["at"] == point["x"][0] == 0.2 and point["paper"] == [0.2, 0.254 * 1.072]
-
-
-def test_a_method_without_a_place_is_a_level():
-    results = table_1()
-    alone = results.cells[0]._replace(method="Alone", at=None, against="")
-    drawn = charts(dataclasses.replace(results, cells=(*results.cells, alone)))[0]
-    assert drawn["series"][-1]["points"][0]["x"] is None
+    assert [drawing.about for drawing in drawings(table_2()) if drawing.more] == [
+        "Prompt correspondence (PC) ↑ against Diversity ↑ (Eq. 8)",
+        "Paired difference in Div-PC",
+        "Paired difference in Div-SA",
+        "All figures",
+    ]
 
 
 @pytest.mark.parametrize("make", [table_1, table_2, lambda: with_gaps(table_1()), lambda: without_figures(table_2())])
 def test_values_are_json_without_nan(make: Callable[[], Results]):
     json.dumps(values(make()), allow_nan=False)
+    unknown = [cell._replace(published={"Div": math.nan}) for cell in make().cells]
+    json.dumps(values(dataclasses.replace(make(), cells=tuple(unknown))), allow_nan=False)
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -236,7 +261,7 @@ def test_it_can_be_read_without_seeing(page: Any):
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert page.evaluate("[...document.images].map(image => image.alt)") == [*CAPTIONS]
-    assert page.evaluate("[...document.querySelectorAll('svg:not(.mark)')].every(svg => svg.ariaLabel.length > 20)")
+    assert page.evaluate("[...document.querySelectorAll('.drawing')].every(each => each.ariaLabel.length > 20)")
     assert page.evaluate("[...document.querySelectorAll('button')].every(b => b.ariaLabel || b.textContent.trim())")
     assert page.evaluate("document.querySelectorAll('th:not([scope])').length") == 0
 
@@ -276,28 +301,14 @@ def test_differences_say_whether_they_are_decided(page: Any):
         assert cell.text_content() == told.replace("-", "−")
 
 
-def test_methods_can_be_switched_off(page: Any):
-    lines = page.locator("#plots svg").first.locator("g")
-    assert lines.count() == 4
-    page.locator("#charts .legend button").nth(1).click()
-    assert (
-        lines.count() == 3 and page.locator("#frontier .legend button").nth(1).get_attribute("aria-pressed") == "false"
-    )
-    assert page.locator("#table tbody tr:visible").count() == 36
-    page.locator("#frontier .legend button").nth(1).click()
-    assert lines.count() == 4 and page.locator("#table tbody tr:visible").count() == 48
-
-
 def test_a_point_tells_its_numbers(page: Any):
-    dot = page.locator("#plots svg").first.locator("g").nth(0).locator(".dot").first
-    dot.scroll_into_view_if_needed()
-    box = dot.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2 + 3)
-    told = page.locator("#plots .tip").first.text_content().split("\n")
-    assert re.fullmatch(r"(Auto)?LoRA, LoRA scale 0.2", told[0]) and told[1].startswith("Diversity × CPS: 0.00")
-    assert told[2].startswith("95 %: [0.00") and told[3].startswith("the paper: 0.00")
-    page.mouse.move(0, 0)
-    assert not page.locator("#plots .tip").first.is_visible()
+    target = page.locator("#plots svg").nth(1).locator("g:has(> title) use").first
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    place = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+    pointed = "([x, y]) => document.elementFromPoint(x, y).closest('g:has(> title)').firstChild.textContent"
+    told = ["LoRA, LoRA scale 0.2", "Div: 0.382 (0.374 … 0.389)", "the paper: 0.378"]
+    assert page.evaluate(pointed, place).split("\n") == told
 
 
 def test_pictures_open_and_close_by_keyboard(page: Any):
@@ -337,8 +348,10 @@ def test_light_dark_and_a_phone(browser: Any, folder: Path):
     assert dark == "rgb(20, 22, 26)" and page.evaluate(colour) == "rgb(255, 255, 255)"
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert page.evaluate("document.querySelector('#plots svg').viewBox.baseVal.width") < 360
+    assert page.evaluate("document.querySelector('#plots svg').getBoundingClientRect().width") > 300
     page.set_viewport_size({"width": 700, "height": 360})
     wait(page, "document.querySelector('#plots svg').viewBox.baseVal.width > 400")
+    assert page.evaluate("document.documentElement.scrollWidth") == 700
     assert page.problems == []
     page.close()
 
@@ -421,7 +434,7 @@ def test_pictures_alone_are_a_report(browser: Any, folder: Path, tmp_path: Path)
 def test_no_pictures_and_no_axis_are_a_report(browser: Any, tmp_path: Path):
     page = visit(browser, write_report(table_2(), tmp_path))
     assert texts(page, "#bar nav a") == ["Plots", "Numbers", "Settings", "Meaning", "Assumptions", "Provenance"]
-    assert page.locator("#plots svg").count() == 5 and texts(page, "#table thead button")[:2] == ["method", "here"]
+    assert page.locator("#plots svg").count() == 4 and texts(page, "#table thead button")[:2] == ["method", "here"]
     assert page.problems == []
     page.close()
 
@@ -439,4 +452,23 @@ def test_what_is_not_known_is_a_dash_and_last(browser: Any, tmp_path: Path):
     assert not any(
         "NaN" in str(html) for html in page.evaluate("[...document.querySelectorAll('svg')].map(s => s.outerHTML)")
     )
+    page.close()
+
+
+def test_a_page_without_intervals_speaks_of_none(browser: Any, tmp_path: Path):
+    page = visit(browser, write_report(without_intervals(table_1()), tmp_path))
+    assert "interval" not in page.evaluate("document.body.innerText") and page.problems == []
+    assert texts(page, "#table td small") == [] and "Bold: the best" in texts(page, "#table-note")[0]
+    assert texts(page, "#frontier-tables th").count("range") == 0
+    page.close()
+
+
+def test_what_is_missing_for_figures_is_said(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in sys.modules if name.startswith(("matplotlib", "autolora_jax.experiments.plotting"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    page = visit(browser, write_report(table_1(), tmp_path))
+    assert "pip install 'autolora-jax[plots]'" in page.locator("#undrawn").inner_text()
+    assert page.locator("#frontier-tables table").count() == 2 and page.locator("#table tbody tr").count() == 48
+    assert page.problems == []
     page.close()

@@ -8,12 +8,13 @@ import pandas
 import pytest
 
 from autolora_jax.evaluation import Interval
+from autolora_jax.experiments.frontier import write_frontier
 from autolora_jax.experiments.labels import LABELS, heading, label, ordered
 from autolora_jax.experiments.layout import Table, best, number, records, span, tables
 from autolora_jax.experiments.markup import latex_text, markdown_text
 from autolora_jax.experiments.results import Results
 from autolora_jax.experiments.tables import write_tables
-from tests.made_up_results import about, cell, paper_table1, paper_table2, results
+from tests.made_up_results import about, cell, results, table_1, table_2, without_intervals
 
 NAN = math.nan
 UNKNOWN = Interval(NAN, NAN, NAN)
@@ -60,12 +61,12 @@ def test_methods_stand_side_by_side_along_the_axis(small: Results):
     assert strong(differences) == [[False, True]]
 
 
-def test_rows_are_methods_without_an_axis(facts: Path):
-    measured, differences = tables(paper_table2(facts / "paper" / "table2.csv"))
+def test_rows_are_methods_without_an_axis():
+    measured, differences = tables(table_2())
     assert (measured.corner, measured.groups) == ("method", ())
     assert measured.columns == ("Div ↑", "PC ↑", "SA ↑", "Div-PC ↑", "Div-SA ↑")
     assert [name for name, _ in measured.rows] == ["SD3 CFG", "SD3 AutoLoRA", "SDXL CFG", "SDXL AutoLoRA"]
-    assert texts(measured)[1][1] == "0.203 ± 0.004 (0.197)"
+    assert texts(measured)[1][1] == "0.195 ± 0.004 (0.197)"
     assert [sum(column) for column in zip(*strong(measured), strict=True)] == [1] * 5
     assert [name for name, _ in differences.rows] == ["SD3 AutoLoRA − SD3 CFG", "SDXL AutoLoRA − SDXL CFG"]
 
@@ -81,12 +82,12 @@ def test_rows_are_cells_where_methods_share_no_places():
     assert texts(table)[-1] == ["none", "10.000 ± 0.010"] and strong(table)[-1] == [True]
 
 
-def test_wide_tables_are_split(facts: Path):
+def test_wide_tables_are_split():
     figures = {name: 1.0 for name in ("Vendi", "CPS", "Div", "Div-CPS", "CLIPScore")}
     found = tables(results(*(cell(f"method {i}", at, figures) for i in range(4) for at in (1.0, 2.0))))
     assert [table.title for table in found] == ["Measured: Div, CPS, Div-CPS", "Measured: Vendi, CLIPScore"]
     assert [len(table.columns) for table in found] == [12, 8]
-    assert len(tables(paper_table1(facts / "paper" / "table1.csv"))) == 2
+    assert len(tables(table_1())) == 2
 
 
 def test_best_is_by_what_is_shown():
@@ -107,8 +108,8 @@ def test_labels():
     assert (span([3, 3]), span([5, 3]), span([])) == ("3", "3 – 5", "–")
 
 
-def test_csv_is_read_back_by_pandas(small: Results, facts: Path, tmp_path: Path):
-    for given in (small, paper_table1(facts / "paper" / "table1.csv", shift=0.01)):
+def test_csv_is_read_back_by_pandas(small: Results, tmp_path: Path):
+    for given in (small, table_1()):
         _, path, _ = write_tables(given, tmp_path)
         read = pandas.read_csv(path, keep_default_na=False, na_values=[""])
         assert len(read) == len(records(given)) == sum(len({*c.figures, *c.published}) for c in given.cells)
@@ -135,7 +136,22 @@ def test_markdown_says_what_the_figures_are(small: Results, tmp_path: Path):
     assert "- Div: Eq. 8 of the paper\n" in text and "- 30 steps of Euler\n" in text
     assert "| 1 | 0.200 ± 0.010 (0.250) | **4.000** ± 0.010 | 1.000 ± 0.010 |" in text
     assert "| 1 | +0.050 (−0.050 … +0.150) | **+0.500** (+0.100 … +0.900) |" in text
-    assert "95 % bootstrap interval" in text and "In brackets: the paper's number" in text
+    assert (
+        "± is half of the 95 % interval." in text
+        and "with the 95 % interval. Bold: 0" in text
+        and "In brackets: the paper's number" in text
+    )
+
+
+def test_no_interval_is_told_where_there_is_none(tmp_path: Path):
+    for given in (without_intervals(table_1()), without_intervals(table_2())):
+        text = write_tables(given, tmp_path)[0].read_text(encoding="utf-8")
+        text += "".join(
+            path.read_text(encoding="utf-8") for path in write_frontier(given, tmp_path) if path.suffix == ".md"
+        )
+        assert "interval" not in text and "±" not in text and "nan" not in text.lower() and "range" not in text
+    frontier = write_frontier(table_1(), tmp_path)[0].read_text(encoding="utf-8")
+    assert "| range |" in frontier and "The range is the area when every figure" in frontier
 
 
 def nasty() -> Results:
@@ -166,12 +182,12 @@ def test_latex_escapes():
 
 
 @pytest.mark.parametrize("which", ["small", "nasty", "table 1", "table 2"])
-def test_latex_is_well_formed(which: str, small: Results, facts: Path, tmp_path: Path):
+def test_latex_is_well_formed(which: str, small: Results, tmp_path: Path):
     given = {
         "small": lambda: small,
         "nasty": nasty,
-        "table 1": lambda: paper_table1(facts / "paper" / "table1.csv"),
-        "table 2": lambda: paper_table2(facts / "paper" / "table2.csv"),
+        "table 1": table_1,
+        "table 2": table_2,
     }[which]()
     _, _, path = write_tables(given, tmp_path)
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -190,7 +206,7 @@ def test_latex_is_well_formed(which: str, small: Results, facts: Path, tmp_path:
         for row in re.findall(r"^(.*) \\\\$", body, re.MULTILINE):
             wide = sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", row))
             assert len(re.findall(r"(?<!\\)&", row)) + 1 + wide == len(columns)
-    assert latex_text(given.title) in code and re.search(r"; (8|512) pictures a cell\.", code)
+    assert latex_text(given.title) in code and re.search(r"; (8|480|512) pictures a cell\.", code)
 
 
 def test_a_single_cell_and_none_at_all(tmp_path: Path):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from autolora_jax.evaluation import Interval
+from autolora_jax.experiments.figures import write_figures
 from autolora_jax.experiments.frontier import frontier_tables, frontiers, write_frontier
 from autolora_jax.experiments.pareto import Point, dominated_area, efficient, levels, reach
-from tests.made_up_results import cell, paper_table1, results
+from tests.made_up_results import cell, results, table_1
 
 NAN = math.nan
 AREA = 2e-3  # of a grid of 1000 × 1000 cells: seen 9e-4
@@ -107,8 +108,8 @@ def test_frontiers_of_results(small):
 
 
 def test_files_say_it_all(small, tmp_path: Path):
-    markdown, table, picture = write_frontier(small, tmp_path / "new")
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    markdown, table = write_frontier(small, tmp_path / "new")
+    picture = write_figures(small, tmp_path / "new")[-1]
     text = markdown.read_text(encoding="utf-8")
     assert "| LoRA | **1.200** | 0.500 – 2.100 |" in text and "The methods differ in how often" in text
     assert f"]({picture.name})" in text
@@ -125,9 +126,9 @@ def test_nothing_is_written_where_there_is_no_frontier(tmp_path: Path):
     assert not folder.exists()
 
 
-def test_the_papers_own_frontier(facts: Path):
+def test_the_papers_own_frontier():
     """Its Table 1. With CFG, AutoLoRA's frontier is LoRA's, within a hundredth, at twice the evaluations."""
-    found = {each.method: each for each in frontiers(paper_table1(facts / "paper" / "table1.csv"))}
+    found = {each.method: each for each in frontiers(table_1(times=1.0))}
     areas = {method: round(each.area, 3) for method, each in found.items()}
     assert areas == {"LoRA": 0.272, "AutoLoRA": 0.780, "LoRA + CFG": 1.315, "AutoLoRA + CFG": 1.326}
     assert all(each.area == each.published_area for each in found.values())

@@ -1,19 +1,21 @@
 """Verdicts on disk: found again, by the right key alone, whatever happens to the file and whoever else writes it."""
 
+import errno
 import json
-import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autolora_jax.evaluation.judge import Usage, Verdict, VerdictCache, Version
 from autolora_jax.evaluation.judge.cache import Key
-from autolora_jax.evaluation.judge.locks import Locks
 
 KEY = Key("ab" * 32, "cd" * 32, "png, at most 1024 pixels a side", "tiny")
 VERSION = Version("tiny", "example/tiny, server 1", "tiny-0711", "fp_1", "json_schema")
@@ -24,11 +26,22 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "deep" / "verdicts.jsonl"
+    return tmp_path / "deep" / "verdicts.sqlite"
 
 
 def number(i: int) -> Key:
     return replace(KEY, picture=f"{i:064x}")
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    with closing(sqlite3.connect(path)) as database:
+        return [json.loads(record) for (record,) in database.execute("SELECT record FROM verdicts ORDER BY number")]
+
+
+def old_line(i: int) -> str:
+    """A verdict as it was kept before, in a line."""
+    key = number(i)
+    return json.dumps({"key": key.digest, **asdict(key), "at": "2026-11-01", "verdict": VERDICT.record()}) + "\n"
 
 
 def test_a_verdict_comes_back_whole(path: Path):
@@ -67,45 +80,27 @@ def test_only_what_is_final_is_found(outcome: str, found: bool, path: Path):
     with VerdictCache(path) as cache:
         cache.add(KEY, Verdict(outcome, VERSION, why="so"))
         assert (cache.find(KEY, "") is not None) == found
-    assert f'"outcome": "{outcome}"' in path.read_text()  # the record is there all the same
+    assert [record["verdict"]["outcome"] for record in records(path)] == [outcome]  # it is there all the same
 
 
-@pytest.mark.parametrize("left", [1, 40, -30, -2])
-def test_a_line_that_was_cut_short_is_mended(left: int, path: Path):
-    with VerdictCache(path) as cache:
-        for i in range(3):
-            cache.add(number(i), VERDICT)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], lines[2][:left]]))
-    with VerdictCache(path) as cache:
-        assert [cache.find(number(i), "") is not None for i in range(3)] == [True, True, False]
-        cache.add(number(2), VERDICT)
-        assert cache.find(number(2), "") == VERDICT and cache.broken == 0
-    assert all(json.loads(line) for line in path.read_bytes().splitlines()) and path.read_bytes().endswith(b"\n")
-
-
-def test_a_line_that_lacks_nothing_but_its_end_is_kept(path: Path):
-    with VerdictCache(path) as cache:
-        cache.add(KEY, VERDICT)
-    path.write_bytes(path.read_bytes()[:-1])
-    with VerdictCache(path) as cache:
-        assert cache.find(KEY, "") == VERDICT
-        cache.add(number(1), VERDICT)
-    with VerdictCache(path) as cache:
-        assert len(cache) == 2 and cache.broken == 0
-
-
-@pytest.mark.parametrize(
-    "damage", [b"\0\0\0\n", b'{"key": "ab"}\n', b'{"key": "zz", "verdict": {}}\n', b"\xff\xfe\n", b"[]\n"]
-)
-def test_damage_costs_no_more_than_its_line(damage: bytes, path: Path):
-    with VerdictCache(path) as cache:
-        cache.add(number(0), VERDICT)
-    path.write_bytes(path.read_bytes() + damage)
-    with VerdictCache(path) as cache:
-        assert cache.broken == 1
-        cache.add(number(1), VERDICT)
-        assert cache.find(number(0), "") and cache.find(number(1), "")
+@pytest.mark.parametrize(("old", "new"), [("verdicts.jsonl", "verdicts.sqlite"), ("kept", "kept.sqlite")])
+def test_verdicts_of_an_older_version_are_taken_in(old: str, new: str, tmp_path: Path):
+    """All but broken lines, once, and the old file stays as it is. The way is told to who gives the old file."""
+    broken = ["\0\0\0", '{"key": "ab"}', '{"key": "zz", "verdict": {}}', "[]", old_line(3)[:-40]]
+    content = "".join([old_line(0), old_line(1), *(f"{line}\n" for line in broken), old_line(2)])
+    (tmp_path / old).write_text(content)
+    with pytest.raises(
+        ValueError, match=rf"as an earlier version kept them: give .*{old}\.sqlite, which takes them in"
+    ):
+        VerdictCache(tmp_path / old)
+    with VerdictCache(tmp_path / new) as cache:
+        assert len(cache) == 3 and cache.broken == 5
+        assert [cache.find(number(i), VERSION.served) for i in range(4)] == [VERDICT] * 3 + [None]
+    with VerdictCache(tmp_path / new) as cache:
+        assert len(records(tmp_path / new)) == 3 and cache.broken == 0
+    assert (tmp_path / old).read_text() == content
+    with VerdictCache(tmp_path / f"{old}.sqlite") as cache:  # as the message says
+        assert len(cache) == 3
 
 
 @pytest.mark.parametrize("content", [b"picture,score\n1,2", b"\x89PNG", b"{}", b'{"keys": 1}\n'])
@@ -117,27 +112,46 @@ def test_another_file_is_left_alone(content: bytes, tmp_path: Path):
     assert path.read_bytes() == content
 
 
-def test_a_full_disk_leaves_no_half_line(path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_another_database_is_left_alone(tmp_path: Path):
+    path = tmp_path / "precious"
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE verdicts (key TEXT)")
+        database.commit()
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match="is no cache of verdicts"):
+        VerdictCache(path)
+    assert path.read_bytes() == content
+
+
+def test_a_full_disk_loses_nothing(path: Path):
     with VerdictCache(path) as cache:
         cache.add(number(0), VERDICT)
-        write = os.write
-        monkeypatch.setattr(os, "write", lambda file, content: write(file, content[:50]))
-        with pytest.raises(OSError, match="no space is left"):
-            cache.add(number(1), VERDICT)
-        monkeypatch.undo()
-        cache.add(number(2), VERDICT)
-    assert len(path.read_bytes().splitlines()) == 2
-    with VerdictCache(path) as cache:
-        assert len(cache) == 2 and cache.broken == 0
+        [[pages]] = cache._run("PRAGMA page_count")
+        cache._run(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(OSError, match="full") as caught:
+            for i in range(1, 100):
+                cache.add(number(i), VERDICT)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+        cache._run(f"PRAGMA max_page_count = {pages + 10}")
+        cache.add(number(i), VERDICT)
+    assert len(records(path)) == i + 1
 
 
 def test_nothing_is_written_to_a_closed_one(path: Path):
     cache = VerdictCache(path)
     cache.close()
     cache.close()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        cache.add(KEY, VERDICT)
-    assert path.read_bytes() == b""
+    for use in (lambda: cache.add(KEY, VERDICT), lambda: cache.find(KEY, "")):
+        with pytest.raises(ValueError, match="is closed"):
+            use()
+    assert records(path) == []
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_the_disk(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="unable to open") as caught:
+        VerdictCache(tmp_path / "folder")
+    assert caught.value.filename == str(tmp_path / "folder")
 
 
 WRITER = """
@@ -176,20 +190,21 @@ def test_two_processes_and_two_threads_write_each_verdict_once(path: Path):
             thread.join()
         assert [process.wait(60) for process in processes] == [0, 0]
         assert len(cache) == 300 and cache.broken == 0
-    keys = [json.loads(line)["key"] for line in path.read_bytes().splitlines()]
+    keys = [record["key"] for record in records(path)]
     assert len(keys) == len({*keys}) == 300
 
 
 def test_a_killed_writer_leaves_what_it_wrote_and_no_lock(path: Path):
     process = writer(path, 0, 1_000_000)
     process.stdout.readline()
-    while not path.exists() or path.stat().st_size < 50_000:
+    while not path.exists() or path.stat().st_size < 100_000:
         time.sleep(0.01)
     process.kill()
     process.wait()
-    written = path.read_bytes().count(b"\n")
     with VerdictCache(path) as cache:
-        assert len(cache) == written > 50 and cache.broken == 0
+        written = len(cache)
+        assert written == len(records(path)) > 50
+        assert [cache.find(number(i), "") for i in (0, written - 1)] == [VERDICT] * 2
         for i in range(written - 2, written + 2):
             with cache.claim(number(i), no_waiting):
                 cache.add(number(i), VERDICT)
@@ -202,21 +217,21 @@ def no_waiting(seconds: float) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from autolora_jax.evaluation.judge.locks import Locks
-locks = Locks(Path(sys.argv[1]))
-with locks.hold(3, lambda seconds: sys.exit("3 is held")):
-    with locks.hold(2, lambda seconds: sys.exit("2 is held")):
-        pass
+from tests.test_judge_cache import VerdictCache, number
+with VerdictCache(Path(sys.argv[1])) as cache:
+    for i in map(int, sys.argv[2:]):
+        with cache.claim(number(i), lambda seconds: sys.exit(f"{i} is held")):
+            print(i, flush=True)
 """
 
 
-def test_locks_are_by_number(tmp_path: Path):
-    locks = Locks(tmp_path / "lock")
-    with locks.hold(1, no_waiting), locks.hold(2, no_waiting):
-        with pytest.raises(AssertionError, match="somebody holds it"), locks.hold(1, no_waiting):
+def test_claims_are_by_key_between_threads_and_processes(path: Path):
+    with VerdictCache(path) as cache:
+        with cache.claim(number(1), no_waiting), cache.claim(number(2), no_waiting):
+            with pytest.raises(AssertionError, match="somebody holds it"), cache.claim(number(1), no_waiting):
+                pass
+            command = [sys.executable, "-c", HOLDER, str(path), "3", "2"]
+            held = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            assert (held.stdout, held.stderr) == ("3\n", "2 is held\n")
+        with cache.claim(number(1), no_waiting), cache.claim(number(2), no_waiting):
             pass
-        command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
-        assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stderr == "2 is held\n"
-    with locks.hold(1, no_waiting), locks.hold(2, no_waiting):
-        pass
-    locks.close()

@@ -280,7 +280,7 @@ def test_the_program(server: JudgeServer, tmp_path: Path, monkeypatch: pytest.Mo
     assert len(written) > 13 and not [text for text in [result.output.encode(), *written] if b"secret" in text]
     again = autolora(*command(server, folder))
     assert again.stdout == result.stdout and len(server.asked) == 12
-    assert (folder / ".autolora" / "verdicts.jsonl").exists()
+    assert (folder / ".autolora" / "verdicts.sqlite").exists()
 
 
 def test_pictures_without_a_score_are_named(server: JudgeServer, tmp_path: Path):
@@ -292,6 +292,14 @@ def test_pictures_without_a_score_are_named(server: JudgeServer, tmp_path: Path)
     server.answer = lambda asked: say(None, refusal="No.")
     result = autolora(*command(server, folder))
     assert result.exit_code == 0 and "002.png: refused: No." in result.stderr
+
+
+def test_figures_that_do_not_exist_are_not_printed(server: JudgeServer, tmp_path: Path):
+    """One picture has no interval, and none has no mean."""
+    assert autolora(*command(server, shades(tmp_path / "a", 1))).stdout == "CPS 0.000 of 1 pictures\n"
+    server.answer = lambda asked: say(None, refusal="No.")
+    result = autolora(*command(server, shades(tmp_path / "b", 2)))
+    assert result.stdout == "" and "2 refused" in result.stderr and "nan" not in result.output
 
 
 @pytest.mark.parametrize(
@@ -348,7 +356,8 @@ def test_a_run_that_is_stopped_goes_on(number: signal.Signals, server: JudgeServ
     _, told = process.communicate(timeout=30)
     assert process.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[number], told
     time.sleep(0.3)  # the server may still be answering who is dead
-    kept = len((folder / ".autolora" / "verdicts.jsonl").read_bytes().splitlines())
+    with VerdictCache(folder / ".autolora" / "verdicts.sqlite") as cache:
+        kept = len(cache)
     lost = sum(server.verdicts.values()) - kept
     assert 5 < kept < 40 and 0 <= lost <= (3 if number == signal.SIGKILL else 0)
     result = autolora(*command(server, folder))

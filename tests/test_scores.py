@@ -108,3 +108,11 @@ def test_intervals_of_many_pictures_need_little_memory(monkeypatch: pytest.Monke
     monkeypatch.setattr(bootstrap, "AT_ONCE", 7000)
     np.testing.assert_allclose(bootstrap_interval(seen, groups, resamples=30), whole, rtol=0, atol=EXACT)
     assert shapes == [(1, 1000), *[(7, 1000)] * 4, (2, 1000)]
+
+
+def test_pictures_that_are_alone_have_no_interval():
+    """One of each prompt: every resample is the same, and says nothing."""
+    for groups in (np.zeros(1, np.int64), np.arange(5)):
+        found = bootstrap_interval(mean_statistic(np.arange(1.0, len(groups) + 1)), groups)
+        assert found.value == (len(groups) + 1) / 2 and np.isnan(found.low) and np.isnan(found.high)
+    assert bootstrap_interval(mean_statistic(np.ones(4)), np.array([0, 0, 1, 2])).low == 1.0

@@ -1,155 +1,129 @@
-"""The sweep: which cells there are, what is said of them, and that a second run draws nothing again."""
+"""The sweeps of the built-in model: which cells there are, what is said of them, and that the program makes them."""
 
-import csv
-import json
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from autolora_jax.batch.plan import make_plan
+from autolora_jax.batch.standins import Standins
 from autolora_jax.demo.classifier import Judgement
-from autolora_jax.demo.world import CHARACTER, LABELS, full_caption
+from autolora_jax.demo.judge import world_scores
+from autolora_jax.demo.world import LABELS, named
 from autolora_jax.demo.world.character import CONTEXT
-from autolora_jax.evaluation import diversity
-from autolora_jax.guidance import evaluations, plan
-from recipes.builtin.sweep import cells, figures
-from recipes.builtin.sweep.cells import BLOCKS, CONTEXTS, Cell, gamma_cells, shots, table_cells
-from recipes.builtin.sweep.judge import Store, judge_cells
-from recipes.builtin.sweep.tables import METHODS, Results, write_tables
+from autolora_jax.experiments import catalogue
+from autolora_jax.experiments.parts import CONTEXTS, METHODS
+from autolora_jax.experiments.results import Results
+from autolora_jax.guidance import CFG, AutoLoRA, NoGuidance
+from tests.programs import autolora
+
+SWEEPS = ("sweep", "sweep_contexts", "sweep_contexts_gamma", "sweep_gamma")
+# Pictures, and network evaluations of a picture, over all cells.
+SIZES = {
+    "sweep": (48 * 256, 12 * 16 * (1 + 2 + 2 + 4)),
+    "sweep_contexts": (12 * 256, 3 * 16 * (1 + 2 + 2 + 4)),
+    "sweep_gamma": (10 * 256, 16 * (1 + 2 + 4 * (2 + 4))),
+    "sweep_contexts_gamma": (6 * 256, 16 * (1 + 2 + 2 * (2 + 4))),
+}
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_the_table_has_the_papers_shape(block: str):
-    table = table_cells(block)
-    assert len(set(table)) == 12 * 2 * 2
-    assert {cell.scale for cell in table} == {round(0.1 * i, 1) for i in range(2, 14)}
-    assert {cell.method for cell in table} == set(METHODS)
-    assert len(set(gamma_cells(block)) - set(table)) == 2 * 3  # γ = 1 and 1.5 are in the table already
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_has_its_size_on_the_built_in_model_in_any_case(name: str):
+    experiment = catalogue.load(name)
+    assert experiment.name == name and experiment.world
+    assert catalogue.load(name, builtin=True) == experiment
+    plan = make_plan(experiment.whole_job, Standins())
+    assert (len(plan), sum(recipe.evaluations for recipe in plan.recipes)) == SIZES[name]
+    assert {recipe.program.steps for recipe in plan.recipes} == {16}
 
 
-def test_a_cell_costs_what_it_says():
-    for cell in {*table_cells("alone", (1.0,)), *gamma_cells("alone")}:
-        assert evaluations(plan(cell.rule, 1, 4).segments) == 4 * cell.evaluations
+def test_the_table_has_the_papers_shape():
+    experiment = catalogue.load("sweep")
+    assert experiment.methods == tuple(METHODS)
+    assert sorted({cell.at for cell in experiment.cells}) == [round(0.1 * i, 1) for i in range(2, 14)]
+    rules = {recipe.rule for recipe in make_plan(experiment.whole_job, Standins()).recipes}
+    assert rules == {NoGuidance(), AutoLoRA(1.5, 1.0, 1.0), CFG(5.0), AutoLoRA(1.5, 5.0, 5.0)}
+    gammas = {cell.at for cell in catalogue.load("sweep_gamma").cells}
+    assert gammas == {None, 1.25, 1.5, 1.75, 2.0}  # None: the LoRA alone
 
 
 def test_contexts_are_not_those_of_the_training_pictures():
-    for scene in CONTEXTS:
-        assert scene.subject == CHARACTER
-        assert scene.place != CONTEXT.place and scene.sky != CONTEXT.sky
-        assert not {"desert", "sunset"} & set(full_caption(scene).split())
-    for name, unseen in (("place", CONTEXT.place), ("sky", CONTEXT.sky)):
-        assert {getattr(scene, name) for scene in CONTEXTS} == set(LABELS[name]) - {unseen}
+    assert len(CONTEXTS) == 8
+    told = [named(text) for text in CONTEXTS]
+    for name in ("place", "sky"):
+        unseen = LABELS[name].index(getattr(CONTEXT, name))
+        assert {each[name] for each in told} == {*range(len(LABELS[name]))} - {unseen}
 
 
-def test_every_picture_of_a_block_has_a_seed_of_its_own():
-    for block in BLOCKS:
-        drawn = shots(block, 20)
-        assert [shot.seed for shot in drawn] == [*range(20)]
-        assert len({shot.prompt for shot in drawn}) == len({shot.group for shot in drawn})
-    assert all(shot.prompt == full_caption(shot.scene) for shot in drawn)
-
-
-def judgement_of(scenes, rng: np.random.Generator) -> Judgement:
+def judgement_of(shown: list[tuple[str, ...]]) -> Judgement:
     """A sure judgement that pictures show these (subject, place, sky, size, side)."""
     names = ("subject", "place", "sky", "size", "side")
-    probabilities = {name: np.full((len(scenes), len(words)), 1 / len(words)) for name, words in LABELS.items()}
-    for i, words in enumerate(scenes):
+    probabilities = {name: np.full((len(shown), len(words)), 1 / len(words)) for name, words in LABELS.items()}
+    for i, words in enumerate(shown):
         for name, word in zip(names, words, strict=True):
             probabilities[name][i] = np.eye(len(LABELS[name]))[LABELS[name].index(word)]
     exact = {name: p.astype(np.float32) for name, p in probabilities.items()}
-    return Judgement(exact, rng.uniform(size=(len(scenes), 6)).astype(np.float32))
+    return Judgement(exact, np.ones((len(shown), 6), np.float32))
 
 
-def test_figures_are_what_they_are_called():
-    drawn = shots("contexts", 16)
-    asked = [("zib", s.scene.place, s.scene.sky, s.scene.size or "medium", s.scene.side or "middle") for s in drawn]
-    elsewhere = (
-        [("desert", "sunset")] * 2 + [("desert", "night")] * 2 + [("mountains", "sunset")] * 4
-    )  # never asked for
-    shown = [*asked[:8], *[("cat", *where, *words[3:]) for where, words in zip(elsewhere, asked[8:], strict=True)]]
-    judgement = judgement_of(shown, np.random.default_rng(0))
-    found = figures.intervals(judgement, drawn)
-    assert found["presence"].value == 0.5
-    assert found["training context"].value == 2 / 16
-    assert found["all right"].value == 0.5
-    spoken = [bool(s.scene.size) + bool(s.scene.side) for s in drawn[8:]]
-    assert found["agreement"].value == pytest.approx((8 + sum(n / (2 + n) for n in spoken)) / 16)
-    by_prompt = [diversity(judgement.features[[i, i + 8]]) for i in range(8)]
-    assert found["diversity"].value == pytest.approx(np.mean(by_prompt))
-    assert found["diversity x presence"].value == pytest.approx(0.5 * np.mean(by_prompt))
-    assert all(interval.low <= interval.value <= interval.high for interval in found.values())
+def scores(shown: list[tuple[str, ...]], prompts: list[str]) -> dict[str, list[float]]:
+    found = world_scores(judgement_of(shown), np.zeros((len(shown), 96, 96, 3), np.uint8), prompts)
+    return {name: values.tolist() for name, values in found.items()}
 
 
-def test_a_bare_prompt_is_not_judged_by_its_surroundings():
-    judgement = judgement_of([("zib", "city", "rain", "big", "left")] * 4, np.random.default_rng(0))
-    assert not {"agreement", "all right"} & figures.intervals(judgement, shots("alone", 4)).keys()
+def test_scores_are_what_they_are_called():
+    asked = "a small zib on the left in the city in the rain"
+    shown = [
+        ("zib", "city", "rain", "small", "left"),
+        ("cat", "city", "rain", "small", "left"),  # all but the character
+        ("zib", "desert", "sunset", "small", "middle"),  # where the training pictures were
+        ("zib", "desert", "rain", "big", "left"),
+    ]
+    found = scores(shown, [asked] * 4)
+    assert found["Surroundings"] == [1.0, 1.0, 0.25, 0.5]
+    assert found["All right"] == [1.0, 0.0, 0.0, 0.0]
+    assert found["Training context"] == [0.0, 0.0, 1.0, 0.0]
+    assert found["CPS"] == [5.0, 0.0, 5.0, 5.0]
+    assert found["PC"] == pytest.approx([5.0, 4.0, 2.0, 3.0])
 
 
-def test_other_files_and_settings_have_a_folder_of_their_own(tmp_path: Path):
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "a.safetensors").write_bytes(b"1")
-    folder = Store(tmp_path / "work", [model], {"steps": 4}).folder
-    assert Store(tmp_path / "work", [model], {"steps": 4}).folder == folder
-    assert Store(tmp_path / "work", [model], {"steps": 5}).folder != folder
-    (model / "a.safetensors").write_bytes(b"2")
-    assert Store(tmp_path / "work", [model], {"steps": 4}).folder != folder
+def test_what_a_prompt_does_not_name_is_not_judged():
+    found = scores([("zib", "city", "rain", "big", "left")] * 2, ["a zib", "hello"])
+    assert np.isnan(found["Surroundings"]).tolist() == [True, True]
+    assert np.isnan(found["All right"]).tolist() == [False, True]
+    assert [ask.question for ask in catalogue.load("sweep").asks] == ["cps", "training context"]
 
 
-def test_a_finished_cell_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    asked: list[float] = []
-
-    def draw(pipe, prompts, seeds, rule, steps, batch, on_batch, lora_scale):
-        asked.append(lora_scale)
-        if lora_scale == 0.9:
-            raise KeyboardInterrupt
-        return seeds
-
-    monkeypatch.setattr("recipes.builtin.sweep.judge.draw_pairs", draw)
-    store = Store(tmp_path, [], {})
-    judge = lambda seeds: judgement_of([("zib", "city", "rain", "big", "left")] * len(seeds), np.random.default_rng(1))  # noqa: E731
-
-    def run(*scales: float) -> int:
-        wanted = [Cell("alone", scale, 1.0, 5.0) for scale in scales]
-        return judge_cells(None, judge, wanted, {"alone": shots("alone", 3)}, store, 2, 8)
-
-    with pytest.raises(KeyboardInterrupt):
-        run(0.4, 0.5, 0.9, 1.0)
-    assert run(0.4, 0.5, 1.0) == 1
-    assert run(0.4, 0.5, 1.0) == 0
-    assert asked == [0.4, 0.5, 0.9, 1.0]
-    kept = store[Cell("alone", 0.4, 1.0, 5.0)]
-    np.testing.assert_array_equal(kept.features, judge(range(3)).features)
-    assert kept.probabilities.keys() == set(LABELS)
+def test_a_dry_run_needs_no_flag():
+    result = autolora("reproduce", "sweep", "--dry-run")
+    words = " ".join(result.stdout.split())
+    assert result.exit_code == 0, result.output
+    assert "sweep: The built-in model over LoRA scales" in words and "pictures 12,288" in words
 
 
-def test_a_figure_that_is_not_defined_is_a_dash(tmp_path: Path):
-    """One picture of a prompt has no diversity."""
-    judgement = judgement_of([("zib", "city", "rain", "big", "left")] * 2, np.random.default_rng(0))
-    found = {cell: figures.intervals(judgement, shots("contexts", 2)) for cell in table_cells("contexts", (0.2,))}
-    write_tables(tmp_path, Results(found, {}), {})
-    assert "| 0.2 | 1.000 ± 0.000 | – | – |" in (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert json.loads((tmp_path / "cells.json").read_text())["cells"][0]["figures"]["diversity"] == [None] * 3
+def test_a_judge_cannot_be_asked_what_only_the_world_knows():
+    result = autolora("reproduce", "sweep", "--judge", "someone", "--dry-run")
+    assert result.exit_code == 2 and "leave --judge out" in result.stderr
 
 
-def test_the_program_draws_judges_and_reports_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The whole way on the built-in model: two LoRA scales (one of them γ's), two seeds, two steps, without CFG."""
-    from recipes.builtin.sweep.__main__ import app
-
-    given = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work"), "--block", "alone", "--seeds", "2"]
-    given += ["--steps", "2", "--scale", "0.4", "--scale", "1.0", "--gamma", "2.0", "--cfg", "1"]
-    run = CliRunner().invoke(app, given)
-    assert run.exit_code == 0, run.output
-    names = ("cells.json", "table.csv", "table.md", "presence_diversity.png", "gamma.png")
-    written = {name: (tmp_path / "out" / name).read_bytes() for name in names}
-    with (tmp_path / "out" / "table.csv").open(encoding="utf-8") as file:
-        rows = [*csv.DictReader(file)]
-    assert len(rows) == 2 * 2 + 1
-    assert {row["gamma"] for row in rows} == {"1.0", str(cells.GAMMA), "2.0"}
-    assert all(0 <= float(row["presence"]) <= 1 and 0 <= float(row["diversity"]) <= 1 for row in rows)
-
-    monkeypatch.setattr("recipes.builtin.sweep.judge.draw_pairs", None)  # a call would fail
-    again = CliRunner().invoke(app, given)
-    assert again.exit_code == 0, again.output
-    assert all((tmp_path / "out" / name).read_bytes() == content for name, content in written.items())
+def test_the_program_draws_judges_and_reports(tmp_path: Path):
+    """The whole way: contexts at one scale, one seed of each prompt, two steps."""
+    flags = ["--at", "0.7", "--seeds", "1", "--set", "settings.sampler.steps=2", "--batch-size", 1]
+    result = autolora("reproduce", "sweep_contexts", "--out", tmp_path, *flags)
+    assert result.exit_code == 0, result.output
+    results = Results.read(tmp_path / "results.json")
+    assert [(cell.method, cell.at, cell.pictures) for cell in results.cells] == [(m, 0.7, 8) for m in METHODS]
+    own = {"Div", "CPS", "Training context", "Surroundings", "All right"}
+    assert {*results.figures} == {*own, "Div-CPS"} == {*results.meaning}  # and no product with a share
+    for cell in results.cells:
+        assert 0 <= cell.figures["CPS"].value <= 5 and np.isnan(cell.figures["Div"].value)  # one of a prompt: no pairs
+        assert all(0 <= cell.figures[name].value <= 1 for name in own - {"Div", "CPS"})
+        assert all(np.isnan(figure.low) for figure in cell.figures.values())
+    text = (tmp_path / "table.md").read_text(encoding="utf-8") + (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "It draws with 2 steps" in text and "overlap" not in text and "± " not in text
+    assert len([*tmp_path.glob("sheets/*.jpg")]) == 8 and (tmp_path / "plot-overview.png").exists()
+    again = autolora("reproduce", "sweep_contexts", "--out", tmp_path, *flags, "--report-only")
+    assert again.exit_code == 0 and dataclasses.replace(
+        Results.read(tmp_path / "results.json"), provenance={}
+    ) == dataclasses.replace(results, provenance={})

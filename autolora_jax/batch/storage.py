@@ -8,10 +8,8 @@
 Names are relative, with slashes. What can't be kept is a StorageError that says what to do.
 """
 
-import itertools
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +18,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol, TypeVar, cast, runtime_checkable
 
+from autolora_jax import files
 from autolora_jax.config import ConfigError
 
 T = TypeVar("T")
@@ -71,7 +70,6 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root, self.where = root, str(root)
-        self._numbers = itertools.count()
 
     def names(self, folder: str) -> list[str]:
         path = self.root / folder
@@ -101,19 +99,12 @@ class Folder:
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         path = self.root / name
         # Not beside the file: a run that is killed leaves it behind, and readers would find it.
-        temporary = self.root / _UNFINISHED / f"{socket.gethostname()}-{os.getpid()}-{next(self._numbers)}"
+        unfinished = self.root / _UNFINISHED
         with _told(path, "written"):
-            temporary.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as file:
-                    yield file
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            with files.writing(path, unfinished=unfinished, synced=True) as file:
+                yield file
 
     def remove(self, names: Iterable[str]) -> None:
         for name in names:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from autolora_jax import files
 from autolora_jax.evaluation.bootstrap import Interval
 from autolora_jax.evaluation.measures import Row
 
@@ -27,7 +28,9 @@ class Results(NamedTuple):
 
     def show(self) -> None:
         """Prints the table to stdout."""
-        table = Table(caption=f"intervals: {self.confidence:.0%} confidence", caption_justify="left")
+        sure = any(np.isfinite(figure.low) for row in (*self.rows, self.overall) for figure in row.figures.values())
+        caption = f"intervals: {self.confidence:.0%} confidence" if sure else None
+        table = Table(caption=caption, caption_justify="left")
         for name in self.names:
             table.add_column(name, overflow="fold")
         for heading in ("pictures", *self.overall.figures):
@@ -49,9 +52,7 @@ class Results(NamedTuple):
             "all": _plain(self.overall),
             "groups": [{"label": dict(zip(self.names, row.label, strict=True)), **_plain(row)} for row in self.rows],
         }
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        files.write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _cells(row: Row) -> list[str]:

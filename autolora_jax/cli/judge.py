@@ -107,7 +107,7 @@ def judge(
         option(
             "--cache",
             panel=OUTPUT,
-            default=".autolora/verdicts.jsonl in the first place",
+            default=".autolora/verdicts.sqlite in the first place",
             metavar="FILE",
             help="Every verdict, by picture, question, judge and how the picture was sent. Runs may share it.",
         ),

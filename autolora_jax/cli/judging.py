@@ -1,13 +1,14 @@
 """`autolora judge`, once its flags are read: ask, show how it goes, say what came of it."""
 
 import json
-import os
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autolora_jax import files
 from autolora_jax.cli.console import say
 from autolora_jax.cli.progress import Display
 from autolora_jax.evaluation.cache import FOLDER
@@ -31,7 +32,7 @@ from autolora_jax.evaluation.measures import numbered
 from autolora_jax.evaluation.pictures import Picture, Pictures
 from autolora_jax.weights.lora.metadata import listing
 
-CACHE = "verdicts.jsonl"
+CACHE = "verdicts.sqlite"
 NAMED = 20  # pictures without a score
 OnProgress = Callable[[Progress], None]
 
@@ -101,7 +102,7 @@ def consult(
     began = time.monotonic()
     with service.open() as by, VerdictCache(cache) as verdicts:
         if verdicts.broken:
-            say(f"Warning: {verdicts.path} holds {verdicts.broken} lines that are no verdicts", "yellow")
+            say(f"Warning: {verdicts.broken} lines of older verdicts were none, and are left out", "yellow")
         try:
             judged = judge(
                 noted(),
@@ -151,13 +152,12 @@ def _tell(found: Report) -> None:
     ]
     say(listing(f"Question {found.question.name}", rows))
     count = found.outcomes.get(SCORED, 0)
-    for name, (value, low, high) in found.means.items():
-        print(f"{name} {value:.3f} (95 %: {low:.3f} to {high:.3f}) of {count} pictures")
+    for name, (value, low, high) in found.means.items() if count else ():
+        sure = f" (95 %: {low:.3f} to {high:.3f})" if math.isfinite(low + high) else ""
+        print(f"{name} {value:.3f}{sure} of {count} pictures")
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")
-    unfinished.replace(path)
+    files.write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -68,8 +68,8 @@ def reproduce(
     experiments: Annotated[
         list[str] | None,
         typer.Argument(
-            help="table1, table2, figure1 … figure8, frontier, frontier_equal, or a .py file of that kind (it is a "
-            "program and is executed). None: say what there is.",
+            help="table1, table2, figure1 … figure8, frontier, frontier_equal, sweep, sweep_gamma, sweep_contexts, "
+            "sweep_contexts_gamma, or a .py file of that kind (it is a program and is executed). None: list them.",
             metavar="EXPERIMENT",
             show_default=False,
         ),
@@ -209,6 +209,8 @@ def reproduce(
         wanted = [
             reproducing.prepare(name, small, models, lora or (), only or (), places, changes) for name in experiments
         ]
+        if judge is not None:
+            reproducing.require_judge_can(wanted)
         measures = Measures(
             features=features,
             clip=clip,

@@ -24,12 +24,12 @@ from autolora_jax.evaluation.judge import Judged, Prices, Progress, Question, Re
 from autolora_jax.experiments import catalogue, changes
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, find_drawn
 from autolora_jax.experiments.experiment import Experiment
+from autolora_jax.experiments.figures import write_figures
 from autolora_jax.experiments.frontier import write_frontier
 from autolora_jax.experiments.parts import ORIGINS
-from autolora_jax.experiments.plots import write_plots
 from autolora_jax.experiments.report import write_report
 from autolora_jax.experiments.results import Results
-from autolora_jax.experiments.scorers import ClipScorer, JudgeScorer, OnScored, Scorer, WorldScorer
+from autolora_jax.experiments.scorers import ClipScorer, JudgeScorer, OnScored, Scorer, WorldScorer, question_of
 from autolora_jax.experiments.scoring import Method, measure, results_of
 from autolora_jax.experiments.sheets import write_sheets
 from autolora_jax.experiments.tables import write_tables
@@ -86,6 +86,12 @@ def prepare(
     if output.format not in FORMATS or output.shard_size is not None:
         raise ConfigError(f"{name}: its pictures are files of {', '.join(FORMATS)}; other forms can't be measured")
     return experiment
+
+
+def require_judge_can(experiments: Sequence[Experiment]) -> None:
+    """Raises ValueError where an experiment asks what no vision-language model can be asked."""
+    for ask in (ask for experiment in experiments for ask in experiment.asks):
+        question_of(ask)
 
 
 def describe(experiment: Experiment, folder: Path, calibrate: bool, retry: bool, compilation_cache: str | None) -> str:
@@ -197,9 +203,9 @@ def _write(experiment: Experiment, results: Results, drawn: Drawn, folder: Path)
     write_sheets(experiment, folder / PICTURES, drawn.cells, folder / SHEETS)
     if results.figures:
         write_tables(results, folder)
+        write_frontier(results, folder)
         try:
-            write_frontier(results, folder)  # its tables first: they need nothing
-            write_plots(results, folder)
+            write_figures(results, folder)
         except ModuleNotFoundError as e:
             if e.name != "matplotlib":
                 raise

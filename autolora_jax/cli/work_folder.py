@@ -1,7 +1,6 @@
 """The folder that a training run works in, beside its checkpoints and latents: config.json, log.jsonl, samples."""
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, TextIO
 
 from PIL import Image
 
+from autolora_jax import files
 from autolora_jax.grid import comparison_grid
 from autolora_jax.pictures import read_settings, save_png, write_png
 from autolora_jax.training.checkpoints import discard, saved_steps
@@ -42,10 +42,10 @@ class WorkFolder:
             for path in paths if step > finished else ():
                 path.unlink()
         self._grid.unlink(missing_ok=True)
-        self._replace("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+        files.write(self.path / "config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
         log = self.path / "log.jsonl"
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-        self._replace("log.jsonl", "".join(f"{line}\n" for line in lines if 0 < _step(line) <= finished))
+        files.write(log, "".join(f"{line}\n" for line in lines if 0 < _step(line) <= finished))
         self._log = log.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -81,11 +81,6 @@ class WorkFolder:
         for step, _, path in sorted((int(match[1]), int(match[2]), path) for match, path in matches if match):
             steps.setdefault(step, []).append(path)
         return steps
-
-    def _replace(self, name: str, text: str) -> None:
-        unfinished = self.path / f".{name}.{os.getpid()}.part"
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(self.path / name)
 
 
 def _step(line: str) -> int:

@@ -3,6 +3,12 @@
 CPS  character presence: 5 × the probability that the classifier gives to the character
 PC   prompt correspondence: 5 × the share of what the prompt names that the classifier finds
 SA   style adherence: 5 × how much of the picture's change lies on the grid of pixel art, see `pixel_art_share`
+
+and what only this world's classifier is asked, from 0 to 1, whose means are shares:
+
+Surroundings      of the place, sky, size and side that the prompt names, what the classifier finds
+All right         1 where it finds everything that the prompt names
+Training context  1 where it sees the place and sky of all pictures that the character's LoRA was trained on
 """
 
 from collections.abc import Sequence
@@ -11,10 +17,12 @@ import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
 from autolora_jax.demo.classifier import Judgement
-from autolora_jax.demo.world import named
+from autolora_jax.demo.world import LABELS, named
+from autolora_jax.demo.world.character import CONTEXT
 from autolora_jax.demo.world.style import PIXELS
 
 BEST = 5
+SURROUNDINGS = ("place", "sky", "size", "side")
 # What the share is of drawn pictures: of the lines between neighbours, a third are lines of the grid.
 ORDINARY = 1 / 3  # of 500: 0.331 ± 0.017; 64 through the autoencoder: 0.330 ± 0.013
 # Of pixel art as the model's autoencoder, which blurs it, gives 64 of them back: 0.408 ± 0.022. As drawn it is 1.
@@ -24,21 +32,28 @@ PIXEL_ART = 0.408
 def world_scores(
     judgement: Judgement, pixels: UInt8[np.ndarray, "n h w 3"], prompts: Sequence[str]
 ) -> dict[str, Float64[np.ndarray, "n"]]:
-    """CPS, PC and SA of pictures, by name. PC is NaN where a prompt names nothing of the world."""
+    """The scores of pictures, by name. Those that depend on the prompt are NaN where it names nothing for them."""
+    found = correspondence(judgement, prompts)
+    trained = [judgement.classes[name] == LABELS[name].index(getattr(CONTEXT, name)) for name in ("place", "sky")]
     return {
         "CPS": BEST * judgement.presence.astype(np.float64),
-        "PC": BEST * correspondence(judgement, prompts),
+        "PC": BEST * found,
         "SA": BEST * adherence(pixels),
+        "Surroundings": correspondence(judgement, prompts, SURROUNDINGS),
+        "All right": np.where(np.isnan(found), np.nan, found == 1),
+        "Training context": np.logical_and(*trained).astype(np.float64),
     }
 
 
-def correspondence(judgement: Judgement, prompts: Sequence[str]) -> Float64[np.ndarray, "n"]:
-    """The share of what each prompt names (subject, colour, place, sky, size, side) that its picture shows."""
+def correspondence(
+    judgement: Judgement, prompts: Sequence[str], attributes: Sequence[str] = (*LABELS,)
+) -> Float64[np.ndarray, "n"]:
+    """The share of what each prompt names of some attributes that its picture shows; NaN where it names none."""
     found = judgement.classes
     shares = np.full(len(prompts), np.nan)
     for i, prompt in enumerate(prompts):
-        if wanted := named(prompt):
-            shares[i] = np.mean([found[name][i] == which for name, which in wanted.items()])
+        if right := [found[name][i] == which for name, which in named(prompt).items() if name in attributes]:
+            shares[i] = np.mean(right)
     return shares
 
 

@@ -37,7 +37,7 @@ def bootstrap_interval(
 
     groups: the group of each picture (its prompt, say); pictures are redrawn within their group. zeros(n): one group.
     Resamples for which the statistic is NaN are left out; where these are over a third, the pictures are too few for
-    an interval, and it is NaN.
+    an interval, and it is NaN; so it is where every picture is alone in its group, for then all resamples are the same.
     Source: B. Efron, The Jackknife, the Bootstrap and Other Resampling Plans (1982), section 10.4.
     """
     if not len(groups) or not 0 < level < 1 or resamples < 1:
@@ -45,6 +45,8 @@ def bootstrap_interval(
             f"{len(groups)} pictures, level {level}, {resamples} resamples: need some, 0 < level < 1, some"
         )
     value = float(statistic(np.ones((1, len(groups))))[0])
+    if len(np.unique(groups)) == len(groups):
+        return Interval(value, np.nan, np.nan)
     rng, some = np.random.default_rng(seed), max(1, AT_ONCE // len(groups))
     parts = (min(some, resamples - done) for done in range(0, resamples, some))
     found = np.concatenate([statistic(resampled(groups, part, rng)) for part in parts])

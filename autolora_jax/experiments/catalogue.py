@@ -9,7 +9,7 @@ from autolora_jax.config import ConfigError
 from autolora_jax.experiments.experiment import Experiment
 
 FOLDER = Path(__file__).with_name("paper")
-ORDER = ("table", "figure", "frontier")
+ORDER = ("table", "figure", "frontier", "sweep")
 
 
 def names() -> tuple[str, ...]:
@@ -33,4 +33,5 @@ def load(name: str, builtin: bool = False) -> Experiment:
 
 def _place(name: str) -> tuple[int, int, str]:
     kind, number = re.fullmatch(r"([a-z_]+?)(\d*)", name).groups()  # type: ignore[union-attr]
-    return (ORDER.index(kind) if kind in ORDER else len(ORDER), int(number or 0), name)
+    first = kind.partition("_")[0]
+    return (ORDER.index(first) if first in ORDER else len(ORDER), int(number or 0), name)

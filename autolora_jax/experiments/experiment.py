@@ -59,7 +59,7 @@ class Experiment:
     pairs: method -> the method that it is compared with, picture by picture at the same place of the axis.
     plots: pairs of figures or the axis that are drawn against each other, such as ("LoRA scale", "Div-CPS").
     frontier: (a figure for how varied, one for how well), such as ("Div", "CPS"); (): no frontier.
-    assumptions: what the paper does not say and was chosen here.
+    assumptions: what the paper does not say and was chosen here; what flags change stands in braces, see `assumptions`.
     world: whether its pictures are of the built-in model's world, whose classifier then is the judge.
     """
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from autolora_jax.evaluation import Interval
 from autolora_jax.experiments.frontier import frontiers
 from autolora_jax.experiments.labels import ordered
-from autolora_jax.experiments.layout import DIGITS, number
+from autolora_jax.experiments.layout import DIGITS, number, sure
 from autolora_jax.experiments.results import CellResult, Results
 
 PRODUCT = "Div-"  # how the names of the paper's products begin
@@ -36,21 +36,22 @@ def headlines(results: Results) -> tuple[str, ...]:
 
 def sign(difference: Interval) -> int | None:
     """1 or -1 where the whole interval is above or below 0, 0 where it is not; None where it is not known."""
-    if math.isnan(difference.value + difference.low + difference.high):
+    if not sure(difference):
         return None
     return 1 if difference.low > 0 else -1 if difference.high < 0 else 0
 
 
 def compared(results: Results) -> str:
-    """A sentence: which methods, where, on what."""
+    """A sentence: which methods, where, on what, how many pictures there are."""
     methods = _listed(results.methods) if len(results.methods) <= 5 else f"{len(results.methods)} methods"
     places = sorted({cell.at for cell in results.cells if cell.at is not None})
     along = f" at {len(places)} values of {results.axis} ({places[0]:g} to {places[-1]:g})" if len(places) > 1 else ""
     one = len(results.prompts) == 1
     what = f"the prompt “{results.prompts[0]}”" if one else f"{len(results.prompts)} prompts"
     seeds = "the same seed" if results.seeds == 1 else f"the same {results.seeds} seeds"
-    count = len(results.cells) * len(results.prompts) * results.seeds
-    return f"{methods}{along}, each with {seeds} of {what if one else f'each of {what}'}: {count:,} pictures."
+    there, wanted = sum(cell.pictures for cell in results.cells), _wanted(results)
+    count = f"{wanted:,}" if there == wanted else f"{there:,} of {wanted:,}"
+    return f"{methods}{along}, each with {seeds} of {what if one else f'each of {what}'}: {count} pictures."
 
 
 def outcome(results: Results) -> str:
@@ -59,7 +60,7 @@ def outcome(results: Results) -> str:
         if cells := _known(results, figure):
             best = max(cells, key=lambda cell: cell.figures[figure].value)
             value = best.figures[figure]
-            told = f"The highest {figure} is {_said(value.value)} ({_sure(results, value)}), of {place(results, best)}."
+            told = f"The highest {figure} is {_with_interval(results, value)}, of {place(results, best)}."
             return f"{told} {_duel(results, figure, best)}".strip()
     return ""
 
@@ -92,8 +93,15 @@ def _said(value: float, *, signed: bool = False) -> str:
 
 
 def _sure(results: Results, interval: Interval, *, signed: bool = False) -> str:
+    """Its interval; "" where it has none."""
     low, high = (_said(part, signed=signed) for part in interval[1:])
-    return f"{100 * results.confidence:g} % interval {low} to {high}"
+    return f"{100 * results.confidence:g} % interval {low} to {high}" if sure(interval) else ""
+
+
+def _with_interval(results: Results, interval: Interval) -> str:
+    """A figure and, in brackets, how sure it is, where that is known."""
+    known = _sure(results, interval)
+    return f"{_said(interval.value)} ({known})" if known else _said(interval.value)
 
 
 def _duel(results: Results, figure: str, best: CellResult) -> str:
@@ -118,10 +126,10 @@ def _duel(results: Results, figure: str, best: CellResult) -> str:
     if not others:
         return ""
     second = max(others, key=lambda cell: cell.figures[figure].value)
-    value = second.figures[figure]
-    apart = value.high < best.figures[figure].low
-    met = "do not overlap" if apart else "overlap"
-    return f"Next is {place(results, second)} with {_said(value.value)} ({_sure(results, value)}); the intervals {met}."
+    value, first = second.figures[figure], best.figures[figure]
+    met = f"; the intervals {'do not overlap' if value.high < first.low else 'overlap'}"
+    ending = met if sure(value) and sure(first) else ""
+    return f"Next is {place(results, second)} with {_with_interval(results, value)}{ending}."
 
 
 def _best(results: Results, figure: str) -> Iterator[Finding]:
@@ -129,7 +137,8 @@ def _best(results: Results, figure: str) -> Iterator[Finding]:
     if len(cells) > 1:
         best = max(cells, key=lambda cell: cell.figures[figure].value)
         value = best.figures[figure]
-        yield Finding(f"Best {figure}", _said(value.value), f"{place(results, best)}, {_sure(results, value)}", "best")
+        text = ", ".join(filter(None, (place(results, best), _sure(results, value))))
+        yield Finding(f"Best {figure}", _said(value.value), text, "best")
 
 
 def _pairs(results: Results, figure: str) -> Iterator[Finding]:
@@ -197,10 +206,15 @@ def _both_differences(results: Results, figure: str) -> Iterator[tuple[float, fl
 
 
 def _unmeasured(results: Results) -> Iterator[Finding]:
-    wanted = len(results.cells) * len(results.prompts) * results.seeds
+    wanted = _wanted(results)
     measured = sum(cell.pictures for cell in results.cells)
     if results.figures and measured < wanted:
         yield Finding("Not measured", f"{wanted - measured:,}", f"of {wanted:,} pictures have no figures", "down")
+
+
+def _wanted(results: Results) -> int:
+    """Pictures that all cells would have."""
+    return len(results.cells) * len(results.prompts) * results.seeds
 
 
 def _listed(names: Sequence[str]) -> str:

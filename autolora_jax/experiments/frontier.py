@@ -16,6 +16,8 @@ from autolora_jax.experiments.markup import markdown_table, markdown_text
 from autolora_jax.experiments.pareto import Point, dominated_area, efficient, known, levels, reach
 from autolora_jax.experiments.results import CellResult, Results
 
+PICTURE = "frontier"  # the name of its file, which `figures` draws
+
 
 class Frontier(NamedTuple):
     """A method's points in the plane of the two figures, along its axis. NaN: not measured, or not published.
@@ -48,22 +50,16 @@ def frontiers(results: Results) -> tuple[Frontier, ...]:
 
 
 def write_frontier(results: Results, folder: Path) -> list[Path]:
-    """Writes frontier.md, frontier.csv and frontier.png, or nothing where there is no frontier. Raises OSError.
-
-    Raises ModuleNotFoundError where matplotlib is missing, when all but the picture is written.
-    """
+    """Writes frontier.md and frontier.csv, or nothing where there is no frontier. Raises OSError."""
     found = frontiers(results)
     if not found:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    markdown, table, picture = (folder / f"frontier.{kind}" for kind in ("md", "csv", "png"))
+    markdown, table = (folder / f"{PICTURE}.{kind}" for kind in ("md", "csv"))
     markdown.write_text("\n".join(_markdown(results, found)), encoding="utf-8")
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(_rows(results, found))
-    from autolora_jax.experiments.plotting import plot_frontier  # matplotlib is an extra
-
-    plot_frontier(results, found, picture)
-    return [markdown, table, picture]
+    return [markdown, table]
 
 
 def frontier_tables(results: Results, found: Sequence[Frontier]) -> tuple[Table, ...]:
@@ -96,24 +92,34 @@ def _range(frontier: Frontier) -> tuple[float, float]:
 def _areas(results: Results, found: Sequence[Frontier]) -> Table:
     x, y = results.frontier
     paper = any(known(each.published) for each in found)
+    ranges = {each.method: _range(each) for each in found}
+    ranged = any(not math.isnan(low + high) for low, high in ranges.values())
     note = (
         f"Of the rectangle from ({x}, {y}) = (0, 0), what some point of the method is at least as good as in both. "
-        "Nothing is interpolated, so more points make it larger: compare methods with the same number of them. The "
-        "range is the area when every figure is at the low end, and at the high end, of its interval: "
-        "bounds, not an interval of the area. Bold: the largest."
+        "Nothing is interpolated, so more points make it larger: compare methods with the same number of them. "
     )
+    if ranged:
+        note += "The range is the area when every figure is at the low end, and at the high end, of its interval: "
+        note += "bounds, not an interval of the area. "
     rows = []
     for each, strong in zip(found, best([each.area for each in found]), strict=True):
-        low, high = _range(each)
+        low, high = ranges[each.method]
         texts = [
-            NOTHING if math.isnan(low + high) else f"{number(low)} – {number(high)}",
+            *([NOTHING if math.isnan(low + high) else f"{number(low)} – {number(high)}"] if ranged else []),
             *([number(each.published_area)] if paper else []),
             *(str(len(known(each.points))), str(len(efficient(each.points)))),
             span(cell.evaluations for cell in each.cells),
         ]
         rows.append((each.method, (Entry(number(each.area), strong=strong), *map(Entry, texts))))
-    columns = ("area", "range", *(["the paper's"] if paper else []), "points", "efficient", "evaluations a picture")
-    return Table("Dominated area", note, "", (), columns, tuple(rows))
+    columns = (
+        "area",
+        *(["range"] if ranged else []),
+        *(["the paper's"] if paper else []),
+        "points",
+        "efficient",
+        "evaluations a picture",
+    )
+    return Table("Dominated area", f"{note}Bold: the largest.", "", (), columns, tuple(rows))
 
 
 def _equal(results: Results, found: Sequence[Frontier]) -> Table:
@@ -158,7 +164,7 @@ def _rows(results: Results, found: Sequence[Frontier]) -> Iterator[list[str | in
 def _markdown(results: Results, found: Sequence[Frontier]) -> Iterator[str]:
     x, y = map(heading, results.frontier)
     yield f"# {markdown_text(results.title)}: {markdown_text(x)} against {markdown_text(y)}\n"
-    yield "![Each method's points and its frontier](frontier.png)\n"
+    yield f"![Each method's points and its frontier]({PICTURE}.png)\n"
     if len({cell.evaluations for each in found for cell in each.cells}) > 1:
         yield "The methods differ in how often the network is evaluated for a picture: see the last column.\n"
     for table in frontier_tables(results, found):

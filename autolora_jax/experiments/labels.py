@@ -15,6 +15,8 @@ LABELS = {
     "Div-CPS": f"Diversity × CPS {UP}",
     "Div-PC": f"Diversity × PC {UP}",
     "Div-SA": f"Diversity × SA {UP}",
+    "Surroundings": f"Surroundings as the prompt says {UP}",
+    "All right": f"All as the prompt says {UP}",
     "Vendi": f"Vendi score {UP}",
     "CLIPScore": f"CLIPScore {UP}",
     "Div-CLIPScore": f"Diversity × CLIPScore {UP}",

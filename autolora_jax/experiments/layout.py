@@ -77,11 +77,13 @@ def tables(results: Results) -> tuple[Table, ...]:
     A row is a place on the axis, with the methods side by side, as in the paper's Table 1; where cells have no place or
     the methods share few of them, a row is a cell, as in its Table 2.
     """
-    found, sure = records(results), f"{100 * results.confidence:g} % bootstrap interval"
+    found, level = records(results), f"{100 * results.confidence:g} % interval"
     compared = [record for record in found if not math.isnan(record.difference.value)]
     paper = "" if all(math.isnan(each.published) for each in found) else " In brackets: the paper's number."
-    measured = f"± is half of the {sure}.{paper} Bold: the best of a column."
-    paired = f"Over the same prompts and seeds, with the {sure}. Bold: 0 lies outside of it."
+    half = f"± is half of the {level}." if any(sure(each.interval) for each in found) else ""
+    measured = f"{half}{paper} Bold: the best of a column.".strip()
+    decided = any(sure(each.difference) for each in compared)
+    paired = f"Over the same prompts and seeds{f', with the {level}. Bold: 0 lies outside of it' if decided else ''}."
     return (
         *_pivoted("Measured", measured, results.axis, found, lambda each: each.method, _measured),
         *_pivoted("Differences", paired, results.axis, compared, _compared, _differences),
@@ -92,6 +94,17 @@ def number(value: float, *, signed: bool = False, digits: int = DIGITS) -> str:
     """As tables show it."""
     shown = round(value, digits) + 0.0  # not −0
     return NOTHING if math.isnan(value) else f"{shown:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def sure(interval: Interval) -> bool:
+    """Whether it has bounds."""
+    return math.isfinite(interval.low + interval.high)
+
+
+def between(interval: Interval, *, signed: bool = False) -> str:
+    """Its bounds, as tables show them; "" where it has none."""
+    low, high = (number(part, signed=signed) for part in interval[1:])
+    return f"({low} … {high})" if sure(interval) else ""
 
 
 def span(values: Iterable[int]) -> str:
@@ -159,7 +172,7 @@ def _measured(column: Column) -> list[Entry]:
 def _beside(record: Record) -> str:
     half, published = (record.interval.high - record.interval.low) / 2, record.published
     parts = (
-        f"± {number(half)}" if math.isfinite(half) else "",
+        f"± {number(half)}" if sure(record.interval) else "",
         "" if math.isnan(published) else f"({number(published)})",
     )
     return " ".join(filter(None, parts))
@@ -170,9 +183,9 @@ def _differences(column: Column) -> list[Entry]:
 
 
 def _difference(interval: Interval) -> Entry:
-    value, low, high = (number(part, signed=True) for part in interval)
-    known = math.isfinite(interval.low) and math.isfinite(interval.high)
-    return Entry(value, f"({low} … {high})" if known else "", interval.low > 0 or interval.high < 0)
+    return Entry(
+        number(interval.value, signed=True), between(interval, signed=True), interval.low > 0 or interval.high < 0
+    )
 
 
 def _compared(record: Record) -> str:

@@ -52,20 +52,22 @@ ANNA = Ask("cps", {"character": "Anna", "description": "a princess of Disney's F
 ZIB = Ask("cps", {"character": CHARACTER, "description": "a round teal creature with one huge eye and two antennae"})
 PIXEL_ART = Ask("pc-sa", {"style": STYLE})
 
+# What is in braces is told of each run, see `assumptions`.
 SILENT = (
-    f"The paper states neither steps nor size: {STEPS} steps, {SIDE} × {SIDE} pixels.",
-    "It states no negative prompt: none, as the checkpoint's own pipeline means it (zeros for SDXL).",
-    "It states no seeds: 0, 1, 2, …; the noise is JAX's, so compositions differ from those of other programs.",
-    "Its Algorithm 2 is DDIM, which draws for SDXL; SD3, which is no ε model, has its own flow-matching Euler solver.",
+    "The paper states neither steps nor size: {steps}, {size}.",
+    "It states no negative prompt: {negative}.",
+    "It states no seeds: {seeds}; the noise is {noise}.",
+    "Its Algorithm 2 is DDIM; here {solver} draws.",
+    "{sd3}",
 )
 SMALL = (
-    "The built-in model stands for SDXL: 96 × 96 pixels of a drawn world, its own scheduler (Euler).",
-    f"{BUILTIN_STEPS} steps where the experiment does not vary them, CFG scale 5 as in the paper.",
+    "The built-in model stands for SDXL: {size} of a drawn world, {solver}.",
+    "It draws with {steps}; the scale of CFG, where it does not run, is 5 as in the paper.",
     "The world's classifier is the judge and its features are those that diversity is measured on: no figure compares "
     "with the paper's in size, only in how it changes.",
 )
 WEAK_SCALE = 0.5
-WEAKER = f"The LoRA's scale is {WEAK_SCALE}: at 1 every picture of the small model shows the character."
+WEAKER = "The LoRA's scale is {scale}: at 1 every picture of the small model shows the character."
 NO_SMALL_SD3 = "There is no small SD3: its cells are missing."
 
 
@@ -80,12 +82,14 @@ def sdxl_job(prompts: Sequence[str], seeds: int, lora: Lora = PRINCESS) -> Job:
     )
 
 
-def builtin_job(prompts: Sequence[str], seeds: int, lora: str = "character", scale: float = 1.0) -> Job:
+def builtin_job(
+    prompts: Sequence[str], seeds: int, lora: str = "character", scale: float = 1.0, steps: int = BUILTIN_STEPS
+) -> Job:
     """The same on the built-in model. scale: of the LoRA."""
     settings = Settings(
         model=ModelConfig(BUILTIN, dtype="float32"),
         loras=(Lora(f"{BUILTIN}:{lora}", scale),),
-        sampler=SamplerConfig(BUILTIN_STEPS),
+        sampler=SamplerConfig(steps),
     )
     return Job(prompts=tuple(prompts), seeds=range(seeds), settings=settings, batch_size=BUILTIN_BATCH)
 
@@ -138,6 +142,10 @@ CONTEXTS = tuple(
         ("beach", "sunny", "small", "left"),
         ("city", "rain", "big"),
         ("mountains", "snow", "", "right"),
+        ("meadow", "sunny", "small", "right"),
+        ("forest", "snow", "", "left"),
+        ("beach", "night", "big"),
+        ("city", "rain", "small", "left"),
     )
 )
 

@@ -4,19 +4,21 @@ Results become plain values, which stand in the page as JSON that nothing can br
 where only text can be, and the page's content security policy lets it load nothing and run no other script.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from autolora_jax.experiments.charts import charts, finite, frontier_chart, plain_figures
+from autolora_jax import files as whole_files
+from autolora_jax.experiments.figures import page_figures
 from autolora_jax.experiments.findings import compared, findings, headlines, outcome
 from autolora_jax.experiments.frontier import frontier_tables, frontiers
 from autolora_jax.experiments.inlining import inlined
 from autolora_jax.experiments.labels import heading, more_is_better, ordered
 from autolora_jax.experiments.layout import Table
-from autolora_jax.experiments.results import Results
+from autolora_jax.experiments.results import Results, plain_intervals
 from autolora_jax.experiments.settings import settings_table, shared_settings
 from autolora_jax.pages import inert, sealed
 
@@ -42,15 +44,14 @@ def write_report(
     page = sealed(resources.files("autolora_jax.experiments").joinpath(PAGE).read_text(encoding="utf-8"))
     content = page.replace(DATA, inert({**values(results), "sheets": inlined(shown), "files": links}), 1)
     path = folder / PAGE
-    temporary = path.with_name(f".{PAGE}.part")
-    temporary.write_text(content, encoding="utf-8")
-    temporary.replace(path)
+    whole_files.write(path, content)
     return path
 
 
 def values(results: Results) -> dict[str, Any]:
     """All that the page shows of the results, as JSON values."""
     found = frontiers(results)
+    drawings, undrawn = _drawings(results)
     return {
         "title": results.title,
         "name": results.name,
@@ -73,14 +74,14 @@ def values(results: Results) -> dict[str, Any]:
             {
                 **cell._asdict(),
                 "settings": None,  # in a table of their own
-                "published": {name: finite(value) for name, value in cell.published.items()},
-                "figures": plain_figures(cell.figures),
-                "differences": plain_figures(cell.differences),
+                "published": {name: value for name, value in cell.published.items() if math.isfinite(value)},
+                "figures": plain_intervals(cell.figures),
+                "differences": plain_intervals(cell.differences),
             }
             for cell in results.cells
         ],
-        "charts": charts(results),
-        "frontier": frontier_chart(results, found) if found else None,
+        "drawings": drawings,
+        "undrawn": undrawn,
         "frontierTables": list(map(_table, frontier_tables(results, found))) if found else [],
         "settings": _table(settings_table(results)),
         "shared": shared_settings(results),
@@ -90,6 +91,16 @@ def values(results: Results) -> dict[str, Any]:
         "assumptions": list(results.assumptions),
         "provenance": dict(results.provenance),
     }
+
+
+def _drawings(results: Results) -> tuple[list[dict[str, Any]], str]:
+    """The page's figures, and why there are none."""
+    try:
+        return page_figures(results), ""
+    except ModuleNotFoundError as e:
+        if e.name != "matplotlib":
+            raise
+        return [], f"{e}. Then the same command with --report-only draws them."
 
 
 def _table(table: Table) -> dict[str, Any]:

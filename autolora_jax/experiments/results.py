@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from autolora_jax import files
 from autolora_jax.evaluation import Interval
 
 
@@ -30,7 +31,7 @@ class CellResult(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """axis, plots, frontier, assumptions: the experiment's. confidence: of the intervals.
+    """axis, plots, frontier, assumptions: the experiment's, as this run has them. confidence: of the intervals.
 
     meaning: what each figure is, in a sentence. provenance: what one needs to do it again or to judge it, as lines of a
     list: command, model and LoRA with their hashes, judge, features, versions, dates, pictures without a score and why.
@@ -66,9 +67,7 @@ class Results:
     def write(self, path: Path) -> None:
         """As JSON; figures that are not defined are null. Raises OSError."""
         content = dataclasses.asdict(self) | {"cells": [_plain(cell) for cell in self.cells]}
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        files.write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":
@@ -81,11 +80,12 @@ class Results:
 
 
 def _plain(cell: CellResult) -> dict[str, Any]:
-    return cell._asdict() | {name: _intervals(getattr(cell, name)) for name in ("figures", "differences")}
+    return cell._asdict() | {name: plain_intervals(getattr(cell, name)) for name in ("figures", "differences")}
 
 
-def _intervals(figures: Mapping[str, Interval]) -> dict[str, list[float | None]]:
-    return {name: [None if math.isnan(part) else part for part in figure] for name, figure in figures.items()}
+def plain_intervals(figures: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+    """As JSON has them: what is not known is null."""
+    return {name: [part if math.isfinite(part) else None for part in figure] for name, figure in figures.items()}
 
 
 def _cell(content: Mapping[str, Any]) -> CellResult:

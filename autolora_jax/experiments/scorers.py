@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from autolora_jax.demo.classifier import BATCH, Classifier
 from autolora_jax.demo.judge import world_scores
+from autolora_jax.demo.world.character import CONTEXT
 from autolora_jax.evaluation.clipscore import clip_scores_of
 from autolora_jax.evaluation.encoders import Clip
 from autolora_jax.evaluation.features import collect
@@ -20,6 +21,11 @@ from autolora_jax.experiments.experiment import Ask
 from autolora_jax.training.image_files import PictureError
 
 CLIPSCORE = "CLIPScore"
+# What only the world's classifier is asked: question -> scores, see demo.judge.
+WORLDLY: Mapping[str, tuple[str, ...]] = {
+    "surroundings": ("Surroundings", "All right"),
+    "training context": ("Training context",),
+}
 OnScored = Callable[[int], None]  # pictures scored so far
 
 
@@ -45,13 +51,15 @@ class Scorer(Protocol):
 
 
 def question_of(ask: Ask) -> Question:
-    """The judge's question."""
+    """The judge's question. Raises ValueError for one that only the built-in world's classifier can answer."""
+    if ask.question in WORLDLY:
+        raise ValueError(f"{ask.question!r} is asked of the built-in world's classifier alone: leave --judge out")
     return QUESTIONS[ask.question].about(**ask.parameters)
 
 
 def asked_scores(asks: Sequence[Ask]) -> tuple[str, ...]:
     """The names of all scores that questions ask for."""
-    return tuple(name for ask in asks for name in QUESTIONS[ask.question].scores)
+    return tuple(name for ask in asks for name in WORLDLY.get(ask.question) or QUESTIONS[ask.question].scores)
 
 
 class WorldScorer:
@@ -62,6 +70,10 @@ class WorldScorer:
         "PC": "prompt correspondence, 0 to 5: 5 × the share of what the prompt names that the classifier finds",
         "SA": "style adherence, 0 to 5: how much of the change between neighbouring pixels lies on pixel art's grid; "
         "0: as much as in any picture, 5: as much as the model's autoencoder lets through",
+        "Surroundings": "share of the place, sky, size and side that the prompt names which the classifier finds",
+        "All right": "share of pictures with the character and everything else that the prompt names",
+        "Training context": f"share of pictures that show a {CONTEXT.place} at {CONTEXT.sky}, where all pictures were "
+        "that the LoRA was trained on",
     }
 
     def __call__(self, pictures: DrawnPictures, asks: Sequence[Ask], on_scored: OnScored) -> Scored:

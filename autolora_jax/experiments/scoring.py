@@ -12,8 +12,10 @@ from autolora_jax.evaluation import Interval
 from autolora_jax.evaluation.features import Collected, PictureEncoder, collect
 from autolora_jax.evaluation.measures import VENDI, numbered, vendi_measure
 from autolora_jax.evaluation.scores import DIVERSITY, Sample, intervals, paired_differences, pairs
+from autolora_jax.experiments.assumptions import told
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, Shot
 from autolora_jax.experiments.experiment import Cell, Experiment
+from autolora_jax.experiments.labels import LABELS
 from autolora_jax.experiments.results import CellResult, Results
 from autolora_jax.experiments.scorers import CLIPSCORE, Scored, Scorer, asked_scores
 
@@ -56,9 +58,9 @@ def measure(experiment: Experiment, drawn: Drawn, by: Method, on_progress: OnPro
     """
     if not experiment.asks:
         return None
-    told, count = on_progress or (lambda *_: None), len(drawn.pictures)
-    found = collect(drawn.pictures, [by.encoder], by.cache, lambda done, _: told(FEATURES, done, count))
-    scored = by.scorer(drawn.pictures, experiment.asks, lambda done: told(SCORES, done, count))
+    tell, count = on_progress or (lambda *_: None), len(drawn.pictures)
+    found = collect(drawn.pictures, [by.encoder], by.cache, lambda done, _: tell(FEATURES, done, count))
+    scored = by.scorer(drawn.pictures, experiment.asks, lambda done: tell(SCORES, done, count))
     return _joined(drawn.pictures, found, by.encoder.name, scored)
 
 
@@ -101,12 +103,13 @@ def results_of(
         frontier=tuple(_renamed(name, renamed) for name in experiment.frontier),
         confidence=by.confidence if by else 0.95,
         meaning=_meanings(given, by),
-        assumptions=experiment.assumptions,
+        assumptions=told(experiment),
         provenance={
             **provenance,
             **_sources(plan),
             **({"features": f"{by.encoder.name} ({by.encoder.identity})"} if by and measured else {}),
             **(measured.told if measured else {}),
+            **({"intervals": _how_sure(by)} if by and measured else {}),
             **_counted(drawn, measured),
         },
     )
@@ -137,7 +140,7 @@ def _figures(cell: _Set, by: Method) -> dict[str, Interval]:
     """The cell's figures; none without pictures."""
     if not cell.shots:
         return {}
-    found = intervals(cell.sample, level=by.confidence)
+    found = _meant(intervals(cell.sample, level=by.confidence))
     if by.vendi and cell.sample.features is not None:
         every = np.arange(len(cell.shots))
         found |= vendi_measure(cell.sample.features, cell.sample.groups, by.confidence)(every)
@@ -154,7 +157,12 @@ def _compared(result: CellResult, experiment: Experiment, sets: Sequence[_Set], 
         return result
     before, after = pairs(theirs.shots, mine.shots)
     differences = paired_differences(theirs.sample.rows(before), mine.sample.rows(after), level=by.confidence)
-    return result._replace(against=experiment.cells[other].method, differences=differences)
+    return result._replace(against=experiment.cells[other].method, differences=_meant(differences))
+
+
+def _meant(figures: Mapping[str, Interval]) -> dict[str, Interval]:
+    """Without products that nobody asks for: of diversity and a share."""
+    return {name: each for name, each in figures.items() if name in LABELS or not name.startswith(f"{DIVERSITY}-")}
 
 
 def partner(experiment: Experiment, cell: Cell) -> int | None:
@@ -185,6 +193,11 @@ def _meanings(given: set[str], by: Method | None) -> dict[str, str]:
         VENDI: f"Vendi score of features by {encoder}: as how many wholly different pictures, within a prompt",
     }
     return {name: meaning for name, meaning in known.items() if name in given}
+
+
+def _how_sure(by: Method) -> str:
+    vendi = "; Vendi scores': by jackknife" if by.vendi else ""
+    return f"{100 * by.confidence:g} %, by bootstrap over the pictures of each prompt{vendi}"
 
 
 def _sources(plan: Plan) -> dict[str, str]:

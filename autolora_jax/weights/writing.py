@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from autolora_jax import files
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import FLOATS
 from autolora_jax.weights.rules import Shape
@@ -19,12 +19,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
     """Writes {name: array} and the header's entries; a file that was there is replaced. Raises OSError."""
     content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, dict(metadata or {}))
     # Not safetensors' save_file: its files are for their owner's eyes only (mode 0600).
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_bytes(_sorted_entries(content))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    files.write(path, _sorted_entries(content))
 
 
 def _sorted_entries(content: bytes) -> bytes:

@@ -1,28 +1,34 @@
-"""Verdicts on disk: a line of JSON each, only ever added, so that nothing is asked twice and nothing is lost.
+"""Verdicts on disk, in SQLite, only ever added, so that nothing is asked twice and nothing is lost.
 
-A line goes to the file in one write that is never mixed with another's; one that was cut short when its writer was
-killed is taken away before the next is written. While a verdict is being asked for, its key is locked: threads and
-processes that want the same one wait for it.
+While a verdict is being asked for, its key is claimed: threads and processes that want the same one wait for it. A
+claim is a lock on an empty database beside the verdicts, which the system frees when its holder ends, however it ends.
 """
 
 import errno
 import hashlib
 import json
-import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from autolora_jax.evaluation.judge.locks import Locks
 from autolora_jax.evaluation.judge.verdict import Verdict
 
-WRITING = 0  # the lock's number; keys have the others
-START = b'{"key": "'  # of each line
-BLOCK = 2**24  # bytes read at once; no line is longer
+MARK = int.from_bytes(b"judg", "big")  # in the file's header: it is ours
+PATIENCE = 60.0  # seconds that one waits for others to finish writing
+FIRST_WAIT, LONGEST_WAIT = 0.001, 0.25  # seconds between looking whether a claim is free
+OLD = b'{"key": "'  # how lines of JSON begin, as verdicts were kept before
+NO_CACHE = "is no cache of verdicts; give a file that is one, or that does not exist yet"
+ERRORS = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+}
 
 
 @dataclass(frozen=True)
@@ -44,28 +50,28 @@ class Key:
 
 
 class VerdictCache:
-    """A file of verdicts, to be closed.
+    """A file of verdicts, to be closed. A new one takes in a file of JSON lines: NAME.jsonl or NAME for NAME.sqlite.
 
-    broken: lines that are no verdict and are passed over.
+    broken: lines of such a file that are no verdict and were passed over.
     Raises OSError when it can't be read or written, ValueError when it is something else.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if _is_old(path):
+            new = path.with_name(f"{path.name}.sqlite")
+            raise ValueError(f"{path} holds verdicts as an earlier version kept them: give {new}, which takes them in")
         self.path = path
         self.broken = 0
+        self._claims = path.with_name(f"{path.name}.claims")
         self._mutex = threading.Lock()
-        self._places: dict[bytes, list[tuple[str, int, int]]] = {}  # key -> (what was served, offset, length), by age
-        self._end = 0  # of what has been read
-        self._locks = Locks(path.with_name(path.name + ".lock"))
-        self._file: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        begins = os.pread(self._file, len(START), 0)
-        if not START.startswith(begins):
+        with self._told():
+            self._database = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            self._begin()
+        except BaseException:
             self.close()
-            raise ValueError(f"{path} is no cache of verdicts; give a file that is one, or that does not exist yet")
-        with self._locks.hold(WRITING), self._mutex:
-            self._read()
-            self._mend()
+            raise
 
     def __enter__(self) -> "VerdictCache":
         return self
@@ -74,7 +80,7 @@ class VerdictCache:
         self.close()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return self._run("SELECT count(DISTINCT key) FROM verdicts WHERE final")[0][0]
 
     def find(self, key: Key, served: str) -> Verdict | None:
         """The newest final verdict on this, from this file as it is now.
@@ -82,74 +88,94 @@ class VerdictCache:
         served: what the server offers under the judge's name; verdicts of another are none. What is not known, now or
         then, agrees with everything.
         """
-        with self._mutex:
-            self._read()
-            for theirs, offset, length in reversed(self._places.get(bytes.fromhex(key.digest), [])):
-                if not served or not theirs or served == theirs:
-                    return Verdict.of_record(json.loads(os.pread(self._open(), length, offset))["verdict"])
-        return None
+        found = self._run(
+            "SELECT record FROM verdicts WHERE key = ? AND final AND (? = '' OR served IN ('', ?)) "
+            "ORDER BY number DESC LIMIT 1",
+            (key.digest, served, served),
+        )
+        return Verdict.of_record(json.loads(found[0][0])["verdict"]) if found else None
 
     @contextmanager
     def claim(self, key: Key, pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
         """Nobody else asks for this meanwhile. Look again inside: who was waited for may have found it."""
-        with self._locks.hold(1 + int.from_bytes(bytes.fromhex(key.digest)[:7], "big"), pause):
+        with self._told():
+            self._claims.mkdir(exist_ok=True)
+            # One of 256: rarely do two keys meet, and then one waits for the other.
+            lock = sqlite3.connect(self._claims / key.digest[:2], timeout=0, isolation_level=None)
+        with closing(lock):
+            wait = FIRST_WAIT
+            while not self._taken(lock):
+                pause(wait)
+                wait = min(2 * wait, LONGEST_WAIT)
             yield
 
     def add(self, key: Key, verdict: Verdict) -> None:
         """Keeps a verdict; one that is not final is kept for the record, and not found. Raises OSError."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         record = {"key": key.digest, **asdict(key), "at": now, "verdict": verdict.record()}
-        line = json.dumps(record).encode() + b"\n"  # ASCII: whatever a judge says, it can be written
-        with self._locks.hold(WRITING), self._mutex:
-            file = self._open()
-            self._read()
-            self._mend()
-            if os.write(file, line) < len(line):
-                os.ftruncate(file, self._end)
-                raise OSError(errno.ENOSPC, "no space is left for a verdict", str(self.path))
+        self._keep(key.digest, verdict, json.dumps(record))  # ASCII: whatever a judge says, it can be written
 
     def close(self) -> None:
-        """Writes through to the disk."""
-        with self._mutex:
-            if self._file is not None:
-                os.fsync(self._file)
-                os.close(self._file)
-                self._file = None
-                self._locks.close()
+        self._database.close()
 
-    def _open(self) -> int:
-        if self._file is None:
-            raise ValueError(f"{self.path} is closed")
-        return self._file
+    def _begin(self) -> None:
+        """Makes the table in a new file, and takes in what an older version left beside it: all or nothing."""
+        with self._told(), self._database:
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.execute("BEGIN IMMEDIATE")
+            [[mark]] = self._run("PRAGMA application_id")
+            [[tables]] = self._run("SELECT count(*) FROM sqlite_master")
+            if mark == MARK:
+                return
+            if mark or tables:
+                raise ValueError(f"{self.path} {NO_CACHE}")
+            self._run(f"PRAGMA application_id = {MARK}")
+            self._run(
+                "CREATE TABLE verdicts (number INTEGER PRIMARY KEY, key TEXT, served TEXT, final INTEGER, record TEXT)"
+            )
+            self._run("CREATE INDEX by_key ON verdicts (key)")
+            for old in filter(_is_old, (self.path.with_suffix(".jsonl"), self.path.with_suffix(""))):
+                for line in old.read_bytes().splitlines():
+                    try:
+                        record = json.loads(line)
+                        self._keep(record["key"], Verdict.of_record(record["verdict"]), json.dumps(record))
+                    except (ValueError, TypeError, KeyError):
+                        self.broken += 1
 
-    def _read(self) -> None:
-        """Takes in the whole lines that came since. Unbuffered: a tail that was cut short may be another one by now."""
-        while whole := (block := os.pread(self._open(), BLOCK, self._end)).rfind(b"\n") + 1:
-            for line in block[:whole].splitlines(keepends=True):
-                try:
-                    key, verdict = _parsed(line)
-                except (ValueError, TypeError, KeyError):
-                    self.broken += 1
-                else:
-                    if verdict.final:
-                        place = (verdict.version.served, self._end, len(line))
-                        self._places.setdefault(key, []).append(place)
-                self._end += len(line)
+    def _keep(self, key: str, verdict: Verdict, record: str) -> None:
+        values = key, verdict.version.served, verdict.final, record
+        self._run("INSERT INTO verdicts (key, served, final, record) VALUES (?, ?, ?, ?)", values)
 
-    def _mend(self) -> None:
-        """Takes away a last line that was cut short. Whoever writes holds the lock: it is of one who is dead."""
-        file = self._open()
-        if not (tail := os.pread(file, BLOCK, self._end)):
-            return
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        with self._mutex, self._told():
+            return self._database.execute(statement, values).fetchall()
+
+    def _taken(self, lock: sqlite3.Connection) -> bool:
+        with self._told():
+            try:
+                lock.execute("BEGIN EXCLUSIVE")
+            except sqlite3.OperationalError as e:
+                if e.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    raise
+                return False
+        return True
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """SQLite's errors as those that callers expect."""
         try:
-            _parsed(tail)
-        except (ValueError, TypeError, KeyError):
-            os.ftruncate(file, self._end)
-        else:  # all but its end
-            os.write(file, b"\n")
-            self._read()
+            yield
+        except sqlite3.OperationalError as e:
+            raise OSError(ERRORS.get(e.sqlite_errorcode & 0xFF, errno.EIO), str(e), str(self.path)) from None
+        except sqlite3.ProgrammingError:
+            raise ValueError(f"{self.path} is closed") from None
+        except sqlite3.DatabaseError as e:
+            raise ValueError(f"{self.path} {NO_CACHE} ({e})") from None
 
 
-def _parsed(line: bytes) -> tuple[bytes, Verdict]:
-    record = json.loads(line)
-    return bytes.fromhex(record["key"]), Verdict.of_record(record["verdict"])
+def _is_old(path: Path) -> bool:
+    """Whether a file is one of JSON lines."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(OLD)) == OLD

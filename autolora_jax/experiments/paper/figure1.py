@@ -8,7 +8,7 @@ from autolora_jax.experiments.parts import PROMPT, builtin_job, scale_figure, sd
 
 
 def get_config() -> Experiment:
-    return scale_figure("figure1", sdxl_job([PROMPT], 1), "Its seed is not stated: 0.")
+    return scale_figure("figure1", sdxl_job([PROMPT], 1), "Its seed is not stated: {seeds}.")
 
 
 def get_builtin() -> Experiment:

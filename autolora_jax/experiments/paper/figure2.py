@@ -25,7 +25,7 @@ from autolora_jax.experiments.parts import (
 SEEDS, FEW_SEEDS = 512, 24
 SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 FEW_SCALES = (1.0, 2.0, 3.0, 5.0, 8.0)
-CHOSEN = "Which scales of CFG, and how many pictures of each, is not stated; the LoRA's scale is 1."
+CHOSEN = "Which scales of CFG, and how many pictures of each, is not stated; the LoRA's scale is {scale}."
 
 
 def get_config() -> Experiment:

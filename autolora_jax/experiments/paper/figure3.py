@@ -12,7 +12,7 @@ SCALES = (1.0, 2.0, 3.0, 5.0, 8.0)
 
 
 def get_config() -> Experiment:
-    said = "Which scales of CFG and seeds are shown is not stated; the LoRA's scale is 1."
+    said = "Which scales of CFG and seeds are shown is not stated; the LoRA's scale is {scale}."
     return _experiment(sdxl_job([PROMPT], SEEDS), (said, *SILENT))
 
 

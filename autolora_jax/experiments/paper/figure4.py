@@ -24,7 +24,7 @@ SEEDS = 4
 
 
 def get_config() -> Experiment:
-    said = "Its prompt and seeds are not stated: those of Table 1; the LoRA's scale is 1."
+    said = "Its prompt and seeds are not stated: Table 1's prompt, {seeds}; the LoRA's scale is {scale}."
     return _experiment(sdxl_job([PROMPT], SEEDS), (said, *SILENT))
 
 

@@ -7,7 +7,7 @@ from autolora_jax.experiments.experiment import Experiment
 from autolora_jax.experiments.parts import style_figure
 
 SHOWN = slice(0, 4)
-CHOSEN = "Which pictures it shows is not stated: seed 0 of the first four prompts of Table 2."
+CHOSEN = "Which pictures it shows is not stated: seed {seeds} of the first four prompts of Table 2."
 
 
 def get_config() -> Experiment:

@@ -10,7 +10,7 @@ SEEDS = 3
 
 
 def get_config() -> Experiment:
-    said = "What tells it from Figure 1 is not stated: more seeds, 0 to 2."
+    said = "What tells it from Figure 1 is not stated: more seeds: {seeds}."
     return scale_figure("figure6", sdxl_job([PROMPT], SEEDS), said)
 
 

@@ -32,7 +32,7 @@ def get_config() -> Experiment:
 
 
 def get_builtin() -> Experiment:
-    fewer = f"The character is a zib, in {FEW_SEEDS} pictures a cell instead of {SEEDS}."
+    fewer = f"The character is a zib, in {{count}} pictures a cell; the paper's is Anna, in {SEEDS}."
     return _experiment(builtin_job(["a zib"], FEW_SEEDS), scale_grid(SCALES), ZIB, (fewer, *SMALL), world=True)
 
 

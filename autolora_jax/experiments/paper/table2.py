@@ -36,7 +36,7 @@ def get_config() -> Experiment:
 
 
 def get_builtin() -> Experiment:
-    fewer = f"Captions of {PROMPTS} scenes of the world, {FEW_SEEDS} pictures of each instead of {SEEDS}."
+    fewer = f"Captions of {{prompts}} scenes of the world, {{count}} pictures of each; the paper has {SEEDS} of each."
     job = builtin_job(style_captions(PROMPTS), FEW_SEEDS, "style")
     soft = "Its style LoRA draws rounded blocks rather than pixels (the autoencoder is soft): SA is small in any case."
     return _experiment(job, side_by_side(), (fewer, soft, NO_SMALL_SD3, *SMALL), world=True)
