@@ -143,7 +143,7 @@ def test_each_row_is_computed_by_itself_and_padding_is_not():
         return 1 / row["x"], None
 
     x = np.array([[1.0], [2.0], [0.0], [0.0]], np.float32)
-    found, _ = encoding.one_by_one(inverse, {"x": x}, np.int32(2))
+    found, _ = encoding.one_by_one(inverse, {"x": x}, jax.numpy.int32(2))
     np.testing.assert_array_equal(found, [[1.0], [0.5], [0.0], [0.0]])
     assert set(shapes) == {(1, 1)}
 
@@ -292,7 +292,7 @@ def test_t5_passes_the_bus_once_for_all(sd3, monkeypatch, count_compilations):
         return encode(*what)
 
     monkeypatch.setattr(stage, "encode_streamed", counted)
-    settings = dict(max_sequence_length=40)
+    settings = dict(max_sequence_length=48)
     together = sd3.text.conditioning(*asked(PROMPTS, SCALES, **settings))
     assert streams == [13]
     with count_compilations() as compiled:
