@@ -18,14 +18,16 @@ from autolora_jax.models.layers import (
     Conv,
     Dense,
     GroupNorm,
+    LayerNorm,
     sinusoidal_embedding,
 )
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import BOTTOM_RIGHT, AutoencoderKL
-from tests.parity import channels_first, error, normal, params_of, submodule
+from tests.parity import channels_first, equations, error, normal, params_of, submodule
 
 NORM = 2e-6  # seen: 4e-7; an eps of 1e-5 for 1e-6 is off by more than 1 here
 LAYER = 2e-6  # seen: 6e-7
+GRADIENT = 5e-6
 BF16 = 1e-2  # seen: 4e-3
 
 B, RANK, WIDTH, FEATURES = 3, 2, 24, 32
@@ -183,6 +185,46 @@ def test_group_norm_keeps_its_digits_in_bfloat16_with_a_large_mean():
     y = half.apply({"params": params}, rounded)
     assert y.dtype == jnp.bfloat16
     assert error(y.astype(jnp.float32), exact) < BF16
+
+
+@pytest.mark.parametrize("mean, dtype", [(300, jnp.float32), (100, jnp.bfloat16), (0, jnp.bfloat16)])
+def test_layer_norm_keeps_its_digits_with_a_large_mean(mean, dtype):
+    """Of float32 inputs all that they have; of bfloat16 ones more than their rounding has left."""
+    x = np.asarray(jnp.asarray(normal(0, 2, 9, 1280) + mean, dtype).astype(jnp.float32))
+    exact = torch.nn.functional.layer_norm(torch.from_numpy(x).double(), (1280,), eps=1e-6)
+    y = LayerNorm(1e-6, affine=False, dtype=dtype).apply({}, jnp.asarray(x, dtype))
+    assert y.dtype == dtype
+    # float32, seen: 2e-5, the step of 300; one pass: 8e-3
+    assert error(y.astype(jnp.float32), exact) < (1e-4 if dtype == jnp.float32 else BF16)
+
+
+def test_a_flat_input_in_16_bits_has_no_negative_variance():
+    """One pass may come out below 0 by rounding; what comes out of the norm stays finite."""
+    for value in np.linspace(100, 3000, 50):
+        x = jnp.full((1, 4, 1280), value, jnp.bfloat16)
+        y = LayerNorm(1e-5, affine=False, dtype=jnp.bfloat16).apply({}, x)
+        assert np.isfinite(np.asarray(y, np.float32)).all()
+
+
+@pytest.mark.parametrize("name", ["dense", "conv 3x3"])
+def test_a_merged_kernel_stands_alone(name):
+    """Behind a barrier, without which a TPU merges again for every tile of a product; its gradient and vmap too."""
+    layer, x, params, change = layer_case(name)
+
+    def total(change, x):
+        return jnp.square(layer.apply({"params": params, "lora": change}, x)).sum()
+
+    traced = jax.make_jaxpr(total)(change, x)
+    [barrier] = (eqn for eqn in equations(traced.jaxpr) if eqn.primitive.name == "optimization_barrier")
+    assert [out.aval.shape for out in barrier.outvars] == [params["kernel"].shape]
+    ours = jax.vmap(jax.grad(total), in_axes=(None, 0))(change, x[:, None])
+
+    def explicit(change, x):
+        kernel = params["kernel"] + jnp.matmul(change["down"], change["up"], precision="highest")
+        return jnp.square(layer.apply({"params": {**params, "kernel": kernel}}, x)).sum()
+
+    theirs = jax.vmap(jax.grad(explicit), in_axes=(None, 0))(change, x[:, None])
+    assert max(error(ours[part], theirs[part]) for part in theirs) < GRADIENT
 
 
 def test_sinusoids_equal_diffusers():

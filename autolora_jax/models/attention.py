@@ -28,6 +28,10 @@ FUSED_TOKENS = 256
 CUDNN_HEAD_DIM = 128
 SPLASH_HEAD_DIM = 128  # wider heads (the VAE's one of 512) would crowd a core's 16 MiB
 SPLASH_KEY_BYTES = 2**20  # of a head's keys in a core; values take as much, and both are double-buffered
+# Block of tokens -> what it costs beside the best, per pair of query and key, by the TPU compiler's schedules of the
+# kernel for v5e and v6e (benchmarks/splash_tiles.py): whether a block that pads less is worth it.
+QUERY_BLOCKS = {640: 0.98, 512: 1.0, 384: 1.01, 256: 1.08, 128: 1.4}
+KEY_BLOCKS = {1024: 1.0, 512: 1.0, 768: 1.03, 640: 1.12, 384: 1.15, 256: 1.3}
 
 Kernel = Callable[[Array, Array, Array, bool], Array]
 
@@ -124,22 +128,27 @@ def _splash(q: Array, k: Array, v: Array, causal: bool) -> Array:
 
 @jax.jit  # traced once per shape, not once per layer
 def _splash_heads(q: Array, k: Array, v: Array) -> Array:
-    (t, block_q), (s, block_kv) = _padded_length(q.shape[1], 512), _padded_length(k.shape[1], 1024)
+    (t, block_q), (s, block_kv) = padded_length(q.shape[1], QUERY_BLOCKS), padded_length(k.shape[1], KEY_BLOCKS)
     q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)  # the kernel does not scale
     padded = [
         jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0)))  # [b h length d]
         for x, length in ((q, t), (k, s), (v, s))
     ]
-    itemsize = q.dtype.itemsize
+    token = q.shape[-1] * q.dtype.itemsize  # bytes
     sizes = splash.BlockSizes(
         block_q=block_q,
-        block_kv=_memory_block(s, block_kv, itemsize),
+        block_kv=memory_block(s, block_kv, token),
         block_kv_compute=block_kv,
-        # One backward kernel for dq, dk and dv: 1.71 million cycles where two take 2.20, counted as in _memory_block.
+        # One backward kernel for dq, dk and dv: 1.71 million cycles where two take 2.20, counted as in memory_block.
         use_fused_bwd_kernel=True,
         block_q_dkv=block_q,
-        block_kv_dkv=_memory_block(s, block_kv, 2 * itemsize),  # float32 sums of dk and dv lie beside keys and values
+        # float32 sums of dk and dv lie beside keys and values, with lanes padded to 128
+        block_kv_dkv=memory_block(s, block_kv, 2 * 128 * q.dtype.itemsize),
         block_kv_dkv_compute=block_kv,
+        # As products leave them: with heads of 64 last they would be padded to 128 lanes, and copied into that shape.
+        q_layout=splash.QKVLayout.SEQ_MINOR,
+        k_layout=splash.QKVLayout.SEQ_MINOR,
+        v_layout=splash.QKVLayout.SEQ_MINOR,
     )
     mask = splash.MultiHeadMask([splash.FullMask((t, s))] * q.shape[2])
     precision = matmul_precision(q.dtype) or "default"
@@ -174,19 +183,24 @@ def _at_precision(kernel: Callable[..., Array], precision: str) -> Callable[...,
     return run
 
 
-def _padded_length(n: int, largest: int) -> tuple[int, int]:
-    """(length to pad n tokens to, the block it is a multiple of): least padding first, then the larger block."""
-    length, negative = min((-(-n // block) * block, -block) for block in (largest, largest // 2, largest // 4))
-    return length, -negative
+def padded_length(n: int, blocks: Mapping[int, float]) -> tuple[int, int]:
+    """(length to pad n tokens to, the block it is a multiple of): what costs least, then the larger block.
+
+    blocks: QUERY_BLOCKS or KEY_BLOCKS.
+    """
+    padded = {block: -(-n // block) * block for block in blocks}
+    best = min(blocks, key=lambda block: (padded[block] * blocks[block], -block))
+    return padded[best], best
 
 
-def _memory_block(s: int, block: int, itemsize: int) -> int:
+def memory_block(s: int, block: int, token: int) -> int:
     """Keys that a core holds at a time: as many blocks as divide the length and fit.
 
+    token: bytes of a token's key.
     By the TPU compiler's schedules for v5e at 4096 tokens, 10 heads of 64: 0.70 million cycles with all keys held,
     0.80 with 2048, 1.21 with blocks of 512 throughout.
     """
-    most = SPLASH_KEY_BYTES // (128 * itemsize) // block  # lanes are padded to 128
+    most = SPLASH_KEY_BYTES // token // block
     return block * max(n for n in range(1, most + 1) if s // block % n == 0)
 
 

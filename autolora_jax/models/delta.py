@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike
 
@@ -68,7 +69,8 @@ def apply_kernel(
             out_positions * (math.prod(down.shape[:-1]) + up.shape[-1]) < kernel.size
         ):  # few positions: a prompt's tokens
             return linear(x, kernel) + _low_rank(x, delta, linear, precision)
-    return linear(x, merge(kernel, delta, precision))
+    # Without the barrier XLA for TPU fuses the merge into the product and computes it again for every tile of rows.
+    return linear(x, jax.lax.optimization_barrier(merge(kernel, delta, precision)))
 
 
 def merge(kernel: Array, delta: Delta, precision: str | None = None) -> Array:

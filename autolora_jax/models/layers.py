@@ -176,7 +176,12 @@ class GroupNorm(_Norm):
 
 
 class LayerNorm(_Norm):
-    """torch's LayerNorm over the last axis. Two-pass float32 statistics."""
+    """torch's LayerNorm over the last axis. float32 statistics: of float32 inputs in two passes, of 16-bit ones in one.
+
+    E[x²] − E[x]² is wrong by 1.5e-7·(mean/std)² of the variance. Rounding the inputs to bfloat16 has moved it by more,
+    whatever the mean (4e-2 beside 1.4e-3 where it is 100 std; float16 3e-3), and a TPU reads them once instead of
+    twice: 9 % of a transformer block.
+    """
 
     epsilon: float
     affine: bool = True  # with weight and bias
@@ -186,8 +191,12 @@ class LayerNorm(_Norm):
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
         y = x.astype(jnp.float32)
-        y = y - y.mean(axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
+        mean = y.mean(axis=-1, keepdims=True)
+        if x.dtype.itemsize == 2:
+            variance = jnp.maximum(jnp.square(y).mean(axis=-1, keepdims=True) - jnp.square(mean), 0.0)
+        else:
+            variance = jnp.square(y - mean).mean(axis=-1, keepdims=True)
+        y = (y - mean) * jax.lax.rsqrt(variance + self.epsilon)
         if self.affine:
             weight = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
             bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
