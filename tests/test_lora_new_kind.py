@@ -17,7 +17,7 @@ from autolora_jax.weights.lora import kinds
 from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.export import convert_lora
 from autolora_jax.weights.lora.files import LoraFile, read_lora
-from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, all_of
+from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes
 from autolora_jax.weights.lora.kinds.matrix import Matrix, Numbers, Shapes, Tensors, Written, wide
 from tests.lora_reference import CONV_MODULE, UNET_MODULE, halves, saved, tiny_networks, tiny_targets
 from tests.parity import error, normal
@@ -57,7 +57,7 @@ def read(tensors: Tensors, kernel: tuple[int, ...], alpha: float | None) -> Chan
 OUTER = Kind(
     "outer product",
     parts={"row": "outer_row", "column": "outer_col(umn)?"},
-    needs=(all_of("row", "column"),),
+    needs=(("row", "column"),),
     misfit=misfit,
     read=read,
     sizes=lambda shapes: Sizes(rank=1, factors="row ⊗ column"),

@@ -14,7 +14,7 @@ import numpy as np
 from autolora_jax.weights.lora.kinds import dora, vectors
 from autolora_jax.weights.lora.kinds.dora import PARTS as DORA
 from autolora_jax.weights.lora.kinds.full import DIFFERENCE
-from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, all_of
+from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes
 from autolora_jax.weights.lora.kinds.loha import LOHA
 from autolora_jax.weights.lora.kinds.lokr import LOKR
 from autolora_jax.weights.lora.kinds.low_rank import LORA
@@ -29,7 +29,7 @@ _EXTRACT = (
 
 
 def _refused(name: str, part: str, endings: str, telling: bool = True) -> Kind:
-    return Kind(name, {part: endings}, (all_of(part),), sizes=LORA.sizes, remedy=_EXTRACT, telling=telling)
+    return Kind(name, {part: endings}, ((part,),), sizes=LORA.sizes, remedy=_EXTRACT, telling=telling)
 
 
 # The first row that has a sign in common with a module describes it, so the rarer parts come first.

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, all_of, axis
+from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, axis
 from autolora_jax.weights.lora.kinds.matrix import Matrix, Numbers, Shapes, Tensors, Written, from_torch, to_torch, wide
 from autolora_jax.weights.rules import Shape
 
@@ -46,7 +46,7 @@ def _read(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
 DIFFERENCE = Kind(
     "full difference (diff)",
     parts={"diff": "diff"},
-    needs=(all_of("diff"),),
+    needs=(("diff",),),
     norms=True,
     misfit=_misfit,
     read=_read,

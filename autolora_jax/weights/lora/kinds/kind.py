@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import jax
@@ -43,12 +44,7 @@ def axis(shapes: Shapes, part: str, i: int) -> int | None:
     return shape[i] if len(shape) > i else None
 
 
-def all_of(*parts: str) -> frozenset[str]:
-    return frozenset(parts)
-
-
-# Parts that any kind may have.
-ANY = all_of("alpha", "diff_b", "dora_scale", "magnitude")
+ANY = {"alpha", "diff_b", "dora_scale", "magnitude"}  # parts that any kind may have
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +53,7 @@ class Kind:
 
     name: str
     parts: Mapping[str, str]  # part -> the endings (a regular expression) of the keys that hold it
-    needs: tuple[frozenset[str], ...]  # parts that it can't be without: one of these sets
+    needs: tuple[tuple[str, ...], ...]  # parts that it can't be without: all of one of these
     # (part -> shape, kernel) -> what is wrong; None when all is well
     misfit: Callable[[Shapes, Shape], str | None] = lambda shapes, kernel: None
     # (part -> tensor, kernel, alpha) -> the change, but for what stands beside any kind
@@ -70,15 +66,15 @@ class Kind:
     @property
     def signs(self) -> frozenset[str]:
         """Parts by which a module of this kind is known."""
-        return frozenset().union(*self.needs)
+        return frozenset(chain(*self.needs))
 
     def missing(self, parts: Iterable[str]) -> list[str]:
-        """The parts that a module lacks, by the set that it comes closest to."""
+        """The parts that a module lacks, by those of `needs` that it comes closest to."""
         have = set(parts)
-        return min((sorted(needed - have) for needed in self.needs), key=len)
+        return min((sorted({*needed} - have) for needed in self.needs), key=len)
 
     def foreign(self, parts: Iterable[str]) -> list[str]:
         """The parts of a complete module that are none of this kind's."""
         have = set(parts)
-        needed = next(needed for needed in self.needs if needed <= have)
+        needed = next({*needed} for needed in self.needs if have.issuperset(needed))
         return sorted(have - needed - (self.parts.keys() - self.signs) - ANY)

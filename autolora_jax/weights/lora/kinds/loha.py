@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, all_of, axis
+from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, axis
 from autolora_jax.weights.lora.kinds.low_rank import LowRank, with_core
 from autolora_jax.weights.lora.kinds.matrix import Matrix, Numbers, Shapes, Tensors, Written, from_torch, to_torch, wide
 from autolora_jax.weights.rules import Shape
@@ -89,7 +89,7 @@ _NEEDED = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 LOHA = Kind(
     "LoHa (LyCORIS)",
     parts={part: part for part in (*_NEEDED, "hada_t1", "hada_t2")},
-    needs=(all_of(*_NEEDED),),
+    needs=(_NEEDED,),
     misfit=_misfit,
     read=_read,
     sizes=lambda shapes: Sizes(axis(shapes, "hada_w1_b", 0), axis(shapes, "hada_w1_b", 1)),

@@ -1,11 +1,12 @@
 """LoKr: scale · left ⊗ right. Formula: LyCORIS 4, lycoris/functional/lokr.py."""
 
 import dataclasses
+from itertools import chain
 
 import jax
 import numpy as np
 
-from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, all_of
+from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes
 from autolora_jax.weights.lora.kinds.low_rank import decomposed
 from autolora_jax.weights.lora.kinds.matrix import Matrix, Numbers, Shapes, Tensors, Written, from_torch, to_torch, wide
 from autolora_jax.weights.rules import Shape
@@ -100,11 +101,11 @@ def _sizes(shapes: Shapes) -> Sizes:
 
 
 _HALVES = ("lokr_w1_b", "lokr_w2_b")  # the first that a file has says the rank
-_LEFT, _RIGHT = ((all_of(f"lokr_w{i}"), all_of(f"lokr_w{i}_a", f"lokr_w{i}_b")) for i in (1, 2))
+_LEFT, _RIGHT = (((f"lokr_w{i}",), (f"lokr_w{i}_a", f"lokr_w{i}_b")) for i in (1, 2))
 LOKR = Kind(
     "LoKr (LyCORIS)",
-    parts={part: part for part in (*sorted(frozenset().union(*_LEFT, *_RIGHT)), "lokr_t2")},
-    needs=tuple(left | right for left in _LEFT for right in _RIGHT),
+    parts={part: part for part in (*chain(*_LEFT, *_RIGHT), "lokr_t2")},
+    needs=tuple(left + right for left in _LEFT for right in _RIGHT),
     misfit=_misfit,
     read=_read,
     sizes=_sizes,

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, all_of, axis
+from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, axis
 from autolora_jax.weights.lora.kinds.matrix import (
     ADAPTER,
     Matrix,
@@ -33,6 +33,10 @@ class LowRank(Matrix):
     @property
     def kernel(self) -> Numbers:
         return wide(self.down) @ (wide(self.up) * self.scale)
+
+    @property
+    def shape(self) -> Shape:
+        return (*self.down.shape[:-1], self.up.shape[-1])
 
     @property
     def rank(self) -> int:
@@ -122,7 +126,7 @@ LORA = Kind(
         "mid": r"lora_mid\.weight",
         "up_bias": rf"lora_(up|B){ADAPTER}\.bias|lora(_linear_layer)?\.up\.bias",
     },
-    needs=(all_of("down", "up"),),
+    needs=(("down", "up"),),
     misfit=_misfit,
     read=_read,
     sizes=lambda shapes: Sizes(axis(shapes, "down", 0), axis(shapes, "down", 1)),

@@ -1,6 +1,6 @@
 """What is added to a layer's bias or to a norm's weight: no matrix, and beside any."""
 
-from autolora_jax.weights.lora.kinds.kind import Change, Kind, all_of
+from autolora_jax.weights.lora.kinds.kind import Change, Kind
 from autolora_jax.weights.lora.kinds.matrix import Shapes, Tensors, Written
 from autolora_jax.weights.rules import Shape
 
@@ -31,9 +31,9 @@ def _read_norm(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
 NORMS = Kind(
     "trained norms",
     parts={"w_norm": "w_norm", "b_norm": "b_norm"},
-    needs=(all_of("w_norm"),),
+    needs=(("w_norm",),),
     norms=True,
     misfit=_norm_misfit,
     read=_read_norm,
 )
-BIASES = Kind("biases (diff_b)", parts={"diff_b": "diff_b"}, needs=(all_of("diff_b"),), norms=True)
+BIASES = Kind("biases (diff_b)", parts={"diff_b": "diff_b"}, needs=(("diff_b",),), norms=True)
