@@ -11,8 +11,8 @@
 
 (− negative prompt, + prompt; weak = the LoRA at ω times its scale.) Because Σ c_b = 1 the sum commutes with every
 affine change between ε, v, flow velocity and x0: no rule needs to know what its network predicts, nor the sampler
-the rule. Coefficients are data, one row per image and step; *which* branches exist is static, and a branch whose
-coefficient is zero for every image over a stretch of steps is not computed there.
+the rule. The table is data, one row per image and step, and so is which of its branches a step evaluates: a branch
+whose coefficient is zero for every image at a step is not computed there.
 """
 
 import dataclasses
@@ -39,6 +39,7 @@ BASE_NEG, BASE_POS = Branch("base", 0), Branch("base", 1)
 WEAK_NEG = Branch("weak", 0)
 LORA_NEG, LORA_POS = Branch("lora", 0), Branch("lora", 1)
 COLUMNS = (BASE_NEG, BASE_POS, WEAK_NEG, LORA_NEG, LORA_POS)
+KINDS = ("base", "weak", "lora")  # of weights, as in COLUMNS
 
 Coefficients = dict[Branch, Any]  # branch -> float or float64 array [n images]
 
@@ -203,24 +204,69 @@ def to_dict(rule: Rule) -> dict[str, Any]:
 
 
 class Segment(NamedTuple):
-    """Consecutive steps that evaluate the same branches. Static: part of what a program is compiled for."""
+    """Consecutive steps that evaluate the same branches."""
 
     steps: int
     branches: tuple[Branch, ...]
 
 
+class Calls(NamedTuple):
+    """The evaluations of some steps as calls of the network, each for one kind of weights and 1 or 2 prompts at once.
+
+    A step makes its first `made` calls; what stands behind them is not looked at. Which calls are made is data, how
+    many prompts one takes is part of a program's shape: two wherever every kind of weights reads both, else one.
+    """
+
+    made: np.ndarray  # int32 [steps]
+    kinds: np.ndarray  # [steps calls], index into KINDS
+    columns: np.ndarray  # int32 [steps calls prompts], index into COLUMNS
+    coefficients: np.ndarray  # float32 [n steps calls prompts]
+
+
 class Plan(NamedTuple):
     """What the sampler computes, and with which numbers."""
 
-    segments: tuple[Segment, ...]
-    coefficients: tuple[np.ndarray, ...]  # per segment, float32 [n, segment steps, branches]
+    table: np.ndarray  # float32 [n steps columns]; 0 where an image does not use a branch
+    active: np.ndarray  # bool [steps columns]: whether any image uses it
     weak_factor: np.ndarray  # ω, float32 [n]
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """The kinds of weights that any step evaluates, in column order."""
-        used = {b.weights for s in self.segments for b in s.branches}
-        return tuple(k for k in ("base", "weak", "lora") if k in used)
+        """The kinds of weights that any step evaluates, in KINDS' order."""
+        used = {COLUMNS[c].weights for c in np.flatnonzero(self.active.any(axis=0))}
+        return tuple(kind for kind in KINDS if kind in used)
+
+    def of(self, index: np.ndarray) -> "Plan":
+        """The plan of some of the images; branches that others need are evaluated all the same."""
+        return self._replace(table=self.table[index], weak_factor=self.weak_factor[index])
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The run as stretches that evaluate the same branches."""
+        edges = [0, *(np.flatnonzero((self.active[1:] != self.active[:-1]).any(axis=1)) + 1), len(self.active)]
+        return tuple(
+            Segment(int(last - first), tuple(COLUMNS[c] for c in np.flatnonzero(self.active[first])))
+            for first, last in itertools.pairwise(edges)
+        )
+
+    @property
+    def paired(self) -> np.ndarray:
+        """bool [steps]: whether every kind of weights that a step evaluates reads both prompts."""
+        both = [self.active[:, [i for i, c in enumerate(COLUMNS) if c.weights == kind]].sum(axis=1) for kind in KINDS]
+        return np.all([count % 2 == 0 for count in both], axis=0)
+
+    def calls(self, first: int, last: int) -> Calls:
+        """The calls of the steps first … last - 1, which are all paired or all not."""
+        prompts = 2 if self.paired[first] else 1
+        shape = last - first, len(COLUMNS) // prompts, prompts
+        columns, made = np.zeros(shape, np.int32), self.active[first:last].sum(axis=1, dtype=np.int32) // prompts
+        for i, on in enumerate(self.active[first:last]):
+            used = np.flatnonzero(on).reshape(-1, prompts)
+            columns[i, : len(used)] = used
+        kinds = np.array([KINDS.index(branch.weights) for branch in COLUMNS])[columns[..., 0]]
+        rows = self.table[:, first:last]
+        coefficients = np.take_along_axis(rows, columns.reshape(1, last - first, -1), axis=2)
+        return Calls(made, kinds, columns, coefficients.reshape(len(rows), *shape))
 
 
 def plan(rules: Rule | Sequence[Rule], n: int, steps: int, reference: bool = False) -> Plan:
@@ -241,14 +287,8 @@ def plan(rules: Rule | Sequence[Rule], n: int, steps: int, reference: bool = Fal
     active = (table != 0).any(axis=0)  # [steps, columns]
     if reference:
         active[:, COLUMNS.index(LORA_POS)] = True
-    edges = [0, *(k for k in range(1, steps) if (active[k] != active[k - 1]).any()), steps]
-    segments, coefficients = [], []
-    for first, last in itertools.pairwise(edges):
-        columns = np.flatnonzero(active[first])
-        segments.append(Segment(last - first, tuple(COLUMNS[c] for c in columns)))
-        coefficients.append(table[:, first:last, columns].astype(np.float32))
     omega = np.array([r.weak_factor() for r in per_image], np.float32)
-    return Plan(tuple(segments), tuple(coefficients), omega)
+    return Plan(table.astype(np.float32), active, omega)
 
 
 def _image_rule(rules: Rule | Sequence[Rule], i: int, n: int) -> Rule:
@@ -279,7 +319,7 @@ def rescale(
     """
     axes = tuple(range(1, guided.ndim))
     ratio = jnp.std(reference, axis=axes, ddof=1) / jnp.std(guided, axis=axes, ddof=1)  # [b]
-    factor = amount * ratio + (1 - amount)
+    factor = jnp.where(amount == 0, 1, amount * ratio + (1 - amount))  # off: whatever the reference is
     return guided * factor.reshape(-1, *(1,) * (guided.ndim - 1))
 
 

@@ -71,6 +71,7 @@ def load_parts(
         {name: params[name] for name in checkpoint.encoders},
         checkpoint.force_zeros_for_empty_prompt,
         networks[family.denoiser].config.joint_attention_dim,
+        mesh,
         streamed={name: mesh.local_devices[0] for name in on_host if name in checkpoint.encoders},
     )
     return Parts(family, networks[family.denoiser], networks["vae"], text, params)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
@@ -125,7 +126,10 @@ def parameters(settings: Mapping[str, Any]) -> str:
     solver = settings["scheduler"]
     name, _, spacing = solver.rpartition("_")
     sampler = name if spacing in SCHEDULE_TYPES else solver
-    loras = dict(zip(settings["loras"], settings["lora_scales"], strict=False))
+    # A scale that changes over the steps is told by its mean; the JSON holds it whole.
+    loras = {
+        name: float(np.mean(scale)) for name, scale in zip(settings["loras"], settings["lora_scales"], strict=False)
+    }
     hashes = dict(zip(settings["loras"], settings.get("lora_hashes", ()), strict=False))
     clip_skip = settings["clip_skip"]
     _, *values = guidance.to_dict(rule).items()

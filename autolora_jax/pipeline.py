@@ -1,9 +1,12 @@
 """AutoLoRAPipeline: checkpoint and LoRA files in, pictures out. The only file that knows every part."""
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain, count
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,13 +19,15 @@ from jaxtyping import DTypeLike
 from PIL import Image
 
 from autolora_jax import lora
+from autolora_jax.compilation import keep_programs
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.decode import decode
 from autolora_jax.demo import MODEL
 from autolora_jax.guidance import CFG, AutoLoRA, Rule
 from autolora_jax.loading import load_parts
 from autolora_jax.models.vae import AutoencoderKL
-from autolora_jax.progress import OnProgress, Progress
+from autolora_jax.pacing import OnStretch, Pace
+from autolora_jax.progress import OnProgress, Partial, Progress
 from autolora_jax.request import (
     Request,
     Texts,
@@ -32,17 +37,11 @@ from autolora_jax.request import (
     picture_size,
     text_scales,
 )
-from autolora_jax.sampler import Images, Shared, sample, step_listener
+from autolora_jax.sampler import Model, Run, State
 from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
-from autolora_jax.sharding import (
-    WEIGHTS,
-    data_mesh,
-    pad_rows,
-    replicated,
-    split_axes,
-    split_images,
-)
+from autolora_jax.sharding import data_mesh, pad_rows, replicated, split_images
 from autolora_jax.text import Sizes, TextSettings, TextStage, Word
+from autolora_jax.text.stage import same_text
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.embeddings import read_embedding
@@ -90,6 +89,8 @@ class AutoLoRAPipeline:
         self._scales: list[float] = []
         self._loras: list[Mapping[str, Tree]] = []  # one mapping component -> tree per loaded LoRA
         self._delta: Mapping[str, Tree] = {}  # stacked, on the devices
+        self._pace = Pace()
+        self._ready: dict[Any, set[int]] = {}  # shapes -> images a device at once that have been drawn with
 
     # ---- loading ---------------------------------------------------------------------------------------------------
 
@@ -107,6 +108,7 @@ class AutoLoRAPipeline:
         text_encoders: str | PathLike[str] | None = None,
         text_encoder_3: str | None = "device",
         cache_dir: str | PathLike[str] | None = None,
+        compilation_cache: str | PathLike[str] | None = None,
         on_progress: OnProgress | None = None,
     ) -> "AutoLoRAPipeline":
         """A pipeline on the given devices (default: all), weights placed tensor by tensor.
@@ -123,8 +125,11 @@ class AutoLoRAPipeline:
         text_encoder_3: where SD3's T5 and its 9.5 GB are. "device": with the rest. "host": in host memory, from where
             they pass through the first device for every new prompt. None: nowhere; the model then sees zeros for it, as
             it did in a part of its training.
+        compilation_cache: where compiled programs are kept for other processes: a folder, a bucket's URL or "off";
+            by default in the user's cache folder, see compilation.keep_programs. JAX has one for the whole process.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
         """
+        keep_programs(compilation_cache)
         source = source if source is not None else MODEL
         dtype = jnp.dtype(dtype)
         mesh = data_mesh(devices, weight_shards)
@@ -193,9 +198,10 @@ class AutoLoRAPipeline:
     def _stack(self) -> None:
         components = (self.family.denoiser, *self.text.encoders)
         stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in components}
-        room = {name: lora.padded(tree) for name, tree in stacked.items()}
+        room = {name: lora.padded(tree, self.params[name]) for name, tree in stacked.items()}
         self._delta = jax.device_put(room, replicated(self.mesh))
-        self.text.set_deltas({name: self._delta[name] for name in self.text.encoders})
+        self._ready.clear()
+        self.text.set_deltas({name: self._delta[name] for name in self.text.encoders}, len(self._loras))
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
 
@@ -233,7 +239,7 @@ class AutoLoRAPipeline:
         on_progress: OnProgress | None = None,
         on_images: OnImages | None = None,
     ) -> Output:
-        """One picture per (prompt, seed). New seeds, prompts, guidance values and LoRA scales compile nothing.
+        """One picture per (prompt, seed). New values compile nothing; docs/compilation.md says what does.
 
         prompt, negative_prompt: str or one per prompt; negative_prompt=None is what the checkpoint's pipeline means by
             it (zeros for SDXL), "" is encoded. prompt_2, negative_prompt_2: for the second encoder; default: the same.
@@ -248,15 +254,17 @@ class AutoLoRAPipeline:
             SD3 "flow_euler", "flow_dpmpp_2m".
         timestep_spacing: None = the checkpoint's own; "leading", "linspace", "trailing".
         guidance_rescale: 0..1, pulls the guided prediction's contrast back (arXiv 2305.08891); may be one per picture.
-        lora_scale: overrides the scales given at load: a number, one per picture, or [pictures or 1, LoRAs].
+        lora_scale: overrides the scales given at load: a number, one per picture, [pictures or 1, LoRAs], or
+            [pictures or 1, steps, LoRAs], a scale for each step; text encoders, which speak once, take the mean.
         noise: "jax", or "torch" for the values of torch's CPU generator, and so diffusers' pictures of a seed.
         latents: unit-variance initial noise [n, h/8, w/8, c] instead of noise from the seeds.
         output_type: "pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 c]).
         base_text: what the base model's branches are told: "base" = by its own text encoders; "lora" = by the LoRA's,
             with its words, as the LoRA branches are, so that these differ from them by the denoiser alone.
         clip_skip, original_size, crops_coords_top_left, target_size and their negative_ forms: as in diffusers.
-        batch_size: pictures per device at once; more are drawn in turn. 4 fit a 16 GB chip at 1024², bfloat16.
-        on_progress: called with Progress as the work proceeds; steps are reported as devices finish them.
+        batch_size: most pictures per device at once; more are drawn in turn. 4 fit a 16 GB chip at 1024², bfloat16.
+        on_progress: called with Progress as the work proceeds; steps are reported as devices finish them, with what
+            they have come to. What it raises ends the call, within a step or two, as Ctrl-C does.
         on_images: called with the Output of each batch, in order, as soon as it is drawn: what it saves is safe if a
             later batch fails, and the devices draw on meanwhile.
         Raises ValueError for arguments that can't be honoured. Warns when a picture comes out not finite.
@@ -266,24 +274,24 @@ class AutoLoRAPipeline:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: need at least 1 picture per device")
         height, width = self._size(height, width)
-        tokens = height * width // (self.vae.config.factor * self.denoiser.config.patch_size) ** 2
-        schedule = make_schedule(self.scheduler, num_inference_steps, scheduler, timestep_spacing, tokens)
+        schedule = make_schedule(
+            self.scheduler, num_inference_steps, scheduler, timestep_spacing, self._tokens(height, width)
+        )
         size = Sizes(original_size or (height, width), crops_coords_top_left, target_size or (height, width))
         negative_size = size
         if negative_original_size and negative_target_size:  # diffusers takes them only together
             negative_size = Sizes(negative_original_size, negative_crops_coords_top_left, negative_target_size)
-        factor = self.vae.config.factor
         request = Request.of(
             prompts=join_texts(prompt, prompt_2, prompt_3),
             negatives=join_negatives(negative_prompt, negative_prompt_2, negative_prompt_3),
             seeds=seeds,
-            rules=self.filled(guidance if guidance is not None else (AutoLoRA() if self._loras else CFG())),
+            rules=self.filled(guidance),
             steps=num_inference_steps,
             guidance_rescale=guidance_rescale,
             lora_scale=[self._scales] if lora_scale is None else lora_scale,
             loras=len(self._loras),
             latents=latents,
-            latent_shape=(height // factor, width // factor, self.denoiser.config.in_channels),
+            latent_shape=self._latent_shape(height, width),
             noise=noise,
             text=TextSettings((negative_size, size), clip_skip, max_sequence_length),
             base_text=base_text,
@@ -315,9 +323,11 @@ class AutoLoRAPipeline:
             )
         return Output([*chain(*batches)] if output_type == "pil" else np.concatenate(batches), settings)
 
-    def filled(self, rules: Rule | Sequence[Rule]) -> Any:
-        """Guidance with its open CFG scales at what is usual for this model."""
+    def filled(self, rules: Rule | Sequence[Rule] | None) -> Any:
+        """Guidance, None being the default, with its open CFG scales at what is usual for this model."""
         usual = self.family.guidance_scale
+        if rules is None:
+            rules = AutoLoRA() if self._loras else CFG()
         return rules.filled(usual) if isinstance(rules, Rule) else [rule.filled(usual) for rule in rules]
 
     def encode_prompt(
@@ -339,7 +349,72 @@ class AutoLoRAPipeline:
         settings = TextSettings((sizes, sizes), clip_skip, max_sequence_length)
         return self.text.conditioning(texts, negatives, settings, by_kind)
 
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Pictures, uint8 [n h w 3], of latents [n h/8 w/8 c] as a call leaves them, or as a Progress holds them."""
+        rows = -(-len(latents) // self.mesh.size) * self.mesh.size
+        pictures, _ = _fetched(self._decode(jax.device_put(pad_rows(latents, rows), split_images(self.mesh))))
+        return pictures[: len(latents)]
+
+    def warm_up(
+        self,
+        sizes: Sequence[Size] | None = None,
+        *,
+        batch_size: int = 4,
+        guidance: Rule | Sequence[Rule] | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> int:
+        """Compiles what later calls will need, or reads it from the compilation cache; several programs at a time.
+
+        Returns how many programs of denoiser and decoder these are.
+
+        Load LoRAs first: without one, and with one, other programs run.
+
+        sizes: (height, width) of pictures, pixels; default the trained size. batch_size: pictures a device at once.
+        guidance: a rule, or several, that will be asked for; default as in a call.
+        on_progress: told of the programs that are done, stage "compile".
+        Raises ValueError for what can't be drawn.
+        """
+        rules = [guidance] if guidance is None or isinstance(guidance, Rule) else list(guidance)
+        programs: dict[str, Callable[[], Any]] = {}
+        for height, width in sizes or [self._size(None, None)]:
+            height, width = self._size(height, width)
+            about = f"{width}×{height}, {batch_size} a device"
+            for rule in rules:
+                run = self._rehearsal(rule, (height, width), batch_size)
+                for paired in set(run.plan.paired.tolist()):
+                    prompts = "both prompts at once" if paired else "one prompt at a time"
+                    programs[f"denoiser, {about}, {prompts}"] = partial(run.rehearse, paired)
+            programs[f"decoder, {about}"] = partial(self._decode, run.state.x)
+            self._ready.setdefault(self._latent_shape(height, width), set()).add(batch_size)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            names = {pool.submit(program): name for name, program in programs.items()}
+            for done, future in enumerate(as_completed(names)):
+                jax.block_until_ready(future.result())
+                if on_progress:
+                    on_progress(Progress("compile", done + 1, len(names), names[future]))
+        return len(programs)
+
     # ---- parts of a call -------------------------------------------------------------------------------------------
+
+    def _rehearsal(self, rule: Rule | None, size: Size, batch_size: int) -> Run:
+        """A run that nobody asked for, a prompt for every picture; it compiles the text encoders' programs."""
+        n = self.mesh.size * batch_size
+        request = Request.of(
+            prompts=[same_text(str(i)) for i in range(n)],
+            negatives=[same_text("")],
+            seeds=0,
+            rules=self.filled(rule),
+            steps=30,
+            guidance_rescale=0.0,
+            lora_scale=[self._scales],
+            loras=len(self._loras),
+            latents=None,
+            latent_shape=self._latent_shape(*size),
+            noise="jax",
+            text=TextSettings((Sizes(size, (0, 0), size),) * 2),
+            base_text="base",
+        )
+        return self._run(request, make_schedule(self.scheduler, 30, image_seq_len=self._tokens(*size)), np.arange(n))
 
     def _draw(
         self,
@@ -349,93 +424,134 @@ class AutoLoRAPipeline:
         as_latents: bool,
         on_progress: OnProgress | None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(pictures or latents, finite) of each batch in turn; the devices work on the next while one is fetched.
+        """(pictures or latents, finite), in order, as batches are drawn; the devices work on while one is fetched."""
+        n, done = len(request.seeds), 0
+        ready = self._ready.setdefault(request.latent_shape, set())
+        size, batches = request.batches(self.mesh.size, batch_size, ready)
+        total = len(batches) * len(schedule.timestep)
 
-        Every batch is padded to the same number of rows, so that the last one compiles nothing.
-        """
-        n, devices = len(request.seeds), self.mesh.size
-        rows = devices * min(batch_size, -(-n // devices))
-        starts = range(0, n, rows)
-        steps = sum(segment.steps for segment in request.plan.segments)
-        shared = self._shared(request, schedule)
-        reports = count(1)  # a batch may begin before the last one is fetched: only their number says how far we are
-
-        def listen(_: int) -> None:
-            if on_progress:
-                done = next(reports) // self.mesh.local_mesh.devices.size
-                on_progress(Progress("sample", done, len(starts) * steps))
-
-        def fetch(result: tuple[jax.Array, jax.Array], rows: int) -> tuple[np.ndarray, np.ndarray]:
-            pictures, finite = jax.device_get(result)
-            return pictures[:rows], finite[:rows]
-
-        pending: list[tuple[tuple[jax.Array, jax.Array], int]] = []
-        with step_listener(listen):
-            for first in starts:
+        def told(index: np.ndarray) -> Callable[[int, State], None]:
+            def on_done(steps: int, state: State) -> None:
+                nonlocal done
+                done += steps
                 if on_progress:
-                    on_progress(Progress("encode", first, n))
-                index = np.arange(first, min(first + rows, n))
-                report = on_progress is not None
-                result = self._start(request, schedule, shared, index, rows, as_latents, report)
-                pending.append((result, len(index)))
+                    on_progress(Progress("sample", done, total, partial=partial(_partial, index, state)))
+
+            return on_done
+
+        drawn: dict[int, tuple[np.ndarray, np.bool_]] = {}
+        given = 0
+
+        def in_order(index: np.ndarray, result: tuple[Any, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            nonlocal given
+            for i, picture, finite in zip(index.tolist(), *_fetched(result), strict=True):
+                drawn.setdefault(i, (picture, finite))
+            first = given
+            while given in drawn:
+                given += 1
+            if given > first:
+                pictures, finites = zip(*(drawn.pop(i) for i in range(first, given)), strict=True)
+                yield np.stack(pictures), np.array(finites)
+
+        pending: list[tuple[np.ndarray, tuple[Any, Any]]] = []
+        try:
+            for first, index in enumerate(batches):
+                if on_progress:
+                    on_progress(Progress("encode", min(first * self.mesh.size * size, n), n))
+                for near in batches[first : first + 2]:  # the next one's before this one's pictures: devices keep order
+                    self.text.begin(*_texts(request, near))
+                pending.append((index, self._start(request, schedule, index, as_latents, told(index))))
+                ready.add(size)
                 if len(pending) > 1:
-                    yield fetch(*pending.pop(0))
-            yield fetch(*pending.pop())
+                    yield from in_order(*pending.pop(0))
+            self._pace.finish()
+            yield from in_order(*pending.pop())
+        finally:
+            self._pace.forget()
 
     def start(
         self, request: Request, schedule: Schedule, rows: int, as_latents: bool = False
-    ) -> tuple[jax.Array, jax.Array]:
-        """Sets the devices to work on all images of a request, at most `rows`, and does not wait for them.
+    ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """Sets the devices to work on all images of a request; the last steps are still to be done when it returns.
 
-        Returns (pictures uint8 [rows h w 3], finite [rows]), or latents [rows h/8 w/8 c]; those beyond the request's
-        are its last one again. rows: a multiple of the devices; another number compiles another program.
+        Returns what waits for (pictures uint8 [n h w 3], finite [n]), or latents [n h/8 w/8 c]. rows: how many are
+        drawn at once at most, a multiple of the devices; images that agree in their LoRA scales are filled up to it.
         """
-        shared = self._shared(request, schedule)
-        return self._start(request, schedule, shared, np.arange(len(request.seeds)), rows, as_latents)
+        most = rows // self.mesh.size
+        _, batches = request.batches(self.mesh.size, most, (most,) if request.one_scale else ())
+        results = [(index, self._start(request, schedule, index, as_latents)) for index in batches]
 
-    def _shared(self, request: Request, schedule: Schedule) -> Shared:
-        name = self.family.denoiser
-        delta = self._delta.get(name, {})
-        shared_scales = request.shared_scales(len(schedule.timestep)) if delta else {}
-        small = jax.device_put((delta, schedule, shared_scales), replicated(self.mesh))
-        return Shared(self.params[name], *small)
+        def wait() -> tuple[np.ndarray, np.ndarray]:
+            order = np.concatenate([index for index, _ in results])
+            _, places = np.unique(order, return_index=True)
+            arrays, finite = map(np.concatenate, zip(*(_fetched(result) for _, result in results), strict=True))
+            return arrays[places], finite[places]
+
+        return wait
 
     def _start(
         self,
         request: Request,
         schedule: Schedule,
-        shared: Shared,
         index: np.ndarray,
-        rows: int,
         as_latents: bool,
-        report: bool = False,
-    ) -> tuple[jax.Array, jax.Array]:
-        """(pictures or latents, finite) of some images of a request, padded to `rows`, while they are being drawn."""
-        images = pad_rows(self._images(request, schedule, index, bool(shared.lora)), rows)
-        images = jax.device_put(images, split_images(self.mesh))
-        axes = split_axes(shared.params) if self.mesh.shape[WEIGHTS] > 1 else ()
-        latents = sample(self.denoiser, request.plan.segments, self.mesh, shared, images, report=report, axes=axes)
-        if as_latents:
-            return latents, jnp.isfinite(latents).all(axis=(1, 2, 3))
-        tiled = request.pixels(self.vae.config.factor) >= TILED_FROM
-        return decode(self.vae, self.mesh, self.params["vae"], latents, tiled=tiled)
+        on_done: OnStretch | None = None,
+    ) -> tuple[Any, Any]:
+        """(pictures or latents, finite or None) of some images of a request while they are being drawn."""
+        run = self._run(request, schedule, index)
+        self._pace.drive(run, on_done)
+        return (run.state.x, None) if as_latents else self._decode(run.state.x)
 
-    def _images(self, request: Request, schedule: Schedule, index: np.ndarray, adapted: bool) -> Images:
-        """The sampler's per-image arguments of some images of a request, on the host."""
-        positive, negative = [request.positive[i] for i in index], [request.negative[i] for i in index]
-        scales = {kind: values[index] for kind, values in request.text_scales.items()}
+    def _run(self, request: Request, schedule: Schedule, index: np.ndarray) -> Run:
+        """What draws some images of a request, their texts encoded."""
+        name = self.family.denoiser
         steps = len(schedule.timestep)
-        return Images(
+        return Run(
+            self.denoiser,
+            self.mesh,
+            Model(self.params[name], self._delta.get(name, {})),
+            request.plan.of(index),
+            schedule,
+            scales=request.model_scales(index),
+            told=self.text.conditioning(*_texts(request, index)),
             noise=request.initial_noise(index),
             step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
-            conditioning=self.text.conditioning(positive, negative, request.text, scales),
-            coefficients=tuple(c[index] for c in request.plan.coefficients),
-            lora_scales=request.image_scales(index, steps) if adapted else {},
             rescale=None if request.rescale is None else request.rescale[index],
         )
+
+    def _decode(self, latents: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(pictures, finite) of latents [b h/8 w/8 c] that lie on the devices."""
+        tiled = latents.shape[1] * latents.shape[2] * self.vae.config.factor**2 >= TILED_FROM
+        return decode(self.vae, self.mesh, self.params["vae"], latents, tiled=tiled)
+
+    def _latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        factor = self.vae.config.factor
+        return height // factor, width // factor, self.denoiser.config.in_channels
+
+    def _tokens(self, height: int, width: int) -> int:
+        """Of a picture, as a flow's schedule counts them."""
+        return height * width // (self.vae.config.factor * self.denoiser.config.patch_size) ** 2
 
     def _size(self, height: int | None, width: int | None) -> Size:
         """Pixels (height, width), whole patches of latent cells; the UNet copes with odd numbers of its single ones."""
         unit = self.vae.config.factor * self.denoiser.config.patch_size
         trained = self.denoiser.config.sample_size * self.vae.config.factor
         return picture_size(height, width, unit, trained)
+
+
+def _texts(request: Request, index: np.ndarray) -> tuple[Any, ...]:
+    """What some images of a request are told, as arguments of TextStage.conditioning."""
+    scales = {kind: values[index] for kind, values in request.text_scales.items()}
+    return [request.positive[i] for i in index], [request.negative[i] for i in index], request.text, scales
+
+
+def _fetched(result: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures or latents, and whether each is finite, once they are there."""
+    arrays, finite = jax.device_get(result)
+    return arrays, np.isfinite(arrays).all(axis=(1, 2, 3)) if finite is None else finite
+
+
+def _partial(index: np.ndarray, state: State) -> Partial:
+    numbers, places = np.unique(index, return_index=True)
+    x, denoised = jax.device_get((state.x, state.denoised))
+    return Partial(numbers.tolist(), x[places], denoised[places])

@@ -1,7 +1,7 @@
 """What one call asks for, checked and laid out per image: everything that does not depend on which model answers."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -26,8 +26,8 @@ class Request:
     seeds: list[int]  # n
     rules: list[Rule]  # n, values of one image each
     plan: Plan
-    scales: dict[str, np.ndarray]  # kind of weights -> LoRA scales, float32 [n, loras]
-    text_scales: dict[str, np.ndarray]  # the same of the text encoders
+    scales: dict[str, np.ndarray]  # kind of weights -> LoRA scales, float32 [n, steps or 1, loras]
+    text_scales: dict[str, np.ndarray]  # of the text encoders, which speak once: [n, loras]
     base_text: str
     rescale: np.ndarray | None  # float32 [n]
     noise: str
@@ -66,12 +66,13 @@ class Request:
         n = len(prompts) * repeat
         if n == 0:
             raise ValueError(f"nothing to draw: {len(prompts)} prompts × {repeat} seeds")
-        scales = _image_scales(lora_scale, n, loras)
+        scales = _image_scales(lora_scale, n, steps, loras)
         rescaling = bool(np.any(np.asarray(guidance_rescale)))
         plan = guidance.plan(rules, n, steps, reference=rescaling)
         if "base" in plan.weights and not loras:
             raise ValueError(f"{rules} compares a tuned model with its base, but no LoRA is loaded: use load_lora")
-        by_kind = {"base": np.zeros_like(scales), "weak": plan.weak_factor[:, None] * scales, "lora": scales}
+        by_kind = {"base": np.zeros_like(scales), "weak": plan.weak_factor[:, None, None] * scales, "lora": scales}
+        told = text_scales({kind: values.mean(axis=1) for kind, values in by_kind.items()}, base_text)
         return cls(
             positive=[t for t in prompts for _ in range(repeat)],
             negative=[t for t in broadcast_negatives(negatives, len(prompts)) for _ in range(repeat)],
@@ -79,7 +80,7 @@ class Request:
             rules=[rules.at(i) for i in range(n)] if isinstance(rules, Rule) else list(rules),
             plan=plan,
             scales={kind: by_kind[kind] for kind in plan.weights},
-            text_scales={kind: s for kind, s in text_scales(by_kind, base_text).items() if kind in plan.weights},
+            text_scales={kind: values for kind, values in told.items() if kind in plan.weights},
             base_text=base_text,
             rescale=_per_image(guidance_rescale, n, "guidance_rescale") if rescaling else None,
             noise=noise,
@@ -87,10 +88,6 @@ class Request:
             latent_shape=latent_shape,
             text=text,
         )
-
-    def pixels(self, factor: int) -> int:
-        """Pixels of one picture."""
-        return self.latent_shape[0] * self.latent_shape[1] * factor**2
 
     def initial_noise(self, index: np.ndarray) -> np.ndarray:
         """x_T of some images, unit variance, float32 [b h w c]."""
@@ -103,18 +100,29 @@ class Request:
         by_step = noises.step_noise([self.seeds[i] for i in index], steps, self.latent_shape, self.noise)
         return np.ascontiguousarray(np.moveaxis(by_step, 1, 0))
 
-    def shared_scales(self, steps: int) -> dict[str, np.ndarray]:
-        """LoRA scales [steps, loras] of the kinds of weights where all images agree: one merged kernel serves all."""
-        return {kind: np.tile(s[0], (steps, 1)) for kind, s in self._adapted() if self.one_scale and _same(s)}
+    def model_scales(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """LoRA scales of some images by kind of weights, with zeros for LoRAs that are not there: one more compiles
+        nothing."""
+        return {kind: padded_scales(values[index]) for kind, values in self.scales.items()}
 
-    def image_scales(self, index: np.ndarray, steps: int) -> dict[str, np.ndarray]:
-        """LoRA scales [b, steps, loras] of the kinds of weights where they do not."""
-        shared = self.shared_scales(steps)
-        return {kind: np.repeat(s[index, None], steps, axis=1) for kind, s in self._adapted() if kind not in shared}
+    def batches(self, devices: int, most: int, ready: Collection[int] = ()) -> tuple[int, list[np.ndarray]]:
+        """(images a device at once, the images of each batch, as the devices take them): all of them, in batches.
 
-    def _adapted(self) -> list[tuple[str, np.ndarray]]:
-        """With zeros for LoRAs that are not there, so that loading one more compiles nothing."""
-        return [(kind, padded_scales(s)) for kind, s in self.scales.items() if kind != "base"]
+        Images that one device draws at once have the same LoRA scales, because they share its merged kernels. A
+        number of images that no size holds is filled up by repeating some. Sizes are powers of two and `most`.
+
+        most: images a device at once. ready: sizes whose programs are there: one that is large enough is taken
+        rather than a fitting one that would have to be compiled.
+        """
+        groups: dict[bytes, list[int]] = {}
+        for i in range(len(self.seeds)):
+            groups.setdefault(b"".join(values[i].tobytes() for values in self.scales.values()), []).append(i)
+        needed = min(most, -(-len(self.seeds) // devices), max(map(len, groups.values())))
+        fitting = min(most, 1 << (needed - 1).bit_length())
+        size = min((size for size in ready if needed <= size <= most), default=fitting)
+        slots = [_filled(group[i : i + size], size) for group in groups.values() for i in range(0, len(group), size)]
+        batches = [_filled(slots[i : i + devices], devices) for i in range(0, len(slots), devices)]
+        return size, [np.concatenate(batch) for batch in batches]
 
     def settings(self) -> list[dict[str, Any]]:
         """What each image was asked to be, for its metadata."""
@@ -128,7 +136,7 @@ class Request:
                 "seed": self.seeds[i],
                 "guidance": self.rules[i],
                 "guidance_rescale": 0.0 if self.rescale is None else float(self.rescale[i]),
-                "lora_scales": [] if lora_scales is None else [float(s) for s in lora_scales[i]],
+                "lora_scales": [] if lora_scales is None else [_told(s) for s in lora_scales[i].T],
                 "noise": self.noise if self.latents is None else "given",
                 "clip_skip": self.text.clip_skip,
                 "base_text": self.base_text,
@@ -188,21 +196,33 @@ def text_scales(scales: dict[str, np.ndarray], base_text: str) -> dict[str, np.n
     return {**scales, "base": scales[base_text]}
 
 
-def _same(scales: np.ndarray) -> bool:
-    return bool((scales == scales[:1]).all())
+def _filled(items: list[Any], n: int) -> list[Any]:
+    """n items: the last one again where there are fewer."""
+    return items + items[-1:] * (n - len(items))
 
 
-def _image_scales(lora_scale: Any, n: int, loras: int) -> np.ndarray:
-    scales = np.asarray(lora_scale, np.float32)
+def _told(scale: np.ndarray) -> float | list[float]:
+    """A LoRA's scale over the steps: a number if it is one."""
+    values: list[float] = scale.tolist()
+    return values[0] if len(values) == 1 else values
+
+
+def _image_scales(lora_scale: Any, n: int, steps: int, loras: int) -> np.ndarray:
+    """float32 [n, steps or 1, loras]."""
+    scales: np.ndarray = np.asarray(lora_scale, np.float32)
     if scales.ndim == 1:
         scales = scales[:, None]  # one per picture, the same for every LoRA
+    if scales.ndim < 3:
+        scales = np.expand_dims(np.broadcast_to(scales, np.broadcast_shapes(scales.shape, (1, loras))), 1)
     try:
-        scales = np.broadcast_to(scales, (n, loras)).copy()
+        scales = np.broadcast_to(scales, (n, scales.shape[1], loras)).copy()
     except ValueError:
+        scales = np.zeros((0, 0, 0))
+    if scales.shape[1] not in (1, steps):
         raise ValueError(
-            f"lora_scale has shape {np.shape(lora_scale)}; give a number, {n} numbers (one per picture) or an array "
-            f"of shape ({n} or 1, {loras}): pictures, LoRAs loaded"
-        ) from None
+            f"lora_scale has shape {np.shape(lora_scale)}; give a number, {n} numbers (one per picture), an array of "
+            f"shape ({n} or 1, {loras}): pictures, LoRAs loaded, or ({n} or 1, {steps}, {loras}): over the steps"
+        )
     if not np.isfinite(scales).all():
         raise ValueError("lora_scale must be finite")
     return scales

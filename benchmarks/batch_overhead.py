@@ -1,118 +1,100 @@
-"""What a job costs beside its device programs: prompts, noise, fetching, PNG, writing, records.
+"""How much of a job's time its devices have nothing to do: prompts, noise, fetching, PNG, writing, records.
 
     python -m benchmarks.batch_overhead                       # 96 pictures of the built-in model
-    python -m benchmarks.batch_overhead --pictures 512 --steps 10 --batch 16
+    python -m benchmarks.batch_overhead --pictures 512 --steps 10 --batch 16 --latency 0.02
 
-The job is drawn into a temporary folder as `autolora batch` does it. Then the device programs of its batches are run
-again, one after the other, with the arguments they had, and nothing else. The overhead is the share of the job's time
-(loading and compiling left out) that this does not take; `idle` is what the run itself says, from when batches were
-given to the devices and when they were drawn. Where the CPU is the device, both also say what they take of its time:
-that tells the same on a busy machine, though work that idle cores could do beside the device counts in full there.
+The job is drawn into a temporary folder as `autolora batch` does it, once with two prompts for all pictures and once
+with a prompt for each, all of which are new to the pipeline; what compiles has been compiled before. The device is
+in_order's stand-in for an accelerator.
+
+idle: the share of the time from its first program to its last in which none ran. overhead: the share of the whole job's
+time, from planning to the manifest, that is not its programs'. run says: the idle share that the run itself tells, from
+when batches were given to the devices and when they were drawn.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from autolora_jax import pipeline
-from autolora_jax.batch import Artist, Job, Settings, Summary, open_work, run
+from autolora_jax.batch import Artist, Job, Settings, open_work, run
 from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from benchmarks.in_order import InOrder, in_order
 
-Programs = list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]
-
-
-def recorded(function: Callable[..., Any], calls: Programs) -> Callable[..., Any]:
-    """The function, noting what it is called with."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        calls.append((function, arguments, options))
-        return function(*arguments, **options)
-
-    return call
+COLOURS, PLACES = ("red", "green", "blue", "white"), ("forest", "city", "desert", "snow")
 
 
-class Seconds(NamedTuple):
-    """On the clock, and of all CPU cores."""
+class Measured(NamedTuple):
+    """Of one job. idle, overhead, said: shares, see above."""
 
-    wall: float
-    cpu: float
-
-    @classmethod
-    def now(cls) -> "Seconds":
-        return cls(time.perf_counter(), time.process_time())
-
-    def since(self, begun: "Seconds") -> "Seconds":
-        return Seconds(self.wall - begun.wall, self.cpu - begun.cpu)
+    seconds: float
+    programs: int
+    idle: float
+    overhead: float
+    said: float
 
 
-def replay(calls: Programs) -> Seconds:
-    """What the programs take, each waiting for the one before."""
-    begun = Seconds.now()
-    for function, arguments, options in calls:
-        jax.block_until_ready(function(*arguments, **options))
-    return Seconds.now().since(begun)
+def prompts(count: int, number: int) -> tuple[str, ...]:
+    """So many, other ones for every number."""
+    return tuple(f"a {COLOURS[i % 4]} zib in the {PLACES[i // 4 % 4]}, {i} of {number}" for i in range(count))
 
 
-def draw(job: Job, artist: Artist) -> tuple[Summary, Seconds]:
-    """The job, drawn into a new folder, and what that took from planning to its manifest."""
+def measured(device: InOrder, artist: Artist, job: Job) -> Measured:
+    """The job, drawn into a new folder."""
     with tempfile.TemporaryDirectory() as folder:
         work = open_work(job, Path(folder) / "out")
-        begun = Seconds.now()
+        device.seconds.clear()
+        begun = time.perf_counter()
         summary = run(work, artist)
         work.finish()
-        return summary, Seconds.now().since(begun)
+        seconds = time.perf_counter() - begun
+    assert summary.ok == len(work.plan)
+    return Measured(seconds, len(device.seconds), device.idle(), 1 - device.busy() / seconds, summary.idle_share)
 
 
-def measure(job: Job, rounds: int) -> list[tuple[Summary, Seconds, Seconds]]:
-    """(what a run did, what it took, what its device programs take), of so many rounds after one that compiles."""
-    calls: Programs = []
-    pipeline.sample, pipeline.decode = recorded(pipeline.sample, calls), recorded(pipeline.decode, calls)
-    artist = Artist()
-    draw(job, artist)
-    found = []
-    for _ in range(rounds):
-        calls.clear()
-        found.append((*draw(job, artist), replay(calls)))
-    return found
-
-
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--prompts", type=int, nargs="+", help="how many, of each job (default: 2, and one a picture)")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--batch", type=int, default=8, help="pictures per device")
+    parser.add_argument("--latency", type=float, default=0.005, help="seconds that an answer takes to the host")
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    prompts = ("a zib in the forest at night", "a red cat in the city")
-    job = Job(
-        prompts=prompts,
-        seeds=range(options.pictures // len(prompts)),
-        settings=Settings(
-            model=ModelConfig(dtype="float32"),
-            loras=(Lora("builtin:character"),),
-            sampler=SamplerConfig(options.steps),
-            size=(options.size, options.size),
-        ),
-        batch_size=options.batch,
-    )
-    shares = []
-    for summary, whole, alone in measure(job, options.rounds):
-        share = Seconds(*(1 - part / all_ for part, all_ in zip(alone, whole, strict=True)))
-        shares.append(share)
-        print(
-            f"{summary.ok} pictures in {whole.wall:.2f} s, device programs alone {alone.wall:.2f} s: overhead "
-            f"{share.wall:.1%}; of the CPU's time {share.cpu:.1%}; devices idle {summary.idle_share:.1%}"
+    parser.add_argument("--tiny", action="store_true", help="a few small pictures: only to see that it works")
+    options = parser.parse_args(arguments)
+    if options.tiny:
+        options.pictures, options.steps, options.size, options.batch, options.rounds = 8, 2, 32, 2, 1
+
+    def job(count: int, number: int) -> Job:
+        return Job(
+            prompts=prompts(count, number),
+            seeds=range(options.pictures // count),
+            settings=Settings(
+                model=ModelConfig(dtype="float32"),
+                loras=(Lora("builtin:character"),),
+                sampler=SamplerConfig(options.steps),
+                size=(options.size, options.size),
+            ),
+            batch_size=options.batch,
         )
-    wall, cpu = (statistics.median(values) for values in zip(*shares, strict=True))
-    device = f"{jax.device_count()} {jax.devices()[0].device_kind}"
-    print(f"median overhead {wall:.1%}, of the CPU's time {cpu:.1%}, on {device}")
+
+    device_kind = f"{jax.device_count()} {jax.devices()[0].device_kind}"
+    print(f"{options.pictures} pictures, {options.steps} steps, batches of {options.batch}, {device_kind} in order")
+    print("| prompts | seconds | programs | idle | overhead | run says |\n|---|---|---|---|---|---|")
+    with in_order(options.latency) as device:
+        artist = Artist()
+        for count in options.prompts or (2, options.pictures):
+            measured(device, artist, job(count, 0))  # compiles
+            found = [measured(device, artist, job(count, 1 + i)) for i in range(options.rounds)]
+            middle = Measured(*(statistics.median(values) for values in zip(*found, strict=True)))
+            shares = " | ".join(f"{share:.2%}" for share in (middle.idle, middle.overhead, middle.said))
+            print(f"| {count} | {middle.seconds:.2f} | {middle.programs} | {shares} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ repetitions the fastest counts; a machine that does something else shows.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +97,18 @@ def measured(path: Path, targets: Any, base: Any) -> dict[str, float]:
     return seconds
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=["lora"])
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args()
+    parser.add_argument("--tiny", action="store_true", help="a few modules of every kind: only to see that it works")
+    args = parser.parse_args(arguments)
+    if args.tiny:
+        args.kinds, args.rank, args.repeats = list(KINDS), 2, 1
     targets = {name: target for name, target in targets_of(SDXL_BASE).items() if name == "unet"}
     _, config = targets["unet"]
-    adapted = [layer for layer in layers(targets) if "/attentions_" in layer.path]
+    adapted = [layer for layer in layers(targets) if "/attentions_" in layer.path][:: 90 if args.tiny else 1]
     for kind in args.kinds:
         chosen, base = part_with_weights(adapted) if kind == "dora" else (adapted, None)
         rng = np.random.default_rng(0)

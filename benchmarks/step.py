@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,18 @@ MODELS = {
         transformer_layers_per_block=(1, 2, 4),
         attention_head_dim=(2, 3, 6),
         cross_attention_dim=512,
+        projection_class_embeddings_input_dim=256 + 6 * 256,
+    ),
+    # Only to see that it works.
+    "tiny": dataclasses.replace(
+        UNetConfig(),
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 1),
+        attention_head_dim=(1, 2),
+        cross_attention_dim=64,
         projection_class_embeddings_input_dim=256 + 6 * 256,
     ),
 }
@@ -73,7 +85,7 @@ def ours(config: UNetConfig, latent: int, n: int, rank: int, dtype: Any) -> dict
         shapes = {"encoder_hidden_states": (77, config.cross_attention_dim), "text_embeds": (pooled,), "time_ids": (6,)}
         return {name: rng.standard_normal((*lead, *shape), np.float32) for name, shape in shapes.items()}
 
-    table = plan(AutoLoRA(), n, STEPS)
+    table = plan(AutoLoRA().filled(5.0), n, STEPS)
     shared = Shared(
         params,
         random_tree(delta_shapes(shapes, rank), dtype),
@@ -132,7 +144,7 @@ def diffusers_way(config: UNetConfig, latent: int, n: int, rank: int, cuda: bool
     return {"AutoLoRA step, diffusers": steps}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(MODELS), help="default: sdxl on CUDA, small elsewhere")
     parser.add_argument("--size", type=int, help="picture side in pixels (default: 1024 on CUDA, 512 elsewhere)")
@@ -140,7 +152,10 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--without-diffusers", action="store_true", help="ours only, where torch is not installed")
-    args = parser.parse_args()
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, ours only: only to see that it works")
+    args = parser.parse_args(arguments)
+    if args.tiny:
+        args.model, args.size, args.repeats, args.without_diffusers = "tiny", 64, 1, True
     cuda = jax.devices()[0].platform == "gpu"
     model = args.model or ("sdxl" if cuda else "small")
     size = args.size or (1024 if cuda else 512)

@@ -1,8 +1,10 @@
 """Comparing our networks with PyTorch's: weights through the real tables, layouts, errors, module by module."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -43,3 +45,11 @@ def channels_first(x: np.ndarray) -> torch.Tensor:
 def normal(seed: int, *shape: int) -> np.ndarray:
     """Standard normal float32."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All equations of a traced program, those of loops and calls included, a shared body's once a call."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for sub in jax.core.jaxprs_in_params(eqn.params):
+            yield from equations(sub)

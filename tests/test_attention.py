@@ -13,7 +13,7 @@ import torch
 from autolora_jax.models import attention
 from autolora_jax.models.attention import default_implementation, dot_product_attention
 from autolora_jax.sharding import data_mesh, map_images
-from tests.parity import error, normal
+from tests.parity import equations, error, normal
 
 F32 = 5e-6  # seen: 2.5e-6
 BF16 = 2e-2  # seen: 9e-3; a step of bfloat16 is 4e-3
@@ -39,14 +39,7 @@ def torch_attention(q, k, v, causal: bool = False) -> np.ndarray:
 
 def primitives(function, *args) -> set[str]:
     """Names of all primitives in the traced function, loops and calls included."""
-    return {eqn.primitive.name for eqn in _equations(jax.make_jaxpr(function)(*args).jaxpr)}
-
-
-def _equations(jaxpr):
-    for eqn in jaxpr.eqns:
-        yield eqn
-        for sub in jax.core.jaxprs_in_params(eqn.params):
-            yield from _equations(sub)
+    return {eqn.primitive.name for eqn in equations(jax.make_jaxpr(function)(*args).jaxpr)}
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -64,7 +57,7 @@ def test_only_big_logits_are_chunked():
     assert not {"scan", "pad"} & primitives(dot_product_attention, small, small, small)
     biggest = max(
         int(np.prod(out.aval.shape))
-        for eqn in _equations(jax.make_jaxpr(dot_product_attention)(big, big, big).jaxpr)
+        for eqn in equations(jax.make_jaxpr(dot_product_attention)(big, big, big).jaxpr)
         for out in eqn.outvars
     )
     assert 4 * biggest <= attention.CHUNK_BYTES
@@ -120,7 +113,7 @@ def test_float32_gradients_have_exact_products():
     for name in ("xla", "splash"):
         total = lambda *x, name=name: dot_product_attention(*x, name).sum()  # noqa: E731
         traced = jax.make_jaxpr(jax.grad(total, argnums=(0, 1, 2)))(x, x, x).jaxpr
-        products = [eqn.params["precision"] for eqn in _equations(traced) if eqn.primitive.name == "dot_general"]
+        products = [eqn.params["precision"] for eqn in equations(traced) if eqn.primitive.name == "dot_general"]
         assert len(products) >= 6
         assert set(products) == {(jax.lax.Precision.HIGHEST,) * 2}
 

@@ -1,8 +1,9 @@
 """Jobs drawn by the pipeline: the pictures are its own, on any number of devices, and bad prompts spoil no others."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.recipe import resolve
 from autolora_jax.batch.sources import Sources
 from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
-from autolora_jax.text import TextStage
+from autolora_jax.text import encoding
 
 LORA = "small:0.5.safetensors"
 STEPS, SIDE = 2, 32
@@ -97,14 +98,14 @@ def test_eight_devices_draw_the_same_set(job: Job, alone: Path, tmp_path: Path):
 def test_every_prompt_is_encoded_once_and_values_compile_nothing(
     job: Job, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count_compilations
 ):
-    encoded: list[object] = []
-    encode = TextStage._run
+    encoded: list[int] = []
+    begin = encoding.begin
 
-    def counted(stage: TextStage, *what: object) -> object:
-        encoded.append(what)
-        return encode(stage, *what)
+    def counted(*what: Any) -> Any:
+        encoded.append(len(what[5].ids))
+        return begin(*what)
 
-    monkeypatch.setattr(TextStage, "_run", counted)
+    monkeypatch.setattr(encoding, "begin", counted)
     other = dataclasses.replace(job, grid={"guidance.gamma": [1.1, 1.2, 1.4], "lora_scale": [0.2, 0.3]})
     work = open_work(other, tmp_path, jax.devices()[:1])
     assert len(work.batches) > 4
@@ -113,8 +114,30 @@ def test_every_prompt_is_encoded_once_and_values_compile_nothing(
     with count_compilations() as compiled:
         run(work, artist, work.todo[1:])
     assert compiled == []
-    # Two prompts and the empty one, each by the base model's text encoders and by the LoRA's at both scales.
-    assert len(encoded) == len({str(what) for what in encoded}) == 9
+    # Two prompts and the empty one, each by the base model's two text encoders and by the LoRA's at both scales.
+    assert sum(encoded) == 2 * 9
+
+
+def test_texts_are_encoded_a_batch_ahead(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In one call an encoder, before the devices are set to work on the pictures of the batch before."""
+    seen: list[str] = []
+
+    def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            seen.append(name)
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(encoding, "begin", noted("encode", encoding.begin))
+    monkeypatch.setattr(AutoLoRAPipeline, "start", noted("draw", AutoLoRAPipeline.start))
+    prompts = tuple(f"a cat {i}" for i in range(4))
+    work = open_work(dataclasses.replace(job, prompts=(*prompts[:2], BAD, *prompts[2:]), grid={}), tmp_path)
+    work = dataclasses.replace(work, batches=work.plan.batches(np.arange(len(work.plan)), 2))
+    run(work, Artist(jax.devices()[:1]))
+    both = ["encode", "encode"]
+    # Two seeds each: a batch a prompt, the third of which can't be read.
+    assert seen == [*both, *both, "draw", "draw", *both, *both, "draw", "draw"]
 
 
 def test_a_poisoned_prompt_and_a_nan_spoil_no_others(job: Job, alone: Path, tmp_path: Path):

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from autolora_jax.batch import Drawing, OutputConfig, Pictures, StorageError, re
 from autolora_jax.batch.manifest import COLUMNS
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.run import run
+from autolora_jax.batch.work import Work
 from autolora_jax.pictures import read_settings
 from tests.batch_jobs import (
     SETTINGS,
@@ -130,6 +131,54 @@ def test_the_log_has_a_line_a_batch_and_one_a_run(tmp_path: Path):
     assert sorted(line["batch"] for line in lines if "batch" in line) == list(range(8))
     (whole,) = (line for line in lines if "run" in line)
     assert whole["ok"] == 30 and 0 <= whole["idle_share"] <= 1 and whole["overhead_per_picture"] > 0
+
+
+# ---- what comes next -------------------------------------------------------------------------------------------------
+
+
+class Told:
+    """A `Draw` that is told what comes next. seen: numbers of batches drawn, and after "then", of those told of."""
+
+    def __init__(self, work: Work) -> None:
+        self.seen: list[str] = []
+        self._numbers = {int(batch.items[0]): batch.number for batch in work.batches}
+
+    def ahead(self, rows: Sequence[Row]) -> None:
+        self.seen.append(f"then {self._numbers[rows[0].item]}")
+
+    def __call__(self, rows: Sequence[Row], batch: Batch) -> Drawing:
+        self.seen.append(str(batch.number))
+        return draw(rows, batch)
+
+
+def test_who_draws_is_told_what_comes_next(tmp_path: Path):
+    work = open_fake(small_job(), tmp_path)
+    told = Told(work)
+    assert run(work, told).ok == 30
+    assert told.seen == [*(each for i in range(7) for each in (f"then {i + 1}", str(i))), "7"]
+
+
+def test_what_is_not_known_yet_is_not_waited_for(tmp_path: Path):
+    work = open_fake(small_job(), tmp_path)
+    told, (a, b, c, d, *_) = Told(work), work.todo
+    assert run(work, told, iter([None, a, None, None, b, c, None, d])).ok == 15
+    assert told.seen == ["0", "then 2", "1", "2", "3"]
+
+
+def test_a_batch_is_not_taken_and_left(tmp_path: Path):
+    """Whoever shares batches out stops a run in place of the next one."""
+    work = open_fake(small_job(), tmp_path)
+    told, taken = Told(work), []
+
+    def until_stopped() -> Iterator[Batch]:
+        for batch in work.todo[:4]:
+            taken.append(batch.number)
+            yield batch
+        raise KeyboardInterrupt
+
+    summary = run(work, told, until_stopped())
+    assert summary.more and summary.ok == 15
+    assert [number for number in told.seen if "then" not in number] == [str(number) for number in taken]
 
 
 # ---- what is drawn again ---------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from autolora_jax.guidance import (
     BASE_POS,
     CFG,
     COLUMNS,
+    KINDS,
     LORA_NEG,
     LORA_POS,
     WEAK_NEG,
@@ -26,14 +27,15 @@ from autolora_jax.guidance import (
 
 
 def dense(rules: Rule | list[Rule], n: int, steps: int) -> np.ndarray:
-    """[n steps columns] with zeros where a branch is not computed."""
+    """[n steps columns], put together from the calls that a sampler makes."""
     p = plan(rules, n, steps)
-    table, first = np.zeros((n, steps, len(COLUMNS))), 0
-    for segment, coefficients in zip(p.segments, p.coefficients, strict=True):
-        columns = [COLUMNS.index(b) for b in segment.branches]
-        table[:, first : first + segment.steps, columns] = coefficients
-        first += segment.steps
-    assert first == steps
+    table = np.zeros((n, steps, len(COLUMNS)))
+    for k in range(steps):
+        calls = p.calls(k, k + 1)
+        for c in range(calls.made[0]):
+            for i, column in enumerate(calls.columns[0, c]):
+                assert KINDS[calls.kinds[0, c]] == COLUMNS[column].weights
+                table[:, k, column] += calls.coefficients[:, 0, c, i]
     return table
 
 
@@ -44,9 +46,8 @@ def predictions(seed: int = 0) -> dict[Branch, np.ndarray]:
 
 def guided(rule: Rule) -> np.ndarray:
     """ê [6 5 4] of one image by the branch table."""
-    p, e = plan(rule, 1, 3), predictions()
-    stacked = np.stack([e[b] for b in p.segments[0].branches])[:, None]
-    return np.asarray(combine(jnp.array(stacked), jnp.array(p.coefficients[0][:, 0])))[0]
+    stacked = np.stack([*predictions().values()])[:, None]
+    return np.asarray(combine(jnp.array(stacked), jnp.array(dense(rule, 1, 3)[:, 0], jnp.float32)))[0]
 
 
 e = predictions()
@@ -101,10 +102,25 @@ def test_interval_splits_the_run_and_keeps_cfg_outside():
     p = plan(AutoLoRA(1.5, 5.0, 4.0, start=0.25, stop=0.75), 1, 8)
     four, two = (BASE_NEG, BASE_POS, LORA_NEG, LORA_POS), (LORA_NEG, LORA_POS)
     assert [tuple(s) for s in p.segments] == [(2, two), (4, four), (2, two)]
-    np.testing.assert_allclose(p.coefficients[0][0, 0], [-3.0, 4.0])
+    np.testing.assert_allclose(p.calls(0, 1).coefficients[0, 0, 0], [-3.0, 4.0])
     assert evaluations(p.segments) == 2 * 2 + 4 * 4 + 2 * 2
     assert [tuple(s) for s in plan(CFG(5.0, start=0.5), 1, 4).segments] == [(2, (LORA_POS,)), (2, two)]
     assert [s.branches for s in plan(AutoLoRA(start=0.4, stop=0.4).filled(5.0), 1, 8).segments] == [two]
+
+
+@pytest.mark.parametrize(
+    ("rule", "counts", "prompts"),
+    [
+        (AutoLoRA(1.5, 5.0, 4.0, start=0.25, stop=0.75), [1, 1, 2, 2, 2, 2, 1, 1], 2),  # pairs of prompts
+        (AutoLoRA(1.5, 1.0, 4.0), [3] * 8, 1),  # the base model reads one prompt: nothing is evaluated beside the table
+        (PersonalizationGuidance(4.0), [2] * 8, 1),
+    ],
+)
+def test_calls_evaluate_what_the_table_uses_and_no_more(rule: Rule, counts: list[int], prompts: int):
+    p = plan(rule, 2, 8)
+    calls = p.calls(0, 8)
+    assert calls.made.tolist() == counts and calls.columns.shape[-1] == prompts
+    assert calls.made.sum() * prompts == evaluations(p.segments)
 
 
 def test_a_batch_mixes_values_and_rules():

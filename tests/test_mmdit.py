@@ -17,7 +17,7 @@ from autolora_jax.models.attention import IMPLEMENTATIONS
 from autolora_jax.models.mmdit import SD3Transformer2DModel, sincos_table
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.weights.rules import tree_path
-from tests.parity import channels_first, error, normal, params_of, submodule
+from tests.parity import channels_first, equations, error, normal, params_of, submodule
 from tests.reference import randomize
 
 PARITY = 2e-5  # seen: 4.7e-6
@@ -185,7 +185,7 @@ def test_recomputed_gradients_are_the_same(tiny):
         return jnp.square(network.apply({"params": params}, **inputs())).mean()
 
     recomputed = network.clone(remat=True)
-    parts = jax.make_jaxpr(lambda p: loss(p, recomputed))(params).eqns
+    parts = equations(jax.make_jaxpr(lambda p: loss(p, recomputed))(params).jaxpr)
     assert [part.primitive.name for part in parts].count("remat2") == network.config.num_layers
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
     ours, plain = (traverse_util.flatten_dict(gradient(params, n)) for n in (recomputed, network))

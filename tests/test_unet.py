@@ -12,7 +12,8 @@ from autolora_jax.config import UNetConfig
 from autolora_jax.models.attention import IMPLEMENTATIONS
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
-from tests.parity import channels_first, error, normal, params_of
+from benchmarks.tpu_compile import delta_shapes
+from tests.parity import channels_first, equations, error, normal, params_of
 from tests.reference import UNET, randomize
 
 PARITY = 2e-5  # seen: 2e-6
@@ -149,11 +150,36 @@ def test_bfloat16_is_close(tiny):
 
 def test_every_attention_uses_the_chosen_kernel(tiny, monkeypatch):
     network, params, _ = tiny
-    calls = []
-    monkeypatch.setitem(IMPLEMENTATIONS, "mine", lambda q, *_: calls.append(q.shape) or q)
-    jax.eval_shape(network.clone(attention="mine").apply, {"params": params}, **inputs())
-    assert len(calls) == sum("to_q" in path for path in traverse_util.flatten_dict(params)) == 22
-    assert set(calls) == {(3, 24, 4, 16), (3, 6, 8, 16)}  # 4 and 8 are numbers of heads
+    shapes = []
+    monkeypatch.setitem(IMPLEMENTATIONS, "mine", lambda q, *_: shapes.append(q.shape) or jax.lax.erf_inv(q))
+    chosen = network.clone(attention="mine")
+    traced = jax.make_jaxpr(lambda params, told: chosen.apply({"params": params}, **told))(params, inputs())
+    used = [eqn.primitive.name for eqn in equations(traced.jaxpr)].count("erf_inv")
+    assert used == sum("to_q" in path for path in traverse_util.flatten_dict(params)) == 22
+    assert set(shapes) == {(3, 24, 4, 16), (3, 6, 8, 16)}  # 4 and 8 are numbers of heads
+
+
+def test_equal_blocks_are_traced_once(monkeypatch):
+    """A block of each width, not each of eleven: also with a delta, under vmap, and recomputed in a gradient."""
+    traces = []
+    monkeypatch.setitem(IMPLEMENTATIONS, "counted", lambda q, *_: traces.append(q.shape) or q)
+    shape = {k: v for k, v in UNET.items() if k not in ("addition_embed_type", "sample_size")}
+    network = UNet2DConditionModel(config=UNetConfig.from_dict(shape), attention="counted")
+    params = param_shapes(network)
+
+    def step(params, delta, told):
+        variables = {"params": params}, {"params": params, "lora": delta}
+        return sum(jax.vmap(lambda told, v=v: network.apply(v, **told))(told).sum() for v in variables)
+
+    told = jax.tree.map(lambda a: np.stack([a, a]), inputs())
+    lowered = jax.jit(step).lower(params, delta_shapes(params, 4), told)
+    assert traces == 2 * [(3, 24, 4, 16), (3, 24, 4, 16), (3, 6, 8, 16), (3, 6, 8, 16)]
+    bodies = lowered.as_text().count("func.func private @_traced_once")
+    assert bodies < lowered.as_text().count("call @_traced_once") / 2
+    traces.clear()
+    network = network.clone(remat=True)
+    jax.eval_shape(jax.grad(step), params, delta_shapes(params, 4), told)
+    assert traces == 2 * [(3, 24, 4, 16), (3, 24, 4, 16), (3, 6, 8, 16), (3, 6, 8, 16)]
 
 
 def test_shapes_know_no_device(tiny):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ class Drawing(NamedTuple):
 
 
 # Begins to draw rows, all of one batch and in its order; the devices may still be at work on the batch before.
+# It may have an attribute `ahead(rows)`: called before it with the rows that come after these, if they are known.
 Draw = Callable[[Sequence[Row], Batch], Drawing]
 
 
@@ -49,28 +51,38 @@ class Artist:
         self.devices, self.as_latents, self.on_progress = devices, as_latents, on_progress
         self._load: Load | None = None
         self._pipe: AutoLoRAPipeline | None = None
+        self._next: Sequence[Row] = ()
+
+    def ahead(self, rows: Sequence[Row]) -> None:
+        """Tells what comes after the batch that is drawn next, so that its texts are encoded before that's pictures.
+
+        On a device that works in order they would else wait for all of these, and the device then for the texts.
+        """
+        self._next = rows
 
     def __call__(self, rows: Sequence[Row], batch: Batch) -> Drawing:
         """See Draw. Raises WeightsError when something can't be loaded, JAX's errors when memory is too small."""
-        pipe = self._pipeline(rows[0].recipe.load)
-        failed = {i: why for i, row in enumerate(rows) if (why := _unreadable(pipe, row))}
-        drawn = [row for i, row in enumerate(rows) if i not in failed]
-        if not drawn:
+        following, self._next = self._next, ()
+        pipe = self.pipeline(rows[0].recipe.load)
+        request, failed = _readable(pipe, rows)
+        if request is not None:
+            _begin(pipe, request)
+        if following and following[0].recipe.load.names == rows[0].recipe.load.names:
+            with suppress(Exception):  # raised again when it is that batch's turn
+                coming, _ = _readable(pipe, following)
+                if coming is not None:
+                    _begin(pipe, coming)
+        if request is None:
             return Drawing(failed, lambda: Pictures(np.zeros((0,)), np.zeros((0,), bool)))
-        request = dataclasses.replace(_request(pipe, drawn), one_scale=batch.one_scale)
-        program, model = drawn[0].recipe.program, drawn[0].recipe.load.model
+        request = dataclasses.replace(request, one_scale=batch.one_scale)
+        program, model = rows[0].recipe.program, rows[0].recipe.load.model
         schedule = model.schedule(
             program.steps, program.scheduler, program.timestep_spacing, program.height, program.width
         )
-        result = pipe.start(request, schedule, batch.rows, self.as_latents)
+        wait = pipe.start(request, schedule, batch.rows, self.as_latents)
+        return Drawing(failed, lambda: Pictures(*wait()))
 
-        def wait() -> Pictures:
-            arrays, finite = jax.device_get(result)
-            return Pictures(arrays[: len(drawn)], finite[: len(drawn)])
-
-        return Drawing(failed, wait)
-
-    def _pipeline(self, load: Load) -> AutoLoRAPipeline:
+    def pipeline(self, load: Load) -> AutoLoRAPipeline:
         """The pipeline with exactly these files."""
         before, pipe = self._load, self._pipe
         self._load = None  # until all is loaded
@@ -95,16 +107,31 @@ class Artist:
         return pipe
 
 
-def _unreadable(pipe: AutoLoRAPipeline, row: Row) -> str:
-    """Why a row's prompts can't be encoded; "" when they are, and wait in the text stage's memory."""
+def _readable(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> tuple[Request | None, dict[int, str]]:
+    """(the request of all rows whose texts can be read, place among the rows -> why the others' can't).
+
+    None: of no row. Nothing is encoded.
+    """
+    request = _request(pipe, rows)
+    failed = {i: why for i in range(len(rows)) if (why := _unreadable(pipe, request, i))}
+    if failed:
+        rows = [row for i, row in enumerate(rows) if i not in failed]
+        return _request(pipe, rows) if rows else None, failed
+    return request, failed
+
+
+def _unreadable(pipe: AutoLoRAPipeline, request: Request, i: int) -> str:
+    """Why the texts of a request's picture can't be read; "" when they are."""
+    scales = {kind: values[i : i + 1] for kind, values in request.text_scales.items()}
     try:
-        request = _request(pipe, [row])
-        pipe.text.conditioning(request.positive, request.negative, request.text, request.text_scales)
-    except jax.errors.JaxRuntimeError:  # the devices' trouble, not the prompt's
-        raise
+        pipe.text.read(request.positive[i : i + 1], request.negative[i : i + 1], request.text, scales)
     except Exception as e:  # whatever tokenizers make of a text
         return f"{type(e).__name__}: {e}"
     return ""
+
+
+def _begin(pipe: AutoLoRAPipeline, request: Request) -> None:
+    pipe.text.begin(request.positive, request.negative, request.text, request.text_scales)
 
 
 def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> Request:

@@ -1,6 +1,6 @@
 """The run: begin a batch, and while the devices draw it, fetch, encode, write and record the ones before.
 
-    main thread      draw(batch k+2) ──▶ waits for a place on the devices
+    main thread      draw(batch k+2), told of k+3 ──▶ waits for a place on the devices
     devices          batch k+1
     finishing        batch k: wait, take features (if those are kept), encode (many threads), save, record
 
@@ -17,9 +17,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -30,9 +29,9 @@ from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.job import Job
 from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, make_row
 from autolora_jax.batch.plan import Batch, Row
-from autolora_jax.batch.storage import Folder, Storage
 from autolora_jax.batch.store import Picture
 from autolora_jax.batch.work import Work, open_work
+from autolora_jax.compilation import keep_programs
 from autolora_jax.evaluation.kept import FEATURES
 from autolora_jax.progress import OnProgress
 
@@ -168,7 +167,7 @@ def draw_job(
 
     out: a folder, or a URL that fsspec knows (gs://…, s3://…). A job that was stopped goes on; another one adds to it.
     devices: default all. retry: draw also what failed before, or was not finite.
-    compilation_cache: folder of compiled programs; default .xla in `out`, if that is a folder.
+    compilation_cache: where compiled programs are kept, see compilation.keep_programs.
     on_work: told what is to be done, before anything is loaded. on_progress: of loading. on_batch: rows as recorded.
     Raises ConfigError, WeightsError, ValueError for what can't be drawn, StorageError for what can't be kept.
     """
@@ -190,22 +189,11 @@ def draw_work(
     on_batch: OnBatch | None = None,
 ) -> Summary:
     """Draws batches of an opened job with pipelines: `run` for batches and on_batch, `draw_job` for the rest."""
-    keep_compilations(compilation_cache or _beside(work.storage))
+    keep_programs(compilation_cache)
     artist = Artist(devices, FORMATS[work.job.output.format].latents, on_progress)
     used = jax.devices() if devices is None else devices
     about = {"devices": f"{len(used)} {used[0].device_kind}", "rows": work.ledger.record.rows}
     return run(work, artist, batches, on_batch, about)
-
-
-def keep_compilations(folder: str | os.PathLike[str] | None) -> None:
-    """Lets JAX keep compiled programs in a folder. None: wherever it is told to anyway."""
-    if folder is not None:
-        place = os.fspath(folder)
-        jax.config.update("jax_compilation_cache_dir", place if "://" in place else os.path.abspath(place))
-
-
-def _beside(storage: Storage) -> Path | None:
-    return storage.root / ".xla" if isinstance(storage, Folder) else None
 
 
 def run(
@@ -228,6 +216,7 @@ def run(
     running: set[Future[tuple[list[RowOfManifest], Moments]]] = set()
     on_devices = threading.Semaphore(ON_DEVICES)
     all_begun = False
+    tell: Callable[[Sequence[Row]], None] | None = getattr(draw, "ahead", None)
 
     def collect(most: int) -> None:
         """Takes the results of finished batches, and waits until at most `most` are running; raises their errors."""
@@ -245,12 +234,14 @@ def run(
     with ThreadPoolExecutor(WRITERS) as writers, ThreadPoolExecutor(ON_THE_WAY) as finishing:
         kind: Any = None
         try:
-            for batch in work.todo if batches is None else batches:
+            for batch, following in with_next(work.todo if batches is None else batches):
                 collect(ON_THE_WAY - 1)
                 if batch is None:
                     continue
                 on_devices.acquire()
                 rows, begun = work.plan.rows(batch), time.monotonic()
+                if following is not None and tell is not None:
+                    tell(work.plan.rows(following))
                 before, kind = kind, (rows[0].recipe.load.names, rows[0].recipe.program, batch.one_scale)
                 drawing = draw(rows, batch)
                 moments = Moments(begun, time.monotonic(), 0.0, 0.0, kind != before)
@@ -265,6 +256,24 @@ def run(
         facts = {"run": started.isoformat(timespec="milliseconds"), "host": socket.gethostname(), **(about or {})}
         work.ledger.note(f"{started:%Y%m%dT%H%M%S%f}-{os.getpid()}", {**facts, **summary.facts()})
     return summary
+
+
+def with_next(batches: Iterable[Batch | None]) -> Iterator[tuple[Batch | None, Batch | None]]:
+    """Each batch and, if it is known by then, the one that comes after it.
+
+    Whatever ends the batches, the last one that they gave is given before.
+    """
+    source = iter(batches)
+    for batch in source:
+        while batch is not None:
+            try:
+                following = next(source, None)
+            except BaseException:
+                yield batch, None
+                raise
+            yield batch, following
+            batch = following
+        yield None, None
 
 
 def _finish(

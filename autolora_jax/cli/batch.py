@@ -7,7 +7,8 @@ import typer
 
 from autolora_jax.cli.console import Debug, reported, say, terminable
 from autolora_jax.cli.flags import assignments, option
-from autolora_jax.cli.job_flags import RUN, BatchSize, Calibrate, CompilationCache, Retry
+from autolora_jax.cli.job_flags import RUN, BatchSize, Calibrate, Retry
+from autolora_jax.cli.model_flags import CompilationCache
 
 JOB, OUTPUT, MACHINES = "Job", "Output", "Many machines"
 MORE = 75  # EX_TEMPFAIL: stopped, the same command goes on

@@ -14,11 +14,12 @@ from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.manifest import OK
 from autolora_jax.batch.plan import Batch, make_plan
 from autolora_jax.batch.processes import Peers
-from autolora_jax.batch.run import RowOfManifest, keep_compilations
+from autolora_jax.batch.run import RowOfManifest
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
 from autolora_jax.cli.console import say
 from autolora_jax.cli.progress import Display
+from autolora_jax.compilation import keep_programs
 from autolora_jax.config import ConfigError
 from autolora_jax.weights.lora.metadata import listing
 
@@ -137,7 +138,7 @@ def describe(
     job: Job, out: str, calibrated: bool, retry: bool, compilation_cache: str | None, sources: Sources | None = None
 ) -> str:
     """A job's plan and what it takes. Writes nothing to `out`. Raises as draw_job."""
-    keep_compilations(compilation_cache)
+    keep_programs(compilation_cache)
     plan, rows = make_plan(job, sources or Sources()), job.batch_size * jax.device_count()
     told, batches = estimate(job, plan, open_storage(out), rows, retry)
     calibration = None

@@ -8,7 +8,16 @@ import typer
 
 from autolora_jax.cli.console import Debug, reported
 from autolora_jax.cli.flags import assignments, option
-from autolora_jax.cli.model_flags import MODEL, T5, TextEncodersFrom, Tokenizer, Variant
+from autolora_jax.cli.model_flags import (
+    MODEL,
+    T5,
+    CompilationCache,
+    Dtype,
+    TextEncodersFrom,
+    Tokenizer,
+    Variant,
+    WeightShards,
+)
 
 PICTURES, GUIDANCE, SAMPLER, OUTPUT, SETTINGS = (
     "Pictures",
@@ -103,24 +112,13 @@ def generate(
             "several. Those that a LoRA's file brings are loaded with it.",
         ),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        option("--dtype", panel=MODEL, default="bfloat16", help="bfloat16, or float32: exact, slow, twice the memory."),
-    ] = None,
+    dtype: Dtype = None,
     variant: Variant = None,
     tokenizer: Tokenizer = None,
     text_encoders_from: TextEncodersFrom = None,
     t5: T5 = None,
-    weight_shards: Annotated[
-        int | None,
-        option(
-            "--weight-shards",
-            panel=MODEL,
-            default="1",
-            metavar="DEVICES",
-            help="How many devices hold one copy of the weights together: for a model too large for one.",
-        ),
-    ] = None,
+    weight_shards: WeightShards = None,
+    compilation_cache: CompilationCache = None,
     prompt: Annotated[
         list[str] | None, option("--prompt", "-p", panel=PICTURES, help="What to draw. Repeat it for several prompts.")
     ] = None,
@@ -341,7 +339,9 @@ def generate(
             raise ConfigError("--compare sets a LoRA beside the base model: add --lora FILE")
     with reported(debug):
         from autolora_jax.cli.drawing import draw
+        from autolora_jax.compilation import keep_programs
 
+        keep_programs(compilation_cache)
         folder = draw(settings, overwrite)
         print(f"{len(folder.saved)} pictures in {folder.path}")
 

@@ -8,16 +8,6 @@ RUN = "Run"  # panel of --help
 
 BatchSize = Annotated[int | None, option("--batch-size", panel=RUN, default="4", help="Pictures per device at once.")]
 Retry = Annotated[bool, option("--retry", panel=RUN, help="Draw also what failed before, or came out not finite.")]
-CompilationCache = Annotated[
-    str | None,
-    option(
-        "--compilation-cache",
-        panel=RUN,
-        default=".xla in the folder",
-        metavar="DIR",
-        help="Where compiled programs are kept for the next run.",
-    ),
-]
 Calibrate = Annotated[
     bool, option("--calibrate", panel=RUN, help="(--dry-run) Draw a batch to estimate the time, and drop it.")
 ]

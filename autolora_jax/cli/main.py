@@ -28,6 +28,8 @@ from autolora_jax.cli.resize import EXAMPLES as RESIZE_EXAMPLES
 from autolora_jax.cli.resize import resize
 from autolora_jax.cli.train import EXAMPLES as TRAIN_EXAMPLES
 from autolora_jax.cli.train import train
+from autolora_jax.cli.warmup import EXAMPLES as WARMUP_EXAMPLES
+from autolora_jax.cli.warmup import warmup
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing: none is needed
 
@@ -46,6 +48,7 @@ app.command(epilog=GALLERY_EXAMPLES)(gallery)
 app.command(epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command(epilog=JUDGE_EXAMPLES)(judge)
 app.command(epilog=REPRODUCE_EXAMPLES)(reproduce)
+app.command(epilog=WARMUP_EXAMPLES)(warmup)
 app.command()(convert)
 app.command(epilog=INFO_EXAMPLES)(info)
 app.command(epilog=MERGE_EXAMPLES)(merge)

@@ -1,4 +1,4 @@
-"""Flags of the programs that load a model."""
+"""Flags of the programs that load a model and run it."""
 
 from typing import Annotated
 
@@ -34,5 +34,30 @@ T5 = Annotated[
         default="device",
         metavar="PLACE",
         help="Where SD3's largest text encoder is: device, host (of a chip it would not fit on), or none.",
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    option("--dtype", panel=MODEL, default="bfloat16", help="bfloat16, or float32: exact, slow, twice the memory."),
+]
+WeightShards = Annotated[
+    int | None,
+    option(
+        "--weight-shards",
+        panel=MODEL,
+        default="1",
+        metavar="DEVICES",
+        help="How many devices hold one copy of the weights together: for a model too large for one.",
+    ),
+]
+CompilationCache = Annotated[
+    str | None,
+    option(
+        "--compilation-cache",
+        panel=MODEL,
+        default="autolora-jax/programs in your cache folder",
+        metavar="PLACE",
+        help="Where compiled programs are kept, so that the next run need not compile them: a folder, a bucket's URL, "
+        "or 'off'. The environment variable AUTOLORA_COMPILATION_CACHE says the same for all runs.",
     ),
 ]

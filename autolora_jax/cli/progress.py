@@ -61,7 +61,9 @@ class Display:
     def __call__(self, progress: told.Progress) -> None:
         """The pipeline's on_progress."""
         compiling, drawing = f"Compile {self.column}".strip(), f"Draw {self.column}".strip()
-        if progress.stage == "load":
+        if progress.stage == "compile":
+            self.update("Compile", progress.done, progress.total, progress.what)
+        elif progress.stage == "load":
             self.update("Load", progress.done, progress.total, progress.what)
         elif progress.stage == "encode" and drawing not in self._rows:
             self.update(compiling, 0, None, "minutes at full size, once per kind of guidance and batch")

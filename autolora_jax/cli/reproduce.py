@@ -10,7 +10,7 @@ import typer
 
 from autolora_jax.cli.console import Debug, reported, say, terminable
 from autolora_jax.cli.flags import assignments, option
-from autolora_jax.cli.job_flags import RUN, BatchSize, Calibrate, CompilationCache, Retry
+from autolora_jax.cli.job_flags import RUN, BatchSize, Calibrate, Retry
 from autolora_jax.cli.judge_flags import (
     BASE_URL,
     JUDGE,
@@ -25,6 +25,7 @@ from autolora_jax.cli.judge_flags import (
     Timeout,
     Tries,
 )
+from autolora_jax.cli.model_flags import CompilationCache
 
 EXPERIMENT, MODELS, MEASURE, OUTPUT = "Experiment", "Models", "Measure", "Output"
 MORE, INCOMPLETE = 75, 3  # EX_TEMPFAIL: stopped, the same command goes on; some pictures have no verdict yet
@@ -229,17 +230,16 @@ def reproduce(
         )
     root = out or PLACE
     folders = [out if out and len(wanted) == 1 else root / experiment.name for experiment in wanted]
-    programs = compilation_cache or str(root / ".xla")
     incomplete = False
     try:
         with reported(debug), terminable():
             for experiment, folder in zip(wanted, folders, strict=True):
                 if dry_run:
-                    print(reproducing.describe(experiment, folder, calibrate, retry, programs))
+                    print(reproducing.describe(experiment, folder, calibrate, retry, compilation_cache))
                     continue
                 if not report_only:
                     say(f"{experiment.name}: {experiment.title}", "bold")
-                    summary = reproducing.draw(experiment, folder, retry, programs)
+                    summary = reproducing.draw(experiment, folder, retry, compilation_cache)
                     if summary.more:
                         say("Stopped. What was begun is saved, and the same command goes on from there.", "yellow")
                         raise typer.Exit(MORE)

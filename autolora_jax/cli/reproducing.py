@@ -88,21 +88,21 @@ def prepare(
     return experiment
 
 
-def describe(experiment: Experiment, folder: Path, calibrate: bool, retry: bool, programs: str) -> str:
+def describe(experiment: Experiment, folder: Path, calibrate: bool, retry: bool, compilation_cache: str | None) -> str:
     """What an experiment takes, as batching.describe says it. Nothing is downloaded, unless a batch is drawn."""
     sources = Sources() if calibrate else Standins()
     job, place = experiment.whole_job, str(folder / PICTURES)
-    told = batching.describe(job, place, calibrate, retry, programs if calibrate else None, sources)
+    told = batching.describe(job, place, calibrate, retry, compilation_cache, sources)
     lines = [f"{experiment.name}: {experiment.title}", told, f"  cells           {len(experiment.cells)}"]
     if isinstance(sources, Standins):
         lines += [f"  not looked at   {source}: {why}{_origin(source)}" for source, why in sources.unseen.items()]
     return "\n".join(lines)
 
 
-def draw(experiment: Experiment, folder: Path, retry: bool, programs: str) -> Summary:
+def draw(experiment: Experiment, folder: Path, retry: bool, compilation_cache: str | None) -> Summary:
     """Draws what is missing. Raises as draw_job."""
     try:
-        return batching.draw(experiment.whole_job, str(folder / PICTURES), retry, programs)
+        return batching.draw(experiment.whole_job, str(folder / PICTURES), retry, compilation_cache)
     except WeightsError as e:
         for source in changes.loras(experiment):
             if source in str(e):

@@ -7,7 +7,7 @@ import typer
 
 from autolora_jax.cli.console import Debug, reported, say, terminable
 from autolora_jax.cli.flags import assignments, option
-from autolora_jax.cli.model_flags import MODEL, T5, TextEncodersFrom, Tokenizer, Variant
+from autolora_jax.cli.model_flags import MODEL, T5, CompilationCache, TextEncodersFrom, Tokenizer, Variant
 
 PICTURES, LORA, TRAINING, LOSS, OUTPUT, SETTINGS = (
     "Pictures and captions",
@@ -100,6 +100,7 @@ def train(
     tokenizer: Tokenizer = None,
     text_encoders_from: TextEncodersFrom = None,
     t5: T5 = None,
+    compilation_cache: CompilationCache = None,
     data: Annotated[
         Path | None,
         option(
@@ -322,7 +323,9 @@ def train(
     with reported(debug), terminable():
         from autolora_jax.cli.training import train as train_run
         from autolora_jax.cli.training import usage
+        from autolora_jax.compilation import keep_programs
 
+        keep_programs(compilation_cache)
         report = train_run(run, fresh, overwrite)
         say(f"Draw with it: {usage(run, report)}", "dim")
         print(f"LoRA in {run.out}")

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Shaped, UInt8
 from PIL import Image
 
+from autolora_jax.compilation import keep_programs
 from autolora_jax.evaluation.cache import FeatureCache
 from autolora_jax.evaluation.pictures import Fields, Picture
 from autolora_jax.sharding import map_images, pad_rows, replicated, split_images
@@ -42,6 +43,7 @@ class Encoder:
         """function: (parameters, rows [n ...]) -> [n d]. load: its parameters, placed. batch_size: rows a device."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} should be 1 or more")
+        keep_programs()
         self.mesh, self.batch_size = mesh, batch_size
         self._params = functools.cache(lambda: load(replicated(mesh)))
         self._run = jax.jit(map_images(function, mesh))

@@ -14,6 +14,7 @@ LoRA can do to a layer are further entries of its leaf:
 Networks know no owners and no scales: `at_scale` turns the tree into what models/delta.py reads.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ Tree = Mapping[str, Any]
 
 VECTORS = ("bias", "weight")
 _LOADED = 4  # the number of LoRAs is rounded up to a multiple of it
-_STACKED = 64  # ranks from which a stack grows by steps of as many
+_ROOM = 16, 64  # least ranks of a layer, a quarter of what its kernel could have within these; it grows by doubling
 
 
 def is_leaf(node: Any) -> bool:
@@ -76,27 +77,41 @@ def _owners(counts: Sequence[tuple[int, int]]) -> np.ndarray:
     return np.concatenate([np.full(n, owner, np.int32) for owner, n in counts])
 
 
-def padded(tree: Tree) -> dict[str, Any]:
-    """The tree with ranks of nothing added, so that LoRAs of many ranks and stacks of them share a compiled program.
+def padded(tree: Tree, params: Tree) -> dict[str, Any]:
+    """The tree with room for other LoRAs: ranks of nothing added, and nothing but room where a layer is unchanged.
 
-    A layer's ranks become 1, 2, 4 … 64, 128, 192 …
+    So one compiled program serves every LoRA that is low rank, whatever layers it changes, and stacks of them, until a
+    layer's ranks together exceed its room: 64, 128, 256 …, in narrow layers 16 or 32 first. Without low rank: no room.
+
+    params: the network's; every kernel gets room.
     """
+    dtype = next((np.asarray(leaf["up"]).dtype for leaf in _leaves(tree) if "up" in leaf), None)
+    if dtype is None:
+        return dict(tree)
 
-    def pad(leaf: Tree) -> dict[str, Any]:
-        if "up" not in leaf:
-            return dict(leaf)
-        rank = len(leaf["up"])
-        more = (1 << (rank - 1).bit_length() if rank < _STACKED else -(-rank // _STACKED) * _STACKED) - rank
-        if not more:
-            return dict(leaf)
-        down = np.pad(leaf["down"], [(0, 0)] * (leaf["down"].ndim - 1) + [(0, more)])
-        return {**leaf, "down": down, "up": np.pad(leaf["up"], ((0, more), (0, 0))), "owner": _pad(leaf["owner"], more)}
+    def fill(node: Tree, layer: Tree) -> dict[str, Any]:
+        if "kernel" not in layer:
+            inside = {name: fill(node.get(name, {}), part) for name, part in layer.items() if isinstance(part, Mapping)}
+            return {name: part for name, part in {**node, **inside}.items() if part}
+        *into, out = layer["kernel"].shape
+        nothing = {"down": np.zeros((*into, 0), dtype), "up": np.zeros((0, out), dtype), "owner": np.zeros(0, np.int32)}
+        leaf = {**nothing, **node}
+        rank, (least, most) = len(leaf["up"]), _ROOM
+        more = _doubled(max(least, min(most, min(math.prod(into), out) // 4), rank)) - rank
+        down = np.pad(leaf["down"], [(0, 0)] * len(into) + [(0, more)])
+        owner = np.pad(leaf["owner"], (0, more))
+        return {**leaf, "down": down, "up": np.pad(leaf["up"], ((0, more), (0, 0))), "owner": owner}
 
-    return over_leaves(pad, tree)
+    return fill(tree, params)
 
 
-def _pad(owner: np.ndarray, more: int) -> np.ndarray:
-    return np.pad(owner, (0, more))
+def _doubled(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
+
+
+def _leaves(tree: Tree) -> list[Tree]:
+    return [leaf for leaf in jax.tree.leaves(dict(tree), is_leaf=is_leaf) if isinstance(leaf, Mapping)]
 
 
 def padded_scales(scales: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b m"]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from autolora_jax.config import CLIPTextConfig, CLIPVisionConfig
 from autolora_jax.models.attention import dot_product_attention
 from autolora_jax.models.embedding import look_up
-from autolora_jax.models.layers import ACTIVATIONS, Block, Dense, LayerNorm
+from autolora_jax.models.layers import ACTIVATIONS, Block, Dense, LayerNorm, repeated
 
 LEGACY_EOS = 2  # the wrong id that old configs carry
 Tower = CLIPTextConfig | CLIPVisionConfig  # of the halves of CLIP; models/clip_vision.py has the other one
@@ -82,15 +82,12 @@ class Encoder(Block):
     config: Tower
 
     def setup(self) -> None:
-        self.layers = [
-            self.recomputed(EncoderLayer)(config=self.config, **self.settings)
-            for _ in range(self.config.num_hidden_layers)
-        ]
+        self.layers = [EncoderLayer(config=self.config, **self.settings) for _ in range(self.config.num_hidden_layers)]
 
     def __call__(self, x: Float[Array, "b t d"]) -> tuple[Array, ...]:
         states = [x]
         for layer in self.layers:
-            states.append(layer(states[-1]))
+            states.append(repeated(layer, states[-1]))
         return tuple(states)
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from autolora_jax.config import Dinov2Config
 from autolora_jax.models.attention import dot_product_attention
-from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, LayerNorm, gelu
+from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, LayerNorm, gelu, repeated
 
 
 class PatchEmbeddings(Block):
@@ -131,13 +131,11 @@ class Encoder(Block):
     config: Dinov2Config
 
     def setup(self) -> None:
-        self.layer = [
-            self.recomputed(Layer)(config=self.config, **self.settings) for _ in range(self.config.num_hidden_layers)
-        ]
+        self.layer = [Layer(config=self.config, **self.settings) for _ in range(self.config.num_hidden_layers)]
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         for layer in self.layer:
-            x = layer(x)
+            x = repeated(layer, x)
         return x
 
 

@@ -5,7 +5,8 @@ dtype is the compute dtype, param_dtype the stored one. float32 compute means fl
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,16 +25,13 @@ def matmul_precision(dtype: DTypeLike) -> str | None:
     return "highest" if jnp.dtype(dtype) == jnp.float32 else None
 
 
-B = TypeVar("B", bound="Block")
-
-
 class Block(nn.Module, kw_only=True):  # type: ignore[call-arg]  # Flax's types are not read
     """Base of every part of a network: dtypes, attention kernel and what training keeps, handed down unchanged."""
 
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     attention: str = "xla"  # a key of attention.IMPLEMENTATIONS
-    remat: bool = False  # a backward pass keeps the inputs of `recomputed` blocks alone: less memory, one more forward
+    remat: bool = False  # a backward pass keeps the inputs of `repeated` blocks alone: less memory, one more forward
 
     @property
     def dtypes(self) -> dict[str, Any]:
@@ -45,9 +43,24 @@ class Block(nn.Module, kw_only=True):  # type: ignore[call-arg]  # Flax's types 
         """What a smaller block needs of them."""
         return {**self.dtypes, "attention": self.attention, "remat": self.remat}
 
-    def recomputed(self, block: type[B]) -> type[B]:
-        """The class of a smaller block whose inside is recomputed in the backward pass if `remat` asks for it."""
-        return nn.remat(block) if self.remat else block
+
+def repeated(block: Block, *inputs: Array) -> Any:
+    """block(*inputs), for blocks that a network has many of: equal ones on equal shapes are traced and lowered once.
+
+    A compiler puts the body in the place of every call again, so what runs is the same. The body is computed once more
+    in a backward pass if `remat` asks for it.
+    """
+    assert block.scope is not None
+    if block.scope.mutable is not False:  # it makes its parameters, or shows what is inside: nothing to share
+        return block(*inputs)
+    with jax.named_scope(str(block.name)):
+        return _traced_once(block.clone(parent=None, name=None), block.variables, *inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _traced_once(block: Block, variables: Any, *inputs: Array) -> Any:
+    apply = jax.checkpoint(block.apply) if block.remat else block.apply
+    return apply(variables, *inputs)
 
 
 class _Adapted(nn.Module):

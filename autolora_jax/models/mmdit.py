@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from autolora_jax.config import MMDiTConfig
 from autolora_jax.models.joint import AdaptiveNorm, JointTransformerBlock, modulated
-from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, TimestepEmbedding, sinusoidal_embedding
+from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, TimestepEmbedding, repeated, sinusoidal_embedding
 
 SINUSOIDS = 256  # of the timestep
 
@@ -63,7 +63,7 @@ class SD3Transformer2DModel(Block):
         )
         self.context_embedder = Dense(c.features, **self.dtypes)
         self.transformer_blocks = [
-            self.recomputed(JointTransformerBlock)(
+            JointTransformerBlock(
                 features=c.features,
                 heads=c.num_attention_heads,
                 qk_norm=c.qk_norm is not None,
@@ -94,7 +94,7 @@ class SD3Transformer2DModel(Block):
         vector = jax.nn.silu(self.time_text_embed(timesteps, pooled_projections)).astype(self.dtype)
         image, text = self.pos_embed(sample), self.context_embedder(encoder_hidden_states)
         for block in self.transformer_blocks:
-            image, text = block(image, text, vector)
+            image, text = repeated(block, image, text, vector)
         x, (scale, shift) = self.norm_out(image, vector)
         return self._unpatched(self.proj_out(modulated(x, shift, scale)), sample.shape[1:3])
 

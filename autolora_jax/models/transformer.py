@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from autolora_jax.models.attention import dot_product_attention
-from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, GroupNorm, LayerNorm, gelu
+from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, GroupNorm, LayerNorm, gelu, repeated
 
 
 class Attention(Block):
@@ -94,8 +94,7 @@ class Transformer2DModel(Block):
             for _ in range(2)
         )
         self.transformer_blocks = [
-            self.recomputed(BasicTransformerBlock)(features=self.features, heads=self.heads, **self.settings)
-            for _ in range(self.depth)
+            BasicTransformerBlock(features=self.features, heads=self.heads, **self.settings) for _ in range(self.depth)
         ]
 
     def __call__(self, x: Float[Array, "b h w c"], context: Float[Array, "b s d"]) -> Float[Array, "b h w c"]:
@@ -103,5 +102,5 @@ class Transformer2DModel(Block):
         # Channels are last, so a projection before or after the pixels become tokens is the same.
         y = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         for block in self.transformer_blocks:
-            y = block(y, context)
+            y = repeated(block, y, context)
         return x + self.proj_out(y.reshape(b, h, w, c))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from autolora_jax.config import UNetConfig
-from autolora_jax.models.layers import Block, Conv, GroupNorm, TimestepEmbedding, sinusoidal_embedding
+from autolora_jax.models.layers import Block, Conv, GroupNorm, TimestepEmbedding, repeated, sinusoidal_embedding
 from autolora_jax.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from autolora_jax.models.transformer import Transformer2DModel
 
@@ -26,9 +26,7 @@ class Level(Block):
     def _resnets(self, n: int) -> list[ResnetBlock2D]:
         c = self.config
         return [
-            self.recomputed(ResnetBlock2D)(
-                features=self.features, num_groups=c.norm_num_groups, epsilon=c.norm_eps, **self.settings
-            )
+            ResnetBlock2D(features=self.features, num_groups=c.norm_num_groups, epsilon=c.norm_eps, **self.settings)
             for _ in range(n)
         ]
 
@@ -61,7 +59,7 @@ class DownBlock(Level):
     ) -> list[Array]:
         kept = []
         for i, resnet in enumerate(self.resnets):
-            x = resnet(x, time)
+            x = repeated(resnet, x, time)
             if self.attends:
                 x = self.attentions[i](x, context)
             kept.append(x)
@@ -77,9 +75,9 @@ class MidBlock(Level):
     def __call__(
         self, x: Float[Array, "b h w c"], time: Float[Array, "b t"], context: Float[Array, "b s d"]
     ) -> Float[Array, "b h w c"]:
-        x = self.resnets[0](x, time)
+        x = repeated(self.resnets[0], x, time)
         x = self.attentions[0](x, context)
-        return self.resnets[1](x, time)
+        return repeated(self.resnets[1], x, time)
 
 
 class UpBlock(Level):
@@ -97,7 +95,7 @@ class UpBlock(Level):
     ) -> Float[Array, "b h2 w2 f"]:
         """kept: everything from the way down that is not used yet; this block takes its share off the end."""
         for i, resnet in enumerate(self.resnets):
-            x = resnet(jnp.concatenate([x, kept.pop()], axis=-1), time)
+            x = repeated(resnet, jnp.concatenate([x, kept.pop()], axis=-1), time)
             if self.attends:
                 x = self.attentions[i](x, context)
         for upsampler in self.upsamplers:

@@ -1,35 +1,38 @@
 """What all families' prompts share: tokenizers, text encoders with deltas, and a memory of what was encoded.
 
-Each distinct (text, LoRA scale) is encoded once and kept on the host, so many seeds of a prompt cost one encoding.
-Deltas of the text encoders and words that a LoRA brings act where its scale is not 0: on the tuned branches, and on the
-base branches if the caller gives these the same scales.
+    begin         texts ──tokenizers──▶ readings ──▶ those that are not known yet: one program call per encoder
+    conditioning  the same, then waits for what it needs ──▶ the denoiser's keywords
+
+What an encoder makes of a text at a LoRA scale is encoded once and kept on the host, so many seeds of a prompt cost one
+encoding. Who begins the next call's texts before the devices are set to work on this one's pictures never waits for
+them. Deltas of the text encoders and words that a LoRA brings act where its scale is not 0: on the tuned branches, and
+on the base branches if the caller gives these the same scales.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
-from transformers import CLIPTokenizer, T5TokenizerFast
+from jaxtyping import Int
 
 from autolora_jax import lora
-from autolora_jax.config import CLIPTextConfig, JsonConfig, T5Config
+from autolora_jax.config import CLIPTextConfig
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.t5 import T5EncoderModel
+from autolora_jax.text import encoding
+from autolora_jax.text.encoding import Outputs, Rows
 from autolora_jax.text.streaming import encode_streamed
-from autolora_jax.text.tokens import token_ids
+from autolora_jax.text.tokens import open_tokenizer, token_ids
 from autolora_jax.text.words import Piece, Word, Words
 
 Tree = Mapping[str, Any]
 Keywords = dict[str, Any]  # of the denoiser -> array
 # encoder -> (hidden states [b t d], pooled [b p]), numpy or traced
 Join = Callable[[Mapping[str, tuple[Any, Any]]], Keywords]
-TOKENIZERS: Mapping[type[JsonConfig], Any] = {CLIPTextConfig: CLIPTokenizer, T5Config: T5TokenizerFast}
-HIDDEN_LAYER = -2  # of CLIP encoders, SDXL and SD3 read the last layer but one
 CACHED_BYTES = 2**31  # of encoded prompts on the host
 
 
@@ -71,17 +74,28 @@ class TextSettings(NamedTuple):
     max_sequence_length: int = 256
 
 
-class Encoding(NamedTuple):
-    """What an encoding follows from, beside the weights."""
+class Reading(NamedTuple):
+    """What one encoder reads of a text, and all that its answer follows from beside the weights."""
 
-    pieces: tuple[tuple[Piece, ...], ...]  # what each encoder reads
-    clip_skip: int | None
-    max_sequence_length: int
-    scales: tuple[float, ...]  # of the encoders' deltas; () without
+    encoder: str
+    pieces: tuple[Piece, ...]
+    length: int  # tokens
+    skip: int  # layers left out at the end of CLIP encoders, see TextSettings.clip_skip
+    scales: tuple[float, ...]  # of the encoder's delta; () for the base encoder
 
     @property
     def has_words(self) -> bool:
-        return any(piece.is_word for pieces in self.pieces for piece in pieces)
+        return any(piece.is_word for piece in self.pieces)
+
+
+Readings = tuple[Reading, ...]  # of one text, an encoder each
+
+
+class Call(NamedTuple):
+    """Readings that are being encoded."""
+
+    places: Mapping[Reading, int]  # -> row of the outputs
+    outputs: Callable[[], Outputs]  # on the devices
 
 
 class TextStage:
@@ -94,34 +108,65 @@ class TextStage:
         params: Mapping[str, Tree],
         force_zeros_for_empty_prompt: bool,
         joint_attention_dim: int,
+        mesh: jax.sharding.Mesh,
         streamed: Mapping[str, jax.Device],
     ) -> None:
         """tokenizers, encoders, params: by the encoders' names. joint_attention_dim: width of the prompt's tokens.
 
-        streamed: encoders whose parameters lie on the host -> the device that computes them; see text.streaming.
+        mesh: the devices that encode. streamed: encoders whose parameters lie on the host -> the device that computes
+        them; see text.streaming.
         """
         self.encoders = dict(encoders)
         self.tokenizers = {
-            name: TOKENIZERS[type(encoder.config)].from_pretrained(tokenizers[name])
-            for name, encoder in encoders.items()
+            name: open_tokenizer(type(encoder.config), tokenizers[name]) for name, encoder in encoders.items()
         }
         self.params = params
         self.force_zeros = force_zeros_for_empty_prompt
         self.joint_attention_dim = joint_attention_dim
+        self.mesh = mesh
         self.streamed = dict(streamed)
         self.deltas: Mapping[str, Tree] = {}
         self.words = Words()
-        self._cache: dict[Encoding, Keywords] = {}
+        self._loras = 0
+        self._sizes = dict.fromkeys(self.encoders, 0)  # rows a device of each encoder's last program
+        self._streams = ThreadPoolExecutor(1)
+        self._tokens: dict[Reading, Int[np.ndarray, "1 t"]] = {}  # of readings that are to be encoded
+        self._begun: dict[Reading, Call] = {}
+        self._known: dict[Reading, Outputs] = {}  # of one row each, without its axis
 
-    def set_deltas(self, deltas: Mapping[str, Tree]) -> None:
-        """Replaces the encoders' delta trees (encoder -> tree)."""
+    def set_deltas(self, deltas: Mapping[str, Tree], loras: int) -> None:
+        """Replaces the encoders' delta trees (encoder -> tree), of so many LoRAs."""
         self.deltas = {name: deltas[name] for name in self.encoders if deltas.get(name)}
-        self._cache = {key: value for key, value in self._cache.items() if not key.scales}
+        self._loras = loras
+        self._forget(lambda reading: bool(reading.scales))
 
     def set_words(self, words: Iterable[Word]) -> None:
         """Replaces the words that stand for vectors. Raises WeightsError, and replaces none, where two are the same."""
         self.words = Words(words)
-        self._cache = {key: value for key, value in self._cache.items() if not key.has_words}
+        self._forget(lambda reading: reading.has_words)
+
+    def read(
+        self,
+        positive: Sequence[Text],
+        negative: Sequence[Text | None],
+        settings: TextSettings,
+        scales: Mapping[str, np.ndarray],
+    ) -> None:
+        """Tokenises what `begin` would encode. Raises whatever a tokenizer makes of a text that is none to it.
+
+        Arguments are those of `conditioning`, here and in `begin`.
+        """
+        self._read(_distinct(self._asked(positive, negative, settings, scales)))
+
+    def begin(
+        self,
+        positive: Sequence[Text],
+        negative: Sequence[Text | None],
+        settings: TextSettings,
+        scales: Mapping[str, np.ndarray],
+    ) -> None:
+        """Sets the devices to encode what is not known yet, and does not wait for them. Raises as `read`."""
+        self._begin(_distinct(self._asked(positive, negative, settings, scales)))
 
     def conditioning(
         self,
@@ -135,16 +180,14 @@ class TextStage:
         positive, negative: n each; a negative None means zeros where the checkpoint's pipeline does so, else "".
         scales: kind of weights ("base", "weak", "lora") -> LoRA scales [n, loras].
         """
-        self.check(settings)
-        plain = settings._replace(clip_skip=None)  # clip_skip is for the prompt alone, as in diffusers' pipelines
+        asked = self._asked(positive, negative, settings, scales)
+        known = self._collect(_distinct(asked))
+        join, sizes = self.join(settings.max_sequence_length), self.of_sizes(settings)
         result = {}
-        for kind, values in scales.items():
-            rows = [
-                [self._encode(no, s, plain), self._encode(yes, s, settings)]
-                for no, yes, s in zip(negative, positive, values, strict=True)
-            ]
-            told = {name: np.stack([[row[i][name] for i in (0, 1)] for row in rows]) for name in rows[0][0]}
-            same = {name: np.repeat(array[None], len(rows), axis=0) for name, array in self.of_sizes(settings).items()}
+        for kind, pairs in asked.items():
+            told = join({name: _stacked(pairs, known, i) for i, name in enumerate(self.encoders)})
+            told = {name: array.reshape(len(pairs), 2, *array.shape[1:]) for name, array in told.items()}
+            same = {name: np.repeat(array[None], len(pairs), axis=0) for name, array in sizes.items()}
             result[kind] = {**told, **same}
         return result
 
@@ -152,7 +195,11 @@ class TextStage:
         self, text: Text, max_sequence_length: int = TextSettings._field_defaults["max_sequence_length"]
     ) -> dict[str, Int[np.ndarray, "1 t"]]:
         """Token ids for each encoder, no words among them. Warns when a prompt is longer than the encoder can read."""
-        return self._tokenize([(Piece(part),) for part in text], max_sequence_length)
+        lengths = {name: self.length(name, max_sequence_length) for name in self.encoders}
+        return {
+            name: self._token_ids(name, (Piece(part),), length)
+            for (name, length), part in zip(lengths.items(), text, strict=False)
+        }
 
     def length(self, encoder: str, max_sequence_length: int) -> int:
         """Tokens that an encoder reads."""
@@ -179,77 +226,134 @@ class TextStage:
 
     # ---- encoding --------------------------------------------------------------------------------------------------
 
-    def _tokenize(
-        self, texts: Sequence[Sequence[Piece]], max_sequence_length: int
-    ) -> dict[str, Int[np.ndarray, "1 t"]]:
-        """Token ids for each encoder; those from its vocabulary's size on are rows of its table of words."""
-        ids = {}
-        for (name, encoder), pieces in zip(self.encoders.items(), texts, strict=False):
-            vocabulary, length = encoder.config.vocab_size, self.length(name, max_sequence_length)
-            ids[name] = token_ids(self.tokenizers[name], vocabulary, pieces, self.words, name, length)
-        return ids
+    def _asked(
+        self,
+        positive: Sequence[Text],
+        negative: Sequence[Text | None],
+        settings: TextSettings,
+        scales: Mapping[str, np.ndarray],
+    ) -> dict[str, list[tuple[Readings | None, Readings]]]:
+        """kind of weights -> of each image, what is read of its negative text, None for zeros, and of its positive."""
+        self.check(settings)
+        plain = settings._replace(clip_skip=None)  # clip_skip is for the prompt alone, as in diffusers' pipelines
 
-    def _encode(self, text: Text | None, scales: np.ndarray, settings: TextSettings) -> Keywords:
-        if text is None:
-            if self.force_zeros:
-                like = self._encode(same_text(""), np.zeros_like(scales), settings)
-                return {name: np.zeros_like(array) for name, array in like.items()}
-            text = same_text("")
-        adapted = bool(self.deltas) and bool(np.any(scales))
-        key = Encoding(
-            tuple(self.words.split(part, scales) for part in text),
-            settings.clip_skip,
-            settings.max_sequence_length,
-            tuple(map(float, scales)) if adapted else (),
+        def read_negative(text: Text | None, scales: np.ndarray) -> Readings | None:
+            zeros = text is None and self.force_zeros
+            return None if zeros else self._readings(text or same_text(""), scales, plain)
+
+        return {
+            kind: [
+                (read_negative(no, s), self._readings(yes, s, settings))
+                for no, yes, s in zip(negative, positive, values, strict=True)
+            ]
+            for kind, values in scales.items()
+        }
+
+    def _readings(self, text: Text, scales: np.ndarray, settings: TextSettings) -> Readings:
+        amounts = tuple(map(float, scales)) if np.any(scales) else ()
+        return tuple(
+            Reading(
+                name,
+                self.words.split(part, scales),
+                self.length(name, settings.max_sequence_length),
+                (settings.clip_skip or 0) if isinstance(encoder, CLIPTextModel) else 0,
+                amounts if name in self.deltas else (),
+            )
+            for (name, encoder), part in zip(self.encoders.items(), text, strict=False)
         )
-        if key not in self._cache:
-            found = self._run(key)
-            size = sum(array.nbytes for array in found.values())
-            while self._cache and (len(self._cache) + 1) * size > CACHED_BYTES:
-                self._cache.pop(next(iter(self._cache)))
-            self._cache[key] = found
-        return self._cache[key]
 
-    def _run(self, key: Encoding) -> Keywords:
-        layer = HIDDEN_LAYER - (key.clip_skip or 0)
-        scales = lora.padded_scales(np.array(key.scales, np.float32))
-        outputs: dict[str, tuple[Array, Array | None]] = {}
-        for name, ids in self._tokenize(key.pieces, key.max_sequence_length).items():
-            delta = self.deltas.get(name, {}) if key.scales else {}
-            encoder, params, at = self.encoders[name], self.params[name], scales if delta else None
-            words = self.words.tables.get(name)
-            if name in self.streamed:
-                assert isinstance(encoder, T5EncoderModel)
-                outputs[name] = encode_streamed(encoder, params, delta, at, ids, words, self.streamed[name]), None
-            else:
-                outputs[name] = encode(encoder, layer, params, delta, at, ids, words)
-        joined = self.join(key.max_sequence_length)(jax.device_get(outputs))
-        return {name: array[0] for name, array in joined.items()}
+    def _read(self, readings: Iterable[Reading]) -> list[Reading]:
+        """Those that nothing is known of yet, tokenised."""
+        unknown = [r for r in readings if r not in self._known and r not in self._begun]
+        for reading in unknown:
+            if reading not in self._tokens:
+                self._tokens[reading] = self._token_ids(reading.encoder, reading.pieces, reading.length)
+        return unknown
+
+    def _token_ids(self, encoder: str, pieces: Sequence[Piece], length: int) -> Int[np.ndarray, "1 t"]:
+        """Those from the encoder's vocabulary's size on are rows of its table of words."""
+        vocabulary = self.encoders[encoder].config.vocab_size
+        return token_ids(self.tokenizers[encoder], vocabulary, pieces, self.words, encoder, length)
+
+    def _begin(self, readings: Iterable[Reading]) -> None:
+        unknown = self._read(readings)
+        for name in self.encoders:
+            own = [reading for reading in unknown if reading.encoder == name]
+            devices = 1 if name in self.streamed else self.mesh.size
+            for part in encoding.chunks(own, devices):
+                self._sizes[name] = size = encoding.room(len(part), devices, self._sizes[name])
+                call = Call(
+                    dict(zip(part, encoding.places(len(part), devices, size).tolist(), strict=True)),
+                    self._encode(name, self._rows(part), size),
+                )
+                self._begun |= dict.fromkeys(part, call)
+
+    def _rows(self, readings: Sequence[Reading]) -> Rows:
+        """Readings of one encoder, whose tokens are taken from the memory."""
+        loras = self._loras if readings[0].encoder in self.deltas else 0
+        scales = np.zeros((len(readings), loras), np.float32)
+        for row, reading in zip(scales, readings, strict=True):
+            row[: len(reading.scales)] = reading.scales
+        ids = np.concatenate([self._tokens.pop(reading) for reading in readings])
+        return Rows(ids, np.array([reading.skip for reading in readings], np.int32), lora.padded_scales(scales))
+
+    def _encode(self, name: str, rows: Rows, size: int) -> Callable[[], Outputs]:
+        """What waits for the outputs of an encoder, `size` rows on each device."""
+        encoder, params, delta = self.encoders[name], self.params[name], self.deltas.get(name, {})
+        words = self.words.tables.get(name)
+        if name in self.streamed:
+            assert isinstance(encoder, T5EncoderModel)
+            device = self.streamed[name]
+            stream = self._streams.submit(encode_streamed, encoder, params, delta, words, rows, size, device)
+            return lambda: (stream.result(), None)
+        outputs = encoding.begin(encoder, self.mesh, params, delta, words, rows, size)
+        return lambda: outputs
+
+    def _collect(self, readings: Sequence[Reading]) -> dict[Reading, Outputs]:
+        """What is known of them, all of which is begun if need be and waited for."""
+        self._begin(readings)
+        known = {reading: self._known[reading] for reading in readings if reading in self._known}
+        calls = {id(call): call for reading in readings if (call := self._begun.get(reading))}.values()
+        for call in calls:  # what fails is to be encoded anew
+            self._begun = {reading: other for reading, other in self._begun.items() if other is not call}
+        fetched = jax.device_get([call.outputs() for call in calls])
+        for call, outputs in zip(calls, fetched, strict=True):
+            for reading, place in call.places.items():  # copies: the rest of the rows is padding
+                hidden, pooled = (None if array is None else np.array(array[place]) for array in outputs)
+                self._known[reading] = known[reading] = hidden, pooled
+        self._bound()
+        return known
+
+    def _bound(self) -> None:
+        """Forgets the oldest of what is known, if that is too much."""
+        sizes = {r: sum(a.nbytes for a in outputs if a is not None) for r, outputs in self._known.items()}
+        total = sum(sizes.values())
+        for reading, size in sizes.items():
+            if total <= CACHED_BYTES:
+                break
+            del self._known[reading]
+            total -= size
+
+    def _forget(self, stale: Callable[[Reading], bool]) -> None:
+        """Forgets what was, or is being, encoded with other deltas or words."""
+        self._tokens = {reading: ids for reading, ids in self._tokens.items() if not stale(reading)}
+        self._begun = {reading: call for reading, call in self._begun.items() if not stale(reading)}
+        self._known = {reading: outputs for reading, outputs in self._known.items() if not stale(reading)}
 
 
-@partial(jax.jit, static_argnames=("encoder", "layer"))
-def encode(
-    encoder: nn.Module,
-    layer: int,
-    params: Tree,
-    delta: Tree,
-    scales: Array | None,
-    ids: Int[Array, "b t"],
-    words: Float[Array, "r d"] | None,
-) -> tuple[Array, Array | None]:
-    """(hidden states [b t d], pooled [b p] or None) of an encoder.
-
-    layer: of CLIP encoders, index into the tuple of hidden states, taken without the final norm; −2 is SDXL's and
-    SD3's. T5 has but its last, normed state. scales: [loras], or None for the base encoder. words: what ids from the
-    vocabulary's size on are rows of.
-    """
-    variables = {"params": params} if scales is None else {"params": params, "lora": lora.at_scale(delta, scales)}
-    return output_at(encoder.apply(variables, ids, words), layer)
+def _distinct(asked: Mapping[str, Sequence[tuple[Readings | None, Readings]]]) -> list[Reading]:
+    texts = (text for pairs in asked.values() for pair in pairs for text in pair if text is not None)
+    return list(dict.fromkeys(reading for text in texts for reading in text))
 
 
-def output_at(output: Any, layer: int = HIDDEN_LAYER) -> tuple[Array, Array | None]:
-    """(hidden states, pooled) of what an encoder returns; see encode."""
-    if isinstance(output, tuple):
-        hidden, pooled = output
-        return hidden[layer], pooled
-    return output, None
+def _stacked(
+    pairs: Sequence[tuple[Readings | None, Readings]], known: Mapping[Reading, Outputs], encoder: int
+) -> Outputs:
+    """Outputs [2n ...] of the so-manieth encoder: negative, positive, negative, …"""
+    rows = []
+    for no, yes in pairs:
+        told = known[yes[encoder]]
+        zeros = tuple(None if array is None else np.zeros_like(array) for array in told)
+        rows += [zeros if no is None else known[no[encoder]], told]
+    hidden, pooled = zip(*rows, strict=True)
+    return np.stack(hidden), None if pooled[0] is None else np.stack(pooled)

@@ -1,7 +1,7 @@
 """T5 from host memory: a block's weights travel to the device while the last block computes, and are forgotten.
 
-SD3's T5 is larger than its denoiser. Held on the host it leaves a 16 GB chip to the rest, and costs a new prompt the
-time that its 9.5 GB take over the bus; all blocks are one compiled program.
+SD3's T5 is larger than its denoiser. Held on the host it leaves a 16 GB chip to the rest, and costs new prompts the
+time that its 9.5 GB take over the bus, once for as many as are encoded together; all blocks are one compiled program.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from autolora_jax import lora
 from autolora_jax.models.layers import RMSNorm
 from autolora_jax.models.t5 import T5Block, T5EncoderModel
+from autolora_jax.text.encoding import Rows, at_row, one_by_one
 
 Tree = Mapping[str, Any]
 TABLE = "relative_attention_bias"  # a leaf of the first block's attention only
@@ -25,31 +24,39 @@ def encode_streamed(
     encoder: T5EncoderModel,
     params: Tree,
     delta: Tree,
-    scales: np.ndarray | None,
-    ids: Int[np.ndarray, "b t"],
     words: Float[np.ndarray, "r d"] | None,
+    rows: Rows,
+    size: int,
     device: jax.Device,
-) -> Float[Array, "b t d"]:
-    """What `encoder.apply` returns, computed on `device` with weights that lie on the host.
+) -> Float[Array, "size t d"]:
+    """What `encoder.apply` returns of rows, computed on `device` with weights that lie on the host.
 
-    delta: the encoder's stacked LoRA delta, {} without; scales: [loras]. words: what ids from the vocabulary's size on
-    are rows of.
+    It holds no more than two blocks there, and so waits for the device: it is called from a thread of its own.
+    delta: the encoder's stacked LoRA delta, {} without. words: what ids from the vocabulary's size on are rows of.
+    size: rows of the program.
     """
     config, settings = encoder.config, encoder.settings
     blocks = [params["encoder"][f"block_{i}"] for i in range(config.num_layers)]
     deltas = [delta.get("encoder", {}).get(f"block_{i}", {}) for i in range(config.num_layers)]
     block = T5Block(config=config, has_bias=False, **settings)
-    x = jax.device_put(_look_up(np.asarray(params["shared"]["embedding"]), words, ids), device).astype(jnp.float32)
+    count, more = np.int32(len(rows.ids)), size - len(rows.ids)
+    vectors = _look_up(np.asarray(params["shared"]["embedding"]), words, rows.ids).astype(np.float32)
+    x, scales = jax.device_put((_padded(vectors, more), _padded(rows.scales, more)), device)
     first = T5Block(config=config, has_bias=True, **settings)
-    bias = _position_bias(first, jax.device_put(_only_table(blocks[0]), device), ids.shape[1])
+    bias = _position_bias(first, jax.device_put(_only_table(blocks[0]), device), rows.ids.shape[1])
     waiting = jax.device_put(_without_table(blocks[0]), device)
     for i, change in enumerate(deltas):
         here = waiting
+        x.block_until_ready()  # the last block is done, and its weights are gone
+        x = _apply(block, here, jax.device_put(change, device), scales, x, bias, count)
         if i + 1 < len(blocks):
             waiting = jax.device_put(blocks[i + 1], device)  # while this block computes
-        x = _apply(block, here, jax.device_put(change, device), scales, x, bias)
     norm = RMSNorm(config.layer_norm_epsilon, **encoder.dtypes)
     return _normed(norm, jax.device_put(params["encoder"]["final_layer_norm"], device), x)
+
+
+def _padded(array: np.ndarray, more: int) -> np.ndarray:
+    return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1))
 
 
 def _look_up(
@@ -81,9 +88,14 @@ def _position_bias(block: T5Block, params: Tree, length: int) -> Array:
 
 
 @partial(jax.jit, static_argnames="block", donate_argnames="x")
-def _apply(block: T5Block, params: Tree, delta: Tree, scales: Array | None, x: Array, bias: Array) -> Array:
-    variables = {"params": params} | ({"lora": lora.at_scale(delta, scales)} if delta and scales is not None else {})
-    y = block.apply(variables, x, bias)
+def _apply(block: T5Block, params: Tree, delta: Tree, scales: Array, x: Array, bias: Array, count: Array) -> Array:
+    def one(row: tuple[Array, Array]) -> Array:
+        x, scales = row
+        y = block.apply({"params": params, **at_row(delta, scales)}, x, bias)
+        assert isinstance(y, jax.Array)
+        return y
+
+    y = one_by_one(one, (x, scales), count)
     assert isinstance(y, jax.Array)
     return y
 

@@ -1,14 +1,35 @@
 """The pieces of a prompt -> token ids."""
 
+import importlib
 import itertools
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
+from autolora_jax.config import CLIPTextConfig, JsonConfig, T5Config
 from autolora_jax.text.words import Piece, Words
+
+TOKENIZERS: Mapping[type[JsonConfig], str] = {CLIPTextConfig: "CLIPTokenizer", T5Config: "T5TokenizerFast"}
+NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+
+
+def open_tokenizer(config: type[JsonConfig], folder: Path) -> Any:
+    """The tokenizer of an encoder with such a config, from its files.
+
+    transformers is imported here, where it is needed first: it takes as long as all the rest.
+    """
+    before = os.environ.get(NO_ADVICE)
+    os.environ[NO_ADVICE] = "1"  # else it says that there is no PyTorch
+    try:
+        transformers = importlib.import_module("transformers")
+    finally:
+        os.environ.pop(NO_ADVICE) if before is None else os.environ.update({NO_ADVICE: before})
+    return getattr(transformers, TOKENIZERS[config]).from_pretrained(folder)
 
 
 def token_ids(

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from autolora_jax.text.stage import Join, output_at
+from autolora_jax.text.encoding import output_at
+from autolora_jax.text.stage import Join
 from autolora_jax.training.objective import Noised, Objective
 
 Tree = Mapping[str, Any]

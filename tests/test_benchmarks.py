@@ -1,0 +1,28 @@
+"""The benchmarks run: each in its tiny form, as a program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("batch_overhead", "| prompts | seconds | programs | idle |"),
+        ("lora_loading", "dora: 9 modules"),
+        ("step", "| AutoLoRA step, ours |"),
+    ],
+)
+def test_tiny(name: str, said: str):
+    done = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--tiny"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
