@@ -90,7 +90,7 @@ def measured(path: Path, targets: Any, base: Any) -> dict[str, float]:
     done("read_lora: names, checks, tensors")
     trees, _ = lora.attach(file, jnp.bfloat16, base)
     done("attach: our layout, bfloat16")
-    room = lora.padded(lora.stack([trees["unet"]]))
+    room = lora.padded(lora.stack([trees["unet"]]), targets["unet"][0])
     done("stack, room for other ranks")
     jax.block_until_ready(jax.device_put(room))
     done("onto the device")
