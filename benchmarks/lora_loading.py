@@ -22,9 +22,13 @@ from flax import traverse_util
 from safetensors.numpy import load_file
 
 from autolora_jax import lora
-from autolora_jax.weights.lora.change import Change, Hadamard, Kronecker, LowRank, Magnitude
 from autolora_jax.weights.lora.export import write_lora
 from autolora_jax.weights.lora.files import read_lora, targets_of
+from autolora_jax.weights.lora.kinds import Change
+from autolora_jax.weights.lora.kinds.dora import Magnitude
+from autolora_jax.weights.lora.kinds.loha import Hadamard
+from autolora_jax.weights.lora.kinds.lokr import Kronecker
+from autolora_jax.weights.lora.kinds.low_rank import LowRank
 from autolora_jax.weights.lora.names import Layer, layers
 from autolora_jax.weights.published import SDXL_BASE
 
@@ -38,14 +42,12 @@ def normal(rng: Random, *shape: int) -> np.ndarray:
 
 def low_rank(rng: Random, layer: Layer, rank: int) -> LowRank:
     inputs, outputs = layer.kernel[-2:]
-    return LowRank(normal(rng, rank, inputs, 1, 1), normal(rng, outputs, rank), rank / 2)
+    return LowRank(normal(rng, inputs, rank), normal(rng, rank, outputs), alpha=rank / 2)
 
 
 def kronecker(rng: Random, layer: Layer, factor: int) -> Kronecker:
     inputs, outputs = layer.kernel[-2:]
-    return Kronecker(
-        normal(rng, factor, factor), normal(rng, outputs // factor, inputs // factor, 1, 1), alpha=None, rank=None
-    )
+    return Kronecker(normal(rng, factor, factor), normal(rng, inputs // factor, outputs // factor))
 
 
 def dora(rng: Random, layer: Layer, rank: int) -> Change:
@@ -56,7 +58,7 @@ def dora(rng: Random, layer: Layer, rank: int) -> Change:
 KINDS: Mapping[str, Callable[[Random, Layer, int], Change]] = {
     "lora": lambda rng, layer, rank: Change(low_rank(rng, layer, rank)),
     "loha": lambda rng, layer, rank: Change(
-        Hadamard(low_rank(rng, layer, rank // 2), low_rank(rng, layer, rank // 2), rank / 4)
+        Hadamard(low_rank(rng, layer, rank // 2), low_rank(rng, layer, rank // 2), alpha=rank / 4)
     ),
     "lokr": lambda rng, layer, rank: Change(kronecker(rng, layer, 8)),
     "dora": dora,
@@ -88,7 +90,7 @@ def measured(path: Path, targets: Any, base: Any) -> dict[str, float]:
     done("read_lora: names, checks, tensors")
     trees, _ = lora.attach(file, jnp.bfloat16, base)
     done("attach: our layout, bfloat16")
-    room = lora.padded(lora.stack([trees["unet"]]))
+    room = lora.padded(lora.stack([trees["unet"]]), targets["unet"][0])
     done("stack, room for other ranks")
     jax.block_until_ready(jax.device_put(room))
     done("onto the device")

@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from autolora_jax.config import CLIPTextConfig, MMDiTConfig, UNetConfig
-from autolora_jax.weights.lora.dialects import PARTS
+from autolora_jax.weights.lora.kinds import KINDS, endings
 from autolora_jax.weights.lora.names import Targets
 
 Header = dict[str, Any]
@@ -277,7 +277,14 @@ ENDINGS = (
     ),
     *("lora.down.weight", "lora.up.weight", "lora_linear_layer.up.weight", "lora_magnitude_vector", "lora_B.bias"),
     *("a1.weight", "b2.weight", "oft_blocks", "oft_R.weight", "set_weight", "on_input", "lora_A.bias", "vera_lambda_b"),
-    *("lora_embedding_A", "sparkle", "weight", "..", "processor.to_q_lora.up.weight", *(p for p in PARTS if "_" in p)),
+    *(
+        "lora_embedding_A",
+        "sparkle",
+        "weight",
+        "..",
+        "processor.to_q_lora.up.weight",
+        *(p for p in endings(KINDS) if "_" in p),
+    ),
 )
 
 

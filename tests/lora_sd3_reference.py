@@ -15,6 +15,7 @@ from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoi
 from safetensors.torch import save_file
 
 from autolora_jax.weights.lora.files import LoraFile
+from autolora_jax.weights.lora.kinds.matrix import to_torch
 from autolora_jax.weights.tables import torch_module
 from tests.lora_reference import Change
 from tests.parity import error
@@ -126,11 +127,10 @@ def written(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str,
 def deltas_of(file: LoraFile) -> dict[str, np.ndarray]:
     """ΔW of every layer that a file changes, by its canonical name."""
     products = {
-        torch_module(layer.path): matrix.scale
-        * np.einsum("or,ri...->oi...", matrix.up.astype(np.float64), matrix.down.astype(np.float64))
+        torch_module(layer.path): matrix.scale * (matrix.down.astype(np.float64) @ matrix.up.astype(np.float64))
         for layer, matrix in ((layer, change.matrix) for layer, change in file.layers.items())
     }
-    return {name: x[:, :, 0, 0] if x.shape[2:] == (1, 1) else x for name, x in products.items()}
+    return {name: to_torch(kernel) for name, kernel in products.items()}
 
 
 def assert_same(file: LoraFile, deltas: Deltas) -> None:

@@ -22,10 +22,13 @@ from safetensors.torch import save_file
 
 from autolora_jax.config import CLIPTextConfig, MMDiTConfig, T5Config, UNetConfig
 from autolora_jax.weights.inspect import describe
-from autolora_jax.weights.lora.change import Full, Hadamard, Kronecker, LowRank
 from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.dialects import COMFY, KOHYA, KOHYA_DIFFUSERS, KOHYA_SD3, KOHYA_SGM, ORIGINAL, PEFT
 from autolora_jax.weights.lora.files import read_lora, targets_of
+from autolora_jax.weights.lora.kinds.full import Full
+from autolora_jax.weights.lora.kinds.loha import Hadamard
+from autolora_jax.weights.lora.kinds.lokr import Kronecker
+from autolora_jax.weights.lora.kinds.low_rank import LowRank
 from autolora_jax.weights.lora.names import Targets
 from autolora_jax.weights.tables import torch_module
 from tests.lora_reference import canonical, saved

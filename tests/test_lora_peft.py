@@ -47,7 +47,7 @@ def test_peft_example_of_diffusers(facts: Path, tmp_path: Path) -> None:
     example = json.loads((facts / "lora/diffusers/lora_adapter_metadata_example.json").read_text())
     raw = {**json.loads(example["lora_adapter_metadata"]), "unet.r": 2}
     [change] = read_lora(peft_file(tmp_path / "a.safetensors", raw), tiny_targets()).layers.values()
-    assert change.alpha == 4 and change.matrix.scale == 2
+    assert change.matrix.alpha == 4 and change.matrix.scale == 2
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_peft_settings_refused(tmp_path: Path, raw: object, words: str) -> None:
 def test_alpha_tensor_and_peft_settings_must_agree(tmp_path: Path) -> None:
     settings = {"unet.r": 2, "unet.lora_alpha": 0.3}
     [change] = read_lora(peft_file(tmp_path / "a.safetensors", settings, 0.3), tiny_targets()).layers.values()
-    assert change.alpha == 0.3  # not the tensor's 0.30005
+    assert change.matrix.alpha == 0.3  # not the tensor's 0.30005
     with pytest.raises(WeightsError, match="alphas that differ"):
         read_lora(peft_file(tmp_path / "b.safetensors", settings, 0.4), tiny_targets())
 

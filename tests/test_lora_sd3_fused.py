@@ -85,7 +85,7 @@ def test_split_qkv_is_as_it_was_trained(
     file = read_lora(path, targets)
     assert file.dialect == "LoRA, kohya (SD3 block names), split_qkv"
     assert_same(file, taken_apart(trained, CONFIG))
-    assert {change.rank for change in file.layers.values()} == {rank}
+    assert {change.matrix.rank for change in file.layers.values()} == {rank}
     # Converted, it means the same to programs that read alpha / rank.
     convert_lora(tmp_path / "b.safetensors", file, "kohya", targets["transformer"][1])
     assert_same(read_lora(tmp_path / "b.safetensors", targets), taken_apart(trained, CONFIG))

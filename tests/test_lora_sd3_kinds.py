@@ -15,8 +15,11 @@ from autolora_jax import lora
 from autolora_jax.config import MMDiTConfig
 from autolora_jax.models.layers import Dense
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.lora.change import Full, Hadamard, Kronecker, LowRank
 from autolora_jax.weights.lora.files import read_lora, targets_of
+from autolora_jax.weights.lora.kinds.full import Full
+from autolora_jax.weights.lora.kinds.loha import Hadamard
+from autolora_jax.weights.lora.kinds.lokr import Kronecker
+from autolora_jax.weights.lora.kinds.low_rank import LowRank
 from autolora_jax.weights.lora.names import Targets
 from tests import lycoris_reference
 from tests.lora_sd3_reference import CONFIG

@@ -148,5 +148,5 @@ def test_every_layer_has_a_name_in_every_dialect(dialect: str, tmp_path: Path):
         node = trees[layer.component]
         for name in layer.path.split("/"):
             node = node[name]
-        np.testing.assert_array_equal(read[layer].matrix.up.T, 0.5 * node["up"])
+        np.testing.assert_array_equal(read[layer].matrix.up, 0.5 * node["up"])
         assert read[layer].matrix.scale == 1

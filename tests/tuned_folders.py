@@ -11,6 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.numpy import load_file, save_file
 
 from autolora_jax.lora.save import changes
+from autolora_jax.weights.lora.kinds.matrix import to_torch
 from autolora_jax.weights.tables import torch_module
 from tests.checkpoint_files import WEIGHTS
 from tests.lora_reference import RandomLora, canonical
@@ -53,7 +54,7 @@ def deltas_of(lora: RandomLora) -> Deltas:
 def dense(trees: dict[str, Any]) -> Deltas:
     """What delta trees add to each weight at scale 1."""
     found = (item for component, tree in trees.items() for item in changes(component, tree))
-    return {(layer.component, torch_module(layer.path)): change.matrix.dense for layer, change in found}
+    return {(layer.component, torch_module(layer.path)): to_torch(change.matrix.kernel) for layer, change in found}
 
 
 def assert_same_deltas(ours: Deltas, theirs: Deltas, tolerance: float) -> None:

@@ -84,7 +84,7 @@ def compute_on_host() -> None:
 
 def require_new(out: Path, dialect: str, dtype: str) -> None:
     """Raises before the work what saving would raise after it, and FileExistsError for a file that is there."""
-    from autolora_jax.weights.lora.saving import require_saveable
+    from autolora_jax.weights.lora.export import require_saveable
 
     if out.exists():
         raise FileExistsError(f"{out} exists; remove it or choose another --out")

@@ -1,4 +1,4 @@
-"""A LoRA file as a delta tree, and the report on what it holds."""
+"""A LoRA file as a delta tree, see tree.py, and the report on what it holds."""
 
 import dataclasses
 from collections import Counter
@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import DTypeLike
 
-from autolora_jax.lora.leaves import leaf_of
 from autolora_jax.weights.errors import printable
+from autolora_jax.weights.files import require_finite
 from autolora_jax.weights.lora.files import LoraFile
+from autolora_jax.weights.lora.kinds import Change
+from autolora_jax.weights.lora.kinds.dora import Magnitude
+from autolora_jax.weights.lora.kinds.low_rank import LowRank
+from autolora_jax.weights.lora.kinds.matrix import Matrix
 from autolora_jax.weights.lora.metadata import (
     alpha_histogram,
     by_component,
@@ -20,6 +26,7 @@ from autolora_jax.weights.lora.metadata import (
     training_summary,
     trigger_words,
 )
+from autolora_jax.weights.lora.names import Layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,15 +75,52 @@ def attach(
         node = trees.setdefault(layer.component, {})
         for name in layer.path.split("/"):
             node = node.setdefault(name, {})
-        node |= leaf_of(change, layer, dtype, base)
+        node |= _leaf(change, layer, dtype, base)
     return trees, report(file)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # `_as` says it with the layer's name
+def _leaf(change: Change, layer: Layer, dtype: DTypeLike, base: Mapping[str, Any] | None) -> dict[str, Any]:
+    leaf: dict[str, Any] = {}
+    if change.matrix is not None:
+        matrix = change.matrix.scaled()
+        cast = jax.tree_util.tree_map_with_path(
+            lambda path, part: _as(part, dtype, layer, jax.tree_util.keystr(path, simple=True, separator=" ")), matrix
+        )
+        if isinstance(cast, LowRank) and not change.magnitude:
+            leaf |= {"down": cast.down, "up": cast.up, "owner": np.zeros(cast.rank, np.int32)}
+        else:
+            leaf["terms"] = {"0": {"change": cast, "owner": np.int32(0)}}
+        if change.magnitude:
+            leaf["terms"]["0"][change.magnitude.axis] = _row(change.magnitude, matrix, layer, base)
+    for name, vector in (("bias", change.bias), ("weight", change.weight)):
+        if vector is not None:
+            leaf[name] = {"rows": _as(vector, np.float32, layer, name)[None], "owner": np.zeros(1, np.int32)}
+    return leaf
+
+
+def _as(part: np.ndarray, dtype: DTypeLike, layer: Layer, name: str) -> np.ndarray:
+    """The array in C order and in a dtype. Raises WeightsError for numbers that are too large for it."""
+    cast = np.ascontiguousarray(part).astype(dtype, copy=False)
+    require_finite(cast, f"{layer.component} {layer.path}: {name}, times alpha / rank,")
+    return cast
+
+
+def _row(magnitude: Magnitude, matrix: Matrix, layer: Layer, base: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    if base is None:
+        raise ValueError("a DoRA is made of the base weights' norms, too: attach it with the base parameters")
+    node: Any = base[layer.component]
+    for name in layer.path.split("/"):
+        node = node[name]
+    row = magnitude.row(node["kernel"], matrix)
+    return {**row, "magnitude": _as(row["magnitude"], np.float32, layer, "magnitude")}
 
 
 def report(file: LoraFile) -> LoraReport:
     """What a LoRA file holds."""
     changes = file.layers.values()
-    tensors = {id(array): array.size for change in changes for array in change.arrays()}  # some are shared
-    ranked = [(rank, change.alpha) for change in changes if (rank := change.rank) is not None]
+    tensors = {id(array): array.size for array in jax.tree.leaves(list(changes))}  # some are shared
+    ranked = [(rank, m.alpha) for change in changes if (m := change.matrix) and (rank := m.rank) is not None]
     return LoraReport(
         path=str(file.path),
         dialect=file.dialect,

@@ -7,13 +7,13 @@ import numpy as np
 from flax import traverse_util
 
 from autolora_jax.lora.attach import attach
-from autolora_jax.lora.leaves import change_in, kernel_in
+from autolora_jax.lora.save import change_in
 from autolora_jax.lora.tree import VECTORS, Tree, is_leaf
 from autolora_jax.lora.truncation import Fit, Fits, Truncation, best_product, shorter_product
-from autolora_jax.models.delta import change_of
 from autolora_jax.weights.errors import shorten
-from autolora_jax.weights.lora.change import Change
 from autolora_jax.weights.lora.files import LoraFile
+from autolora_jax.weights.lora.kinds import Change
+from autolora_jax.weights.lora.kinds.low_rank import LowRank
 
 
 def resize(
@@ -61,23 +61,17 @@ def resize(
 
 def _resized(name: str, leaf: Tree, truncation: Truncation) -> tuple[dict[str, Any], Fit] | None:
     """The low-rank part of a layer's leaf, and its fit; None where there is none."""
-    try:
-        change = change_in(leaf)
-    except ValueError as e:
-        raise ValueError(f"{name} holds {e}") from None
+    change = change_in(leaf, name)
     _require_own(change, name)
-    if change.matrix is None or not (most := truncation.most(kernel_in(leaf))):
+    matrix = change.matrix
+    if matrix is None or not (most := truncation.most(change.shape)):
         return None
-    inner = kernel_in(leaf)[:-1]
-    if "up" in leaf:
-        halves = (np.asarray(half, np.float32) for half in (leaf["down"], leaf["up"]))
-        down, up = (half.reshape(-1, half.shape[-1]) for half in halves)
-        (down, up), fit = shorter_product(down, up, truncation, most)
+    if isinstance(matrix, LowRank):
+        down, up = (half.astype(np.float32) for half in (matrix.down, matrix.up))
+        (down, up), fit = shorter_product(down.reshape(-1, matrix.rank), up, truncation, most)
     else:
-        [term] = leaf["terms"].values()
-        dense = np.asarray(change_of(term))
-        (down, up), fit = best_product(dense.reshape(-1, dense.shape[-1]), truncation, most)
-    leaf = {"down": down.reshape(*inner, fit.rank), "up": up, "owner": np.zeros(fit.rank, np.int32)}
+        (down, up), fit = best_product(matrix.kernel.reshape(-1, change.shape[-1]), truncation, most)
+    leaf = {"down": down.reshape(*change.shape[:-1], fit.rank), "up": up, "owner": np.zeros(fit.rank, np.int32)}
     return (leaf, fit) if fit.size else None
 
 

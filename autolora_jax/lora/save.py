@@ -1,16 +1,17 @@
-"""Writing a delta tree to a LoRA file."""
+"""A delta tree as changes of layers again, and as a LoRA file."""
 
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from autolora_jax.config import JsonConfig
-from autolora_jax.lora.leaves import change_in, kernel_in
-from autolora_jax.lora.tree import is_leaf
-from autolora_jax.weights.lora.change import Change
+from autolora_jax.lora.tree import VECTORS, is_leaf
 from autolora_jax.weights.lora.export import DTYPES, write_lora
+from autolora_jax.weights.lora.kinds import Change, dora
+from autolora_jax.weights.lora.kinds.low_rank import LowRank
 from autolora_jax.weights.lora.names import Layer
 
 
@@ -45,15 +46,27 @@ def changes(component: str, tree: Mapping[str, Any], path: str = "") -> Iterator
         if not is_leaf(node):
             yield from changes(component, node, here)
             continue
-        try:
-            yield Layer(component, here, kernel_in(node)), change_in(node)
-        except ValueError as e:
-            raise ValueError(f"{component} {here} holds {e}") from None
+        change = change_in(node, f"{component} {here}")
+        yield Layer(component, here, change.shape), change
+
+
+def change_in(leaf: Mapping[str, Any], name: str) -> Change:
+    """The change of a leaf, its scale inside the matrix. Raises ValueError when several LoRAs are stacked in it."""
+    terms = [*leaf.get("terms", {}).values()]
+    terms += [{"change": LowRank(leaf["down"], leaf["up"]), "owner": leaf["owner"]}] if "up" in leaf else []
+    owned = [*terms, *(leaf[entry] for entry in VECTORS if entry in leaf)]
+    owners = {int(owner) for part in owned for owner in np.atleast_1d(np.asarray(part["owner"]))}
+    if len(terms) > 1 or len(owners) > 1:
+        raise ValueError(f"{name} holds several stacked LoRAs; save each of them on its own")
+    vectors = {entry: np.asarray(leaf[entry]["rows"]).sum(axis=0) for entry in VECTORS if entry in leaf}
+    if not terms:
+        return Change(**vectors)
+    return Change(jax.tree.map(np.asarray, terms[0]["change"]), dora.magnitude_in(terms[0]), **vectors)
 
 
 def _as(change: Change, layer: Layer, dtype: str) -> Change:
     with np.errstate(over="ignore"):
-        cast = change.mapped(lambda array: array.astype(DTYPES[dtype]))
-    if not all(np.isfinite(array).all() for array in cast.arrays()):
+        cast: Change = jax.tree.map(lambda array: array.astype(DTYPES[dtype]), change)
+    if not all(np.isfinite(array).all() for array in jax.tree.leaves(cast)):
         raise ValueError(f"{layer.component} {layer.path} has values that {dtype} can't hold; save it as float32")
     return cast

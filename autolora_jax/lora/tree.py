@@ -8,7 +8,7 @@ adapted layer. What is plain low rank, ΔW = Σ_r down[..., r] · up[r], stands 
 alpha / rank is part of `up`. Several LoRAs stand one after another along R, `owner` says whose a column is. All else a
 LoRA can do to a layer are further entries of its leaf:
 
-    "terms":  {name: {"owner": int32 [], the change's parts (a row of models.delta.CHANGES), DoRA's `outputs`|`inputs`}}
+    "terms":  {name: {"owner": int32 [], "change": an object of its kind's class, DoRA's `outputs`|`inputs`}}
     "bias", "weight":  {"rows": [n, c], "owner": int32 [n]}, added to the layer's bias or the norm's weight
 
 Networks know no owners and no scales: `at_scale` turns the tree into what models/delta.py reads.
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from autolora_jax.lora.decomposed import amounts
+from autolora_jax.weights.lora.kinds.dora import AXES, amounts
 
 Tree = Mapping[str, Any]
 
@@ -157,12 +157,12 @@ def at_scale(tree: Tree | None, scales: Float[Array | np.ndarray, "*b n"]) -> di
 def _term(term: Tree, scales: Array) -> dict[str, Any]:
     """A term with amounts instead of its owner."""
     scale = jnp.take(scales, term["owner"], axis=-1)  # [] or [b]
-    change = {name: part for name, part in term.items() if name not in ("owner", "outputs", "inputs")}
+    change = term["change"]
     if scales.ndim == 2:
         # Scales come from the sampler's loop. Without this the change, which they do not touch, would be computed once
         # before the loop, and all layers' changes held as if they were a second model.
         change, scale = jax.lax.optimization_barrier((change, scale))
-    for axis in ("outputs", "inputs"):
+    for axis in AXES:
         if axis in term:
-            return {**change, axis: amounts(term[axis], scale)}
-    return {**change, "amount": scale}
+            return {"change": change, axis: amounts(term[axis], scale)}
+    return {"change": change, "amount": scale}

@@ -7,7 +7,7 @@
 | terms             | name -> a term: everything that is no plain low rank, see below                              |
 | bias, weight      | added to the layer's bias or a norm's weight: [c], or [b c] with a scale per image           |
 
-A term is a change K of the kernel, written as in `CHANGES`, and how much of it, and of the kernel itself, is added:
+A term is a `change`, an object that knows its kernel K, and how much of it, and of the layer's kernel itself, is added:
 
     amount [] or [b]                              W' = W + amount · K
     outputs: {keep, amount: [out] or [b out]}     W' = W + W · keep + K · amount, along the outputs   (DoRA)
@@ -27,21 +27,6 @@ from jaxtyping import Array, DTypeLike
 
 Delta = Mapping[str, Any]
 Linear = Callable[[Array, Array], Array]
-
-# Key by which a term's change is known -> the change K as a kernel, float32.
-CHANGES: Mapping[str, Callable[[Delta], Array]] = {
-    "kernel": lambda t: _wide(t["kernel"]),
-    "up": lambda t: _wide(t["down"]) @ _wide(t["up"]),
-    # LoHa: two low-rank kernels, multiplied entry by entry.
-    "up_2": lambda t: (_wide(t["down_1"]) @ _wide(t["up_1"])) * (_wide(t["down_2"]) @ _wide(t["up_2"])),
-    # LoKr: left [b, a] ⊗ right [..., d, c] -> [..., b·d, a·c].
-    "left": lambda t: _kronecker(_wide(t["left"]), _wide(t["right"])),
-}
-
-
-def change_of(term: Delta) -> Array:
-    """The change K of a term, or of a leaf's low rank, float32, in the kernel's shape."""
-    return next(change(term) for key, change in CHANGES.items() if key in term)
 
 
 def apply_kernel(
@@ -81,7 +66,7 @@ def merge(kernel: Array, delta: Delta, precision: str | None = None) -> Array:
         down, up = delta["down"], delta["up"]
         total = total + jnp.matmul(down, up, precision=precision, preferred_element_type=jnp.float32)
     for term in delta.get("terms", {}).values():
-        change = change_of(term)
+        change = term["change"].kernel
         if "amount" in term:
             total = total + term["amount"] * change
             continue
@@ -121,7 +106,7 @@ def _low_rank(x: Array, delta: Delta, linear: Linear, precision: str | None) -> 
 
 def _term(x: Array, kernel: Array, term: Delta, linear: Linear) -> Array:
     """What a term adds to a layer's output, with amounts per image."""
-    change = change_of(term).astype(kernel.dtype)
+    change = jnp.asarray(term["change"].kernel, kernel.dtype)
     if "amount" in term:
         y = linear(x, change)
         return y * _spread(term["amount"][:, None], y)
@@ -139,12 +124,6 @@ def _decomposed(term: Delta) -> tuple[Delta, str]:
 def _spread(values: Array, like: Array) -> Array:
     """[b c] -> [b 1 … c]."""
     return values.reshape(values.shape[0], *(1,) * (like.ndim - 2), values.shape[-1]).astype(like.dtype)
-
-
-def _kronecker(left: Array, right: Array) -> Array:
-    *window, d, c = right.shape
-    b, a = left.shape
-    return jnp.einsum("ji,...lk->...jlik", left, right).reshape(*window, b * d, a * c)
 
 
 def _wide(a: Any) -> Array:

@@ -27,10 +27,10 @@ from autolora_jax.training.objective import Objective
 from autolora_jax.training.optimizer import learning_rate, make_optimizer
 from autolora_jax.training.progress import OnTrain, Summary, TrainProgress
 from autolora_jax.training.step import State, initial_state
+from autolora_jax.weights.lora.export import require_saveable
 from autolora_jax.weights.lora.files import read_lora
 from autolora_jax.weights.lora.metadata import by_component
 from autolora_jax.weights.lora.names import Layer
-from autolora_jax.weights.lora.saving import require_saveable
 from autolora_jax.weights.writing import require_writable
 
 CHECKPOINTS = "checkpoints"  # in the work folder

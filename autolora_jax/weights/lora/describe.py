@@ -11,10 +11,9 @@ from typing import Any
 from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import TensorFiles, open_tensors
 from autolora_jax.weights.lora.dialects import UNKNOWN, component_of
-from autolora_jax.weights.lora.examine import examine
 from autolora_jax.weights.lora.files import read_alpha
-from autolora_jax.weights.lora.kinds import DORA, kind_of
-from autolora_jax.weights.lora.match import DAMAGED, Match, Parts
+from autolora_jax.weights.lora.kinds import DORA, Sizes, kind_of, sizes_of
+from autolora_jax.weights.lora.match import DAMAGED, Match, Parts, examine
 from autolora_jax.weights.lora.metadata import (
     alpha_histogram,
     by_component,
@@ -24,7 +23,6 @@ from autolora_jax.weights.lora.metadata import (
     trigger_words,
 )
 from autolora_jax.weights.lora.names import Targets
-from autolora_jax.weights.lora.sizes import factors_of, rank_of
 from autolora_jax.weights.rules import Shape
 
 SUPPORTED = ("SDXL", "Stable Diffusion 3")  # how families of dialects.FAMILIES begin that a model here can be
@@ -148,16 +146,16 @@ def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDes
 
 def _kinds(match: Match, shapes: Mapping[str, Shape], file: TensorFiles) -> dict[str, KindFound]:
     """What the modules of each kind say; the most frequent kind first."""
-    found: dict[str, list[tuple[Mapping[str, Shape], float | None]]] = {}
+    found: dict[str, list[tuple[Sizes, float | None]]] = {}
     for parts in match.modules.values():
-        of_parts = {part: shapes[key] for part, key in parts.items()}
-        found.setdefault(_kind_name(parts), []).append((of_parts, _alpha(file, parts, match)))
+        sizes = sizes_of({part: shapes[key] for part, key in parts.items()})
+        found.setdefault(_kind_name(parts), []).append((sizes, _alpha(file, parts, match)))
     return {
         name: KindFound(
             len(modules),
-            dict(Counter(rank for parts, _ in modules if (rank := rank_of(parts)) is not None)),
+            dict(Counter(sizes.rank for sizes, _ in modules if sizes.rank is not None)),
             dict(Counter(alpha for _, alpha in modules)),
-            dict(Counter(_product(factors) for parts, _ in modules if (factors := factors_of(parts)))),
+            dict(Counter(sizes.factors for sizes, _ in modules if sizes.factors)),
         )
         for name, modules in sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
     }
@@ -166,13 +164,9 @@ def _kinds(match: Match, shapes: Mapping[str, Shape], file: TensorFiles) -> dict
 def _kind_name(parts: Iterable[str]) -> str:
     kind = kind_of(parts)
     name = kind.name if kind else "unknown"
-    if not DORA & set(parts):
+    if not DORA.keys() & set(parts):
         return name
     return "DoRA" if name == _PLAIN else f"{name} with DoRA"
-
-
-def _product(factors: tuple[Shape, Shape]) -> str:
-    return " ⊗ ".join("x".join(map(str, shape)) for shape in factors)
 
 
 def _alpha(file: TensorFiles, parts: Parts, match: Match) -> float | None:

@@ -1,42 +1,16 @@
-"""What LoRA files' keys look like: tables of key endings, of naming styles and of base models.
+"""What LoRA files' keys look like: tables of naming styles and of base models.
 
-A key is a module's name, a dot and an ending: `lora_unet_input_blocks_4_1_proj_in` `.` `lora_down.weight`. `PARTS` says
-which part of a change an ending holds; kinds.py, which parts make which change. A new dialect is a row in each (and in
-names.SPELLINGS if it also names modules in its own way).
+A key is a module's name, a dot and an ending: `lora_unet_input_blocks_4_1_proj_in` `.` `lora_down.weight`. Every kind
+of LoRA says which endings hold its parts (kinds/). A new dialect is a row in each of these tables, and in
+names.SPELLINGS if it also names modules in its own way.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 
-from autolora_jax.weights.lora.sizes import inputs_of
+from autolora_jax.weights.lora import kinds
 from autolora_jax.weights.rules import Shape
-
-_NAME = r"(\.[\w-]+)?"  # PEFT's endings may carry an adapter's name: `lora_A.default.weight`
-_AS_IS = (
-    "alpha",
-    "dora_scale",
-    *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
-    *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
-    *("diff", "diff_b", "w_norm", "b_norm"),
-)
-# Part -> the endings (regular expressions) that hold it.
-PARTS: Mapping[str, str] = {
-    "down": rf"lora_down\.weight|lora_A{_NAME}\.weight|lora(_linear_layer)?\.down\.weight",
-    "up": rf"lora_up\.weight|lora_B{_NAME}\.weight|lora(_linear_layer)?\.up\.weight",
-    "mid": r"lora_mid\.weight",
-    "magnitude": rf"lora_magnitude_vector{_NAME}(\.weight)?",
-    "up_bias": rf"lora_(up|B){_NAME}\.bias|lora(_linear_layer)?\.up\.bias",
-    **{name: name for name in _AS_IS},
-    # Refused; kinds.py says why.
-    "down_bias": rf"lora_(down|A){_NAME}\.bias|lora(_linear_layer)?\.down\.bias",
-    "glora": r"(a[12]|b[12]|bm[12])\.weight",
-    "oft": r"oft_(blocks|diag|R\.(weight|scaled_oft))|boft_R(\.weight)?|rescale",
-    "replaced": r"set_weight|reshape_weight",
-    "ia3": r"on_input|ia3_l(\.weight)?",
-    "embedding": rf"lora_embedding_[AB]{_NAME}",
-    "vera": r"vera_lambda_[bd](\.weight)?",
-}
-_KEY = re.compile(r"(?P<module>.+?)\.(?:" + "|".join(f"(?P<{part}>{ending})" for part, ending in PARTS.items()) + ")")
 
 # Attention processors' names of 2023, as today's. Source: diffusers/utils/state_dict_utils.py.
 _PROCESSORS = (
@@ -51,15 +25,21 @@ def split_key(key: str) -> tuple[str, str] | None:
     """(module's name, part) of a tensor's name; None when no known ending fits."""
     for pattern, today in _PROCESSORS:
         key = pattern.sub(today, key)
-    m = _KEY.fullmatch(key)
-    return (m["module"], next(p for p in PARTS if m[p] is not None)) if m else None
+    m = _key(kinds.KINDS).fullmatch(key)
+    return (m["module"], str(m.lastgroup)) if m else None
+
+
+@functools.cache
+def _key(known: tuple[kinds.Kind, ...]) -> re.Pattern[str]:
+    endings = (f"(?P<{part}>{ending})" for part, ending in kinds.endings(known).items())
+    return re.compile(rf"(?P<module>.+?)\.(?:{'|'.join(endings)})")
 
 
 # A name that gives a LoRA file away, for those who wonder what a file is: parts that no checkpoint has, or a prefix.
-_UNMISTAKABLE = ("down", "up", "mid", "magnitude", "embedding", "oft", *(n for n in _AS_IS if n != "alpha"))
+_TELLING = kinds.endings(kind for kind in kinds.KINDS if kind.telling)
 LORA_KEY = (
     r"(lora_(unet|te\d?|transformer)|lycoris)_.*|bundle_emb\..*|.*_lora\.(up|down)\.weight|.*\.("
-    + "|".join(PARTS[part] for part in _UNMISTAKABLE)
+    + "|".join(ending for part, ending in _TELLING.items() if part != "alpha")
     + ")"
 )
 
@@ -185,7 +165,7 @@ def guess_family(shapes: Mapping[str, Shape]) -> str:
     for key, shape in shapes.items():
         module, part = split_key(key) or (key, "")
         modules.setdefault(module, {})[part] = shape
-    lines = [f"{module} in={inputs_of(parts)}" for module, parts in modules.items()]
+    lines = [f"{module} in={kinds.sizes_of(parts).inputs or 0}" for module, parts in modules.items()]
     for name, pattern in FAMILIES:
         if any(re.search(pattern, line) for line in lines):
             return name

@@ -1,7 +1,8 @@
 """Writing LoRA files in the two dialects that others read: kohya, with single files' names, and PEFT/diffusers."""
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,17 @@ import ml_dtypes
 import numpy as np
 
 from autolora_jax.config import JsonConfig, UNetConfig
-from autolora_jax.weights.lora.change import Change
 from autolora_jax.weights.lora.dialects import KOHYA, KOHYA_SD3, KOHYA_SGM, PEFT
 from autolora_jax.weights.lora.embeddings import Embeddings, bundled
-from autolora_jax.weights.lora.endings import WRITERS
-from autolora_jax.weights.lora.exact import as_low_rank
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.lora.fused import together
-from autolora_jax.weights.lora.names import SPELLINGS, Layer, spell
+from autolora_jax.weights.lora.kinds import Change, vectors
+from autolora_jax.weights.lora.kinds.low_rank import LowRank, as_low_rank
+from autolora_jax.weights.lora.kinds.matrix import Written
+from autolora_jax.weights.lora.names import SPELLINGS, Layer, Place, spell
 from autolora_jax.weights.lora.peft import HEADER_KEY, peft_header
-from autolora_jax.weights.lora.sd3_names import Place
 from autolora_jax.weights.tables import torch_module
-from autolora_jax.weights.writing import write_safetensors
+from autolora_jax.weights.writing import require_writable, write_safetensors
 
 # dialect -> naming styles
 DIALECTS: Mapping[str, tuple[str, ...]] = {
@@ -28,6 +28,17 @@ DIALECTS: Mapping[str, tuple[str, ...]] = {
     "peft": (PEFT,),
 }
 DTYPES: Mapping[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+def require_saveable(out: Path, dialect: str, dtype: str) -> None:
+    """Raises the ValueError or WeightsError that saving a LoRA there would raise, before the work that makes it."""
+    if dialect not in DIALECTS:
+        raise ValueError(f"dialect {dialect!r} is not known; choose one of {', '.join(DIALECTS)}")
+    if dtype not in DTYPES:
+        raise ValueError(f"save_dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"out = {str(out)!r} should be a file that ends in .safetensors")
+    require_writable(out.parent)
 
 
 def convert_lora(path: str | os.PathLike[str], file: LoraFile, dialect: str, denoiser_config: JsonConfig) -> None:
@@ -64,14 +75,15 @@ def write_lora(
     for name, pieces in modules.items():
         layer, place, _ = pieces[0]
         change = together([(place, change) for _, place, change in pieces])
+        if dialect == "peft" and change.matrix:
+            low = as_low_rank(change.matrix)
+            change = dataclasses.replace(change, matrix=low)
+            alphas.setdefault(layer.component, {})[place.module] = (low.rank, low.scale * low.rank)
         try:
-            written = WRITERS[dialect](change, layer.kernel)
+            written = _WRITERS[dialect](change, len(layer.kernel) == 4)
         except ValueError as e:
             raise ValueError(f"{name}: {e}") from None
         tensors |= {f"{name}.{ending}": tensor for ending, tensor in written.items()}
-        if dialect == "peft" and change.matrix:
-            low = as_low_rank(change.matrix)
-            alphas.setdefault(layer.component, {})[place.module] = (low.rank, low.scale * low.rank)
     if embeddings and dialect != "kohya":
         raise ValueError(f"the words {', '.join(embeddings)} have no place in a PEFT file; write it as kohya")
     tensors |= bundled(embeddings or {})
@@ -83,6 +95,29 @@ def write_lora(
         {HEADER_KEY: peft_header(alphas, bool(dora), bias)} if dialect == "peft" else {}
     )
     write_safetensors(Path(path), tensors, header)
+
+
+def _kohya(change: Change, is_conv: bool) -> Written:
+    """Every kind of change by the endings that sd-scripts and LyCORIS give it."""
+    tensors = change.matrix.tensors() if change.matrix else {}
+    if change.magnitude:
+        tensors["dora_scale"] = change.magnitude.dora_scale(is_conv)
+    return tensors | vectors.tensors(change)
+
+
+def _peft(change: Change, is_conv: bool) -> Written:
+    """LoRA, DoRA over outputs and biases. Raises ValueError for what PEFT has no name for."""
+    if not isinstance(change.matrix, LowRank):
+        raise ValueError("PEFT's LoRA has no place for trained norms, or for biases alone; write it as kohya")
+    tensors = change.matrix.peft()
+    if change.bias is not None:
+        tensors["lora_B.bias"] = change.bias.astype(np.float32) / np.float32(change.matrix.scale)
+    if change.magnitude:
+        tensors["lora_magnitude_vector"] = change.magnitude.peft(is_conv)
+    return tensors
+
+
+_WRITERS: Mapping[str, Callable[[Change, bool], Written]] = {"kohya": _kohya, "peft": _peft}
 
 
 def _name(layer: Layer, styles: tuple[str, ...], denoiser_config: JsonConfig) -> tuple[str, Place]:

@@ -10,13 +10,11 @@ import numpy as np
 
 from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import TensorFiles, open_tensors
-from autolora_jax.weights.lora import building
-from autolora_jax.weights.lora.change import Change, LowRank
 from autolora_jax.weights.lora.embeddings import Embeddings, read_embeddings
-from autolora_jax.weights.lora.examine import configs_of, examine
 from autolora_jax.weights.lora.fused import SPLIT_QKV, is_split_qkv, piece, says_split_qkv
-from autolora_jax.weights.lora.kinds import kind_of
-from autolora_jax.weights.lora.match import DAMAGED, Match, raise_problems
+from autolora_jax.weights.lora.kinds import Change, read
+from autolora_jax.weights.lora.kinds.low_rank import LowRank
+from autolora_jax.weights.lora.match import DAMAGED, Match, configs_of, examine, raise_problems
 from autolora_jax.weights.lora.names import Layer, Name, Targets
 from autolora_jax.weights.lora.peft import LARGEST_ALPHA, PeftSettings
 from autolora_jax.weights.lora.source import find_lora
@@ -60,7 +58,7 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
 
 def _share_out(changes: Mapping[str, Change], known: Mapping[str, Name], file: LoraFile) -> LoraFile:
     """The file with the changes of its modules as changes of layers."""
-    one_alpha = len({change.alpha for change in changes.values() if change.matrix}) == 1
+    one_alpha = len({change.matrix.alpha for change in changes.values() if change.matrix}) == 1
     said = says_split_qkv(file.metadata)
     dialect = file.dialect
     layers: dict[Layer, Change] = {}
@@ -101,7 +99,5 @@ def _read_module(
                 "alphas that differ from the file's own PEFT settings", DAMAGED, f"{module} ({alpha}, {said})"
             )
         alpha = said
-    kind = kind_of(keys)
-    assert kind is not None
     with np.errstate(over="ignore", invalid="ignore"):  # attaching it will say so
-        return building.change(tensors, name.kernel, kind.build(tensors, name.kernel, alpha))
+        return read(tensors, name.kernel, alpha)

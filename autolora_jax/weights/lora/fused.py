@@ -11,11 +11,16 @@ which every program reads alike, as alpha / ranks. The order is not q, k, v for 
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from autolora_jax.weights.lora.change import Change, Full, LowRank, Magnitude, Matrix
-from autolora_jax.weights.lora.sd3_names import Place
+from autolora_jax.weights.lora.kinds import Change
+from autolora_jax.weights.lora.kinds.dora import Magnitude
+from autolora_jax.weights.lora.kinds.full import Full
+from autolora_jax.weights.lora.kinds.low_rank import LowRank
+from autolora_jax.weights.lora.kinds.matrix import Matrix
+from autolora_jax.weights.lora.names import Place
 from autolora_jax.weights.rules import halves_swapped
 
 SPLIT_QKV = "split_qkv"
@@ -43,7 +48,7 @@ def is_split_qkv(change: LowRank, parts: int, said: bool, one_alpha: bool) -> bo
         return False
     if not said and (change.alpha == change.rank or not one_alpha):
         return False
-    rows = [np.split(outputs, parts, axis=1) for outputs in np.split(change.up, parts)]
+    rows = [np.split(outputs, parts, axis=1) for outputs in np.split(change.up.T, parts)]
     return not any((block != 0).any() for i, row in enumerate(rows) for j, block in enumerate(row) if i != j)
 
 
@@ -54,32 +59,45 @@ def piece(change: Change, place: Place) -> Change | None:
     """
     if place.parts == 1 and not place.swapped:
         return change
-    outputs = np.split(np.arange(change.outputs), place.parts)[place.part]
-    part = change.at(halves_swapped(outputs) if place.swapped else outputs)
+    outputs = np.split(np.arange(change.shape[-1]), place.parts)[place.part]
+    part = _at(change, halves_swapped(outputs) if place.swapped else outputs)
     whole, matrix = change.matrix, part.matrix
     if place.parts == 1 or not isinstance(whole, LowRank) or not isinstance(matrix, LowRank):
         return part
-    reaching = (matrix.up != 0).any(axis=0)
+    reaching = (matrix.up != 0).any(axis=1)
     if reaching.all() or not (whole.up != 0).any():
         return part
     if not reaching.any():
         return dataclasses.replace(part, matrix=None) if part.bias is not None else None
     ranks = int(reaching.sum())
     alpha = None if matrix.alpha is None else matrix.alpha * ranks / matrix.rank
-    return dataclasses.replace(part, matrix=LowRank(matrix.down[reaching], matrix.up[:, reaching], alpha))
+    return dataclasses.replace(part, matrix=LowRank(matrix.down[..., reaching], matrix.up[reaching], alpha=alpha))
+
+
+def _at(change: Change, outputs: np.ndarray) -> Change:
+    """The change of these outputs alone, in this order. Magnitudes over inputs stay true only if all outputs do."""
+    matrix, magnitude = change.matrix, change.magnitude
+    if magnitude and magnitude.axis == "outputs":
+        magnitude = dataclasses.replace(magnitude, values=magnitude.values[outputs])
+    return Change(
+        matrix and (matrix.at(outputs) or Full(matrix.kernel[..., outputs])),
+        magnitude,
+        None if change.bias is None else change.bias[outputs],
+        change.weight,
+    )
 
 
 def together(pieces: Sequence[tuple[Place, Change]]) -> Change:
     """The change of a module out of those of the layers that are pieces of it, all or some."""
     place, first = pieces[0]
     if place.parts == 1:
-        return first.at(halves_swapped(np.arange(first.outputs))) if place.swapped else first
+        return _at(first, halves_swapped(np.arange(first.shape[-1]))) if place.swapped else first
     changes = {place.part: change for place, change in pieces}
     matrices = {part: change.matrix for part, change in changes.items() if change.matrix is not None}
     return Change(
         _joined(matrices, place.parts),
         _joined_magnitude(changes, place.parts),
-        _joined_vectors({part: c.bias for part, c in changes.items() if c.bias is not None}, place.parts),
+        _end_to_end({part: c.bias for part, c in changes.items() if c.bias is not None}, place.parts),
     )
 
 
@@ -88,47 +106,35 @@ def _joined(matrices: Mapping[int, Matrix], parts: int) -> Matrix | None:
         return None
     low = {part: matrix for part, matrix in matrices.items() if isinstance(matrix, LowRank)}
     if len(low) < len(matrices):
-        rows = {part: matrix.dense for part, matrix in matrices.items()}
-        empty = np.zeros_like(next(iter(rows.values())))
-        return Full(np.concatenate([rows.get(part, empty) for part in range(parts)]))
+        return Full(_end_to_end({part: matrix.kernel for part, matrix in matrices.items()}, parts))
     first = next(iter(low.values()))
     if len(low) == parts and all(_alike(matrix, first) for matrix in low.values()):
-        return dataclasses.replace(first, up=np.concatenate([low[part].up for part in range(parts)]))
+        return dataclasses.replace(first, up=_end_to_end({part: matrix.up for part, matrix in low.items()}, parts))
     if len({matrix.scale for matrix in low.values()}) > 1:
-        low = {part: _with_scale_in_up(matrix) for part, matrix in low.items()}
+        low = {part: matrix.scaled() for part, matrix in low.items()}  # one module has one alpha
     order = sorted(low, reverse=True)
-    columns = [_column(low[part].up, part, parts) for part in order]
-    down, up = np.concatenate([low[part].down for part in order]), np.concatenate(columns, axis=1)
-    return LowRank(down, up, low[order[0]].scale * len(down))
+    down = np.concatenate([low[part].down for part in order], axis=-1)
+    ups = [_end_to_end({part: low[part].up}, parts) for part in order]
+    return LowRank(down, np.concatenate(ups), alpha=low[order[0]].scale * down.shape[-1])
 
 
 def _joined_magnitude(changes: Mapping[int, Change], parts: int) -> Magnitude | None:
-    magnitudes = {part: change.magnitude for part, change in changes.items()}
-    found = [magnitude for magnitude in magnitudes.values() if magnitude]
+    found = {part: change.magnitude for part, change in changes.items() if change.magnitude}
     if not found:
         return None
-    if len(found) < parts or any(magnitude.axis == "inputs" for magnitude in found):
+    if len(found) < parts or any(magnitude.axis == "inputs" for magnitude in found.values()):
         raise ValueError("DoRA of a part of q, k and v, or over their inputs, has no place in kohya's layout; use peft")
-    values = np.concatenate([magnitudes[part].values for part in range(parts)])  # type: ignore[union-attr]
+    values = _end_to_end({part: magnitude.values for part, magnitude in found.items()}, parts)
     return dataclasses.replace(found[0], values=values)
 
 
-def _joined_vectors(vectors: Mapping[int, np.ndarray], parts: int) -> np.ndarray | None:
-    if not vectors:
+def _end_to_end(found: Mapping[int, np.ndarray], parts: int) -> Any:
+    """What layers have along their outputs as the module's, zeros for layers that have nothing; None if none has."""
+    if not found:
         return None
-    empty = np.zeros_like(next(iter(vectors.values())))
-    return np.concatenate([vectors.get(part, empty) for part in range(parts)])
-
-
-def _column(up: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """A layer's `up`, with zeros where the module's other layers are."""
-    return np.concatenate([up if i == part else np.zeros_like(up) for i in range(parts)])
+    empty = np.zeros_like(next(iter(found.values())))
+    return np.concatenate([found.get(part, empty) for part in range(parts)], axis=-1)
 
 
 def _alike(one: LowRank, other: LowRank) -> bool:
     return one.alpha == other.alpha and np.array_equal(one.down, other.down)
-
-
-def _with_scale_in_up(change: LowRank) -> LowRank:
-    """alpha / rank as part of `up`, in float32: one module has one alpha."""
-    return LowRank(change.down, change.up.astype(np.float32) * np.float32(change.scale), None)

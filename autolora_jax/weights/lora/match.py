@@ -6,13 +6,18 @@ Nothing is skipped. All that does not fit is collected, so that one message can 
 import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
 
+from autolora_jax.config import JsonConfig
 from autolora_jax.weights.errors import WeightsError, shorten
-from autolora_jax.weights.lora.building import beside_misfit
+from autolora_jax.weights.files import FLOATS, TensorFiles
+from autolora_jax.weights.lora import kinds
 from autolora_jax.weights.lora.dialects import foreign, guess_family, naming_style, split_key
-from autolora_jax.weights.lora.kinds import DORA, REFUSED, Kind, kind_of
-from autolora_jax.weights.lora.names import Layer, Name
-from autolora_jax.weights.lora.peft import PeftSettings
+from autolora_jax.weights.lora.embeddings import Keys, embedding_problems, split_embeddings
+from autolora_jax.weights.lora.kinds import DORA, Kind, kind_of
+from autolora_jax.weights.lora.names import SPELLINGS, Layer, Name, Targets, names
+from autolora_jax.weights.lora.peft import PeftSettings, peft_settings
 from autolora_jax.weights.rules import Shape
 
 Parts = dict[str, str]  # part ("down", "up", "alpha") -> the tensor's name in the file
@@ -48,7 +53,7 @@ class Match:
 
     style: str  # how it names layers
     family: str  # the base model it looks made for
-    kinds: set[str]  # names of the dialects.KINDS in it
+    kinds: set[str]  # names of those in it
     modules: dict[str, Parts]  # every module of the file, by its name there
     layers: dict[Layer, str]  # the layers it changes -> module
     problems: Problems
@@ -60,6 +65,45 @@ class Match:
         return f"{' + '.join(kinds)}, {self.style}"
 
 
+class Examined(NamedTuple):
+    """What a file holds."""
+
+    match: Match  # with all that is known against the file
+    settings: Mapping[str, PeftSettings]  # component -> what PEFT says beside the tensors
+    embeddings: Keys  # bundled with it
+    names: Mapping[str, Name]  # of the model's layers; empty without a model
+
+
+def examine(path: Path, file: TensorFiles, targets: Targets | None = None) -> Examined:
+    """What a file holds, and whether it fits a model, if one is given."""
+    settings, unusable = {}, ""
+    try:
+        settings = peft_settings(path, file.metadata, list(targets or SPELLINGS))
+    except WeightsError as e:
+        unusable = str(e)
+    known = names(targets) if targets else {}
+    all_shapes = {key: info.shape for key, info in file.tensors.items()}
+    words, shapes = split_embeddings(all_shapes)
+    match = match_layers(shapes, known, settings) if targets else examine_modules(shapes)
+    if not all_shapes:
+        match.problems.add("no tensors", DAMAGED)
+    if problems := embedding_problems(words, all_shapes, configs_of(targets) if targets else None):
+        remedy = "delete their bundle_emb keys to do without them"
+        match.problems.add("textual-inversion embeddings that can't be used", remedy, *problems)
+    if unusable:
+        match.problems.add(unusable, NOT_APPLIED)
+    for key, info in file.tensors.items():
+        if info.dtype not in FLOATS and not key.endswith(".alpha"):
+            remedy = f"get a version in {', '.join(FLOATS)}"
+            match.problems.add("tensors that are no floats", remedy, f"{key} ({info.dtype})")
+    return Examined(match, settings, words, known)
+
+
+def configs_of(targets: Targets) -> dict[str, JsonConfig]:
+    """component -> its config."""
+    return {name: config for name, (_, config) in targets.items()}
+
+
 def examine_modules(shapes: Mapping[str, Shape]) -> Match:
     """What a file holds, without knowing a model: its kinds, and whether each module's parts are complete."""
     match = Match(naming_style(shapes), guess_family(shapes), set(), {}, {}, Problems())
@@ -67,7 +111,8 @@ def examine_modules(shapes: Mapping[str, Shape]) -> Match:
         if split := split_key(key):
             module, part = split
             parts = match.modules.setdefault(module, {})
-            if part in parts and part not in REFUSED:  # a refused kind is told by any of its tensors
+            kind = kind_of([part])
+            if part in parts and not (kind and kind.remedy):  # a refused kind is told by any of its tensors
                 match.problems.add("parts given twice", DOUBLED, f"{parts[part]} and {key}")
             parts[part] = key
         else:
@@ -84,7 +129,7 @@ def _examine_module(module: str, parts: Parts, match: Match) -> None:
         match.problems.add("parts without the change they belong to", DAMAGED, *parts.values())
         return
     match.kinds.add(kind.name)
-    if parts.keys() & DORA:
+    if parts.keys() & DORA.keys():
         match.kinds.add("DoRA")
     if kind.remedy:
         sign = next(parts[p] for p in parts if p in kind.signs)
@@ -134,7 +179,7 @@ def match_layers(
 def _misfit(kind: Kind, shapes: Mapping[str, Shape], name: Name) -> str | None:
     if shapes.get("alpha", ()) not in ((), (1,)):
         return f"alpha {list(shapes['alpha'])} instead of one number"
-    if wrong := kind.misfit(shapes, name.kernel) or beside_misfit(shapes, name.kernel):
+    if wrong := kinds.misfit(kind, shapes, name.kernel):
         return wrong
     if len(name.shares) > 1 and shapes.get("dora_scale", (0,))[0] == 1:
         return "magnitudes over the inputs of several layers at once, which can't be taken apart"

@@ -6,6 +6,7 @@ layers may have one name: where a file's layout has them as one.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
@@ -22,8 +23,8 @@ from autolora_jax.weights.lora.dialects import (
     PEFT,
     SIMPLE_TUNER,
 )
-from autolora_jax.weights.lora.sd3_names import Place, sd3_place
 from autolora_jax.weights.rules import Shape, flat_shapes
+from autolora_jax.weights.sd3_layout import BLOCK, CONTEXT_NORM, ENDS, FINAL
 from autolora_jax.weights.tables import torch_module
 
 Targets = Mapping[str, tuple[Mapping[str, Any], JsonConfig]]  # component -> (its parameter tree or shapes, its config)
@@ -36,6 +37,15 @@ class Layer(NamedTuple):
     component: str  # "unet" or "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"
     path: str  # in the component's tree: "down_blocks_1/attentions_0/proj_in"
     kernel: Shape  # Dense [in, out] or Conv [kh, kw, in, out]; of a norm its weight's [c]
+
+
+class Place(NamedTuple):
+    """Where a layer is in a layout."""
+
+    module: str  # its name there
+    part: int = 0  # which one of …
+    parts: int = 1  # … how many equal pieces of that module's outputs the layer is
+    swapped: bool = False  # the halves of its outputs stand there in the other order: (shift, scale) for (scale, shift)
 
 
 class Share(NamedTuple):
@@ -84,8 +94,28 @@ def _sgm(module: str, config: JsonConfig) -> Place | None:
     return Place(ldm_module_name(module, _of_type(UNetConfig, config)))
 
 
+def _places(table: Mapping[str, str | tuple[str, ...]]) -> Iterator[tuple[str, Place]]:
+    for name, to in table.items():
+        modules = (to,) if isinstance(to, str) else to
+        yield from ((module, Place(name, part, len(modules))) for part, module in enumerate(modules))
+
+
+_TEXT_NORM = "norm1_context.linear"
+# Canonical name -> place; within a block: without its number.
+_OUTSIDE = {**dict(_places(ENDS)), "norm_out.linear": Place(FINAL, swapped=True)}
+_IN_BLOCK = {**dict(_places(BLOCK)), _TEXT_NORM: Place(CONTEXT_NORM)}
+
+
 def _sd3(module: str, config: JsonConfig) -> Place | None:
-    return sd3_place(module, _of_type(MMDiTConfig, config))
+    """As single files have it, q, k, v as one: "transformer_blocks.3.ff.net.2" -> "joint_blocks.3.x_block.mlp.fc2"."""
+    last = _of_type(MMDiTConfig, config).num_layers - 1
+    match = re.fullmatch(r"transformer_blocks\.(\d+)\.(.+)", module)
+    if not match:
+        return _OUTSIDE.get(module, Place(module))
+    number, inner = match.groups()
+    place = _IN_BLOCK[inner]
+    ends = inner == _TEXT_NORM and int(number) == last
+    return place._replace(module=f"joint_blocks.{number}.{place.module}", swapped=ends)
 
 
 def _flattened(module: str, config: JsonConfig) -> Place | None:

@@ -1,0 +1,54 @@
+"""The difference of the weights themselves, `diff`: of a kernel, or of a norm's weight."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, axis
+from autolora_jax.weights.lora.kinds.matrix import Matrix, Numbers, Shapes, Tensors, Written, from_torch, to_torch, wide
+from autolora_jax.weights.rules import Shape
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Full(Matrix):
+    """ΔW as it is."""
+
+    dense: Numbers  # [*window, in, out]
+
+    @property
+    def kernel(self) -> Numbers:
+        return wide(self.dense)
+
+    def at(self, outputs: np.ndarray) -> "Full":
+        return Full(self.dense[..., outputs])
+
+    def tensors(self) -> Written:
+        return {"diff": to_torch(self.dense)}
+
+
+def _misfit(shapes: Shapes, kernel: Shape) -> str | None:
+    wanted: list[Shape] = [kernel] if len(kernel) == 1 else [(kernel[-1], kernel[-2], *kernel[:-2])]
+    if len(kernel) == 2:
+        wanted.append((*wanted[0], 1, 1))
+    if shapes["diff"] not in wanted:
+        return f"diff {list(shapes['diff'])}, but the layer takes {list(wanted[0])}"
+    return None
+
+
+def _read(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
+    if len(kernel) == 1:
+        return Change(weight=tensors["diff"])
+    return Change(Full(from_torch(tensors["diff"], kernel[:-2])))
+
+
+DIFFERENCE = Kind(
+    "full difference (diff)",
+    parts={"diff": "diff"},
+    needs=(("diff",),),
+    norms=True,
+    misfit=_misfit,
+    read=_read,
+    sizes=lambda shapes: Sizes(inputs=axis(shapes, "diff", 1)),
+)

@@ -1,0 +1,88 @@
+"""What every class of a kernel's change has: as a file holds it, in a delta tree, and in a network.
+
+Arrays are laid out as our kernels are, Dense [in, out] and Conv [kh, kw, in, out], from the moment that a file is read.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from autolora_jax.weights.rules import Shape
+
+Shapes = Mapping[str, Shape]  # part -> its shape in the file, torch's
+Tensors = Mapping[str, np.ndarray]  # part -> the file's tensor, in torch's layout
+Written = dict[str, np.ndarray]  # ending -> such a tensor
+Numbers = Any  # an array: numpy's on the host, JAX's in a network
+STATIC = {"static": True}  # of a dataclass's field that is no array
+ADAPTER = r"(\.[\w-]+)?"  # PEFT's endings may carry an adapter's name: `lora_A.default.weight`
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """A change of a layer's kernel; every kind's is a dataclass of arrays that JAX knows as a pytree.
+
+    The network is given such an object, too, so `kernel` is all that a change means to a layer.
+    """
+
+    # The file's; None: it says nothing, which means alpha = rank, or there is nothing to scale.
+    alpha: float | None = dataclasses.field(default=None, kw_only=True, metadata=STATIC)
+
+    @property
+    def kernel(self) -> Numbers:
+        """ΔW at scale 1 in the kernel's shape, float32. By what numpy's and JAX's arrays both have: it is either's."""
+        raise NotImplementedError
+
+    def tensors(self) -> Written:
+        """The module by the endings that sd-scripts and LyCORIS give its parts, alpha among them."""
+        raise NotImplementedError
+
+    @property
+    def shape(self) -> Shape:
+        """Of the kernel."""
+        return tuple(jax.eval_shape(lambda matrix: matrix.kernel, self).shape)
+
+    @property
+    def rank(self) -> int | None:
+        """As the file's author counts it; None where that means nothing."""
+        return None
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank. PEFT's rslora (alpha / √rank) is already turned into such an alpha."""
+        return 1.0 if self.alpha is None or self.rank is None else self.alpha / self.rank
+
+    @property
+    def said_alpha(self) -> np.ndarray:
+        """alpha as a tensor."""
+        return np.array(self.rank if self.alpha is None else self.alpha, np.float32)
+
+    def scaled(self) -> "Matrix":
+        """The same with its scale in an array, in float32: what differs in alpha alone shares a compiled program."""
+        return self
+
+    def at(self, outputs: np.ndarray) -> "Matrix | None":
+        """The change of these outputs alone, in this order; None where it is not of this kind."""
+        return None
+
+    def halves(self, most: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """(down, up) whose product it is, known without rounding and of fewer ranks than `most`; None: of no such."""
+        return None
+
+
+def wide(x: Numbers) -> Numbers:
+    """In float32."""
+    return x.astype(np.float32)
+
+
+def from_torch(x: np.ndarray, window: Shape) -> np.ndarray:
+    """[out, in …] as [*window, in, out]. A file has the window as axes of its own, flat among the inputs, or as 1x1."""
+    x = x.reshape(len(x), -1, *window)
+    return x.transpose(*range(2, x.ndim), 1, 0)
+
+
+def to_torch(x: np.ndarray) -> np.ndarray:
+    """[*window, in, out] as [out, in, *window]."""
+    return x.transpose(-1, -2, *range(x.ndim - 2))
