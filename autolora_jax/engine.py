@@ -110,7 +110,7 @@ class Engine:
         drawn at once at most, a multiple of the devices; images that agree in their LoRA scales are filled up to it.
         """
         most = rows // self.mesh.size
-        _, batches = request.batches(self.mesh.size, most, (most,) if request.one_scale else ())
+        _, batches = request.batches(self.mesh.size, most, (most,) if len(request.scale_groups) == 1 else ())
         results = [(index, self._begin(request, schedule, index, as_latents)) for index in batches]
 
         def wait() -> tuple[np.ndarray, np.ndarray]:

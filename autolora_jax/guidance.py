@@ -17,6 +17,7 @@ whose coefficient is zero for every image at a step is not computed there.
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -208,6 +209,11 @@ class Segment(NamedTuple):
 
     steps: int
     branches: tuple[Branch, ...]
+
+    @property
+    def paired(self) -> bool:
+        """Whether every kind of weights that is evaluated reads both prompts."""
+        return set(Counter(branch.weights for branch in self.branches).values()) == {2}
 
 
 class Plan(NamedTuple):

@@ -34,7 +34,6 @@ class Request:
     latents: np.ndarray | None  # float32 [n h w c], instead of noise from the seeds
     latent_shape: tuple[int, int, int]  # (h, w, c)
     text: TextSettings
-    one_scale: bool = True  # whether the program may count on LoRA scales that all images agree in
 
     @classmethod
     def of(
@@ -105,6 +104,14 @@ class Request:
         nothing."""
         return {kind: padded_scales(values[index]) for kind, values in self.scales.items()}
 
+    @property
+    def scale_groups(self) -> list[list[int]]:
+        """The images, those together that have the same LoRA scales."""
+        groups: dict[bytes, list[int]] = {}
+        for i in range(len(self.seeds)):
+            groups.setdefault(b"".join(values[i].tobytes() for values in self.scales.values()), []).append(i)
+        return list(groups.values())
+
     def batches(self, devices: int, most: int, ready: Collection[int] = ()) -> tuple[int, list[np.ndarray]]:
         """(images a device at once, the images of each batch, as the devices take them): all of them, in batches.
 
@@ -114,13 +121,11 @@ class Request:
         most: images a device at once. ready: sizes whose programs are there: one that is large enough is taken
         rather than a fitting one that would have to be compiled.
         """
-        groups: dict[bytes, list[int]] = {}
-        for i in range(len(self.seeds)):
-            groups.setdefault(b"".join(values[i].tobytes() for values in self.scales.values()), []).append(i)
-        needed = min(most, -(-len(self.seeds) // devices), max(map(len, groups.values())))
+        groups = self.scale_groups
+        needed = min(most, -(-len(self.seeds) // devices), max(map(len, groups)))
         fitting = min(most, 1 << (needed - 1).bit_length())
         size = min((size for size in ready if needed <= size <= most), default=fitting)
-        slots = [_filled(group[i : i + size], size) for group in groups.values() for i in range(0, len(group), size)]
+        slots = [_filled(group[i : i + size], size) for group in groups for i in range(0, len(group), size)]
         batches = [_filled(slots[i : i + devices], devices) for i in range(0, len(slots), devices)]
         return size, [np.concatenate(batch) for batch in batches]
 

@@ -31,8 +31,8 @@ class Calls(NamedTuple):
 
 
 def paired(plan: Plan) -> np.ndarray:
-    """bool [steps]: whether every kind of weights that a step evaluates reads both prompts."""
-    return np.all([plan.active[:, kind == KIND_OF].sum(axis=1) % 2 == 0 for kind in range(len(KINDS))], axis=0)
+    """bool [steps]: whether a step's calls take both prompts at once."""
+    return np.repeat(*np.array([(segment.paired, segment.steps) for segment in plan.segments]).T).astype(bool)
 
 
 def calls(plan: Plan, first: int, last: int) -> Calls:

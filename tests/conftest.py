@@ -2,9 +2,12 @@
 
 import gc
 import os
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is wrong
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Programs are shared by all processes of all tests; one for each user, who may run many suites.
+os.environ.setdefault("AUTOLORA_COMPILATION_CACHE", f"{tempfile.gettempdir()}/autolora-jax-tests-{os.getuid()}")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin while they wait: ruinous beside other processes
 
 import jax

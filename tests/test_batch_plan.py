@@ -13,7 +13,7 @@ import pytest
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, ConfigError, NoGuidance, PersonalizationGuidance
 from autolora_jax.batch import Job, Prompt, Settings
 from autolora_jax.batch.ledger import spans
-from autolora_jax.batch.plan import Plan
+from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.recipe import Program
 from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
 from tests.batch_jobs import SETTINGS, plan_of
@@ -154,7 +154,6 @@ def test_batches_hold_everything_once_and_only_what_one_program_draws():
     for batch in batches:
         recipes = [row.recipe for row in many.rows(batch)]
         assert len({recipe.program for recipe in recipes}) == len({recipe.load.names for recipe in recipes}) == 1
-        assert not batch.one_scale or len({recipe.scales for recipe in recipes}) == 1
     mixed = [{row.recipe.rule for row in many.rows(batch)} for batch in batches]
     assert {AutoLoRA(1.5, 5.0, 5.0), AutoLoRA(2.0, 5.0, 5.0)} in mixed  # numbers mix, branches do not
     assert not any(
@@ -170,18 +169,23 @@ def test_every_set_of_files_is_loaded_once():
     assert [model.source for model, _, _ in runs] == ["one", "one", "two", "two"]
 
 
+def scales_of(many: Plan, batch: Batch) -> int:
+    """How many LoRA scales a batch has."""
+    return len({row.recipe.one_scale for row in many.rows(batch)})
+
+
 @pytest.mark.parametrize(("seeds", "alike"), [(16, True), (3, False)])
 def test_scales_mix_only_where_rows_would_be_wasted(seeds: int, alike: bool):
     many = plan(seeds=tuple(range(seeds)), grid={"lora_scale": [0.2, 0.4, 0.6, 0.8]})
     batches = many.batches(ALL(len(many)), 4)
-    assert {batch.one_scale for batch in batches} == {alike}
+    assert {scales_of(many, batch) == 1 for batch in batches} == {alike}
     assert len(batches) == seeds
 
 
 def test_omega_is_a_scale_too():
     many = plan(seeds=(0, 1), grid={"guidance": [PersonalizationGuidance(2.0, omega) for omega in (0.2, 0.4)]})
-    assert [batch.one_scale for batch in many.batches(ALL(4), 4)] == [False]
-    assert [batch.one_scale for batch in many.batches(ALL(4), 2)] == [True, True]
+    assert [scales_of(many, batch) for batch in many.batches(ALL(4), 4)] == [2]
+    assert [scales_of(many, batch) for batch in many.batches(ALL(4), 2)] == [1, 1]
 
 
 def test_batches_follow_from_the_plan_what_is_wanted_and_the_rows():
@@ -189,10 +193,10 @@ def test_batches_follow_from_the_plan_what_is_wanted_and_the_rows():
     some = ALL(len(many))[::3]
 
     def packed() -> list:
-        return [(b.number, b.items.tolist(), b.rows, b.one_scale) for b in many.batches(some, 8)]
+        return [(b.number, b.items.tolist(), b.rows) for b in many.batches(some, 8)]
 
     assert packed() == packed()
-    assert sorted(itertools.chain(*(items for _, items, _, _ in packed()))) == some.tolist()
+    assert sorted(itertools.chain(*(items for _, items, _ in packed()))) == some.tolist()
 
 
 def test_programs_are_told_apart_by_all_that_the_pipeline_takes_once_a_call():

@@ -74,7 +74,6 @@ class Artist:
                     _begin(pipe, coming)
         if request is None:
             return Drawing(failed, lambda: Pictures(np.zeros((0,)), np.zeros((0,), bool)))
-        request = dataclasses.replace(request, one_scale=batch.one_scale)
         program, model = rows[0].recipe.program, rows[0].recipe.load.model
         schedule = model.schedule(
             program.steps, program.scheduler, program.timestep_spacing, program.height, program.width

@@ -51,15 +51,9 @@ def estimate(job: Job, plan: Plan, storage: Storage, rows: int, retry: bool = Fa
     drawn = [plan.recipes[int(plan.recipes_of(batch.items[:1])[0])] for batch in batches]
     pixels = sum(int(n) * recipe.size[0] * recipe.size[1] for n, recipe in zip(counts, plan.recipes, strict=True))
     programs = {
-        (
-            recipe.load.names,
-            recipe.size,
-            recipe.program.segments,
-            recipe.program.rescaled,
-            recipe.stochastic,
-            b.one_scale,
-        )
-        for recipe, b in zip(drawn, batches, strict=True)
+        (recipe.load.model.config, bool(recipe.scales), recipe.size, segment.paired)
+        for recipe in drawn
+        for segment in recipe.program.segments
     }
     told = Estimate(
         pictures=len(plan),

@@ -59,13 +59,11 @@ class Batch(NamedTuple):
     """Pictures that are drawn at once.
 
     number: among the batches of a run. rows: how many pictures the program draws; those beyond `items` are padding.
-    one_scale: whether all have the same LoRA scales, so that merged kernels serve them all: a faster program.
     """
 
     number: int
     items: Items
     rows: int
-    one_scale: bool
 
 
 class Plan:
@@ -117,14 +115,14 @@ class Plan:
         """Batches of `rows` rows that draw these pictures, in an order that loads every set of files once."""
         recipes = self.recipes_of(items)
         batches: list[Batch] = []
-        for group, one_scale in self._groups(np.bincount(recipes, minlength=len(self.recipes)), rows):
+        for group in self._groups(np.bincount(recipes, minlength=len(self.recipes)), rows):
             members = items[np.isin(recipes, group)]
             for start in range(0, len(members), rows):
-                batches.append(Batch(len(batches), members[start : start + rows], rows, one_scale))
+                batches.append(Batch(len(batches), members[start : start + rows], rows))
         return batches
 
-    def _groups(self, counts: Items, rows: int) -> list[tuple[list[int], bool]]:
-        """(numbers of recipes that may share batches, whether their LoRA scales are the same), in drawing order.
+    def _groups(self, counts: Items, rows: int) -> list[list[int]]:
+        """Numbers of recipes that may share batches, in drawing order; of one LoRA scale where that wastes few rows.
 
         counts: pictures of each recipe.
         """
@@ -137,16 +135,16 @@ class Plan:
         by_model: dict[Any, list[Any]] = defaultdict(list)
         for names in tree:
             by_model[names[0]].append(names)
-        groups: list[tuple[list[int], bool]] = []
+        groups: list[list[int]] = []
         for names in (names for same_model in by_model.values() for names in same_model):
             for scales in tree[names].values():
                 apart = list(scales.values())
                 together = [number for numbers in apart for number in numbers]
                 needed = sum(_ceil(int(counts[numbers].sum()), rows) for numbers in apart)
                 if needed <= MOST_WASTE * _ceil(int(counts[together].sum()), rows):
-                    groups += [(numbers, True) for numbers in apart]
+                    groups += apart
                 else:
-                    groups.append((together, False))
+                    groups.append(together)
         return groups
 
     def _negative(self, prompt: Prompt) -> str | None:

@@ -5,8 +5,6 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from autolora_jax import guidance
 from autolora_jax.batch.job import Settings
 from autolora_jax.batch.sources import File, Model, Sources, canonical
@@ -57,7 +55,6 @@ class Recipe:
     rule: Rule
     guidance_rescale: float
     program: Program
-    stochastic: bool  # whether its solver draws noise at each step
 
     @property
     def size(self) -> tuple[int, int]:
@@ -119,7 +116,7 @@ def resolve(settings: Settings, sources: Sources) -> Recipe:
     sampler = settings.sampler
     width, height = settings.size or (None, None)
     height, width = picture_size(height, width, model.unit, model.trained_size)
-    schedule = model.schedule(sampler.steps, sampler.scheduler, sampler.timestep_spacing, height, width)
+    model.schedule(sampler.steps, sampler.scheduler, sampler.timestep_spacing, height, width)  # raises what it must
     rule = settings.rule().filled(model.family.guidance_scale)
     rescaled = sampler.guidance_rescale != 0
     plan = guidance.plan(rule, 1, sampler.steps, reference=rescaled)
@@ -148,5 +145,4 @@ def resolve(settings: Settings, sources: Sources) -> Recipe:
             base_text=settings.base_text,
             max_sequence_length=settings.max_sequence_length,
         ),
-        stochastic=bool(np.any(schedule.fresh)),
     )

@@ -242,7 +242,7 @@ def run(
                 rows, begun = work.plan.rows(batch), time.monotonic()
                 if following is not None and tell is not None:
                     tell(work.plan.rows(following))
-                before, kind = kind, (rows[0].recipe.load.names, rows[0].recipe.program, batch.one_scale)
+                before, kind = kind, (rows[0].recipe.load.names, rows[0].recipe.program)
                 drawing = draw(rows, batch)
                 moments = Moments(begun, time.monotonic(), 0.0, 0.0, kind != before)
                 task = finishing.submit(_finish, work, batch, rows, drawing, moments, on_devices, writers)
