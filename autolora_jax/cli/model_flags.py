@@ -55,9 +55,8 @@ CompilationCache = Annotated[
     option(
         "--compilation-cache",
         panel=MODEL,
-        default="autolora-jax/programs in your cache folder",
         metavar="PLACE",
         help="Where compiled programs are kept, so that the next run need not compile them: a folder, a bucket's URL, "
-        "or 'off'. The environment variable AUTOLORA_COMPILATION_CACHE says the same for all runs.",
+        "or 'off'; else autolora-jax/programs in your cache folder. AUTOLORA_COMPILATION_CACHE says it for all runs.",
     ),
 ]
