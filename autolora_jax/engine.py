@@ -4,6 +4,7 @@ request ──▶ batches ──▶ texts ──▶ run ──▶ pace ──▶
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -41,7 +42,7 @@ class Engine:
         self.denoiser, self.vae, self.text, self.mesh = denoiser, vae, text, mesh
         self.model, self.vae_params = model, vae_params
         self.ready: dict[Any, set[int]] = {}  # latents' shape -> images a device at once that programs are there for
-        self._pace = Pace()
+        self._pace, self._driver = Pace(), ThreadPoolExecutor(1, "steps")
 
     def set_delta(self, delta: Tree) -> None:
         """Replaces the denoiser's stacked delta tree."""
@@ -92,7 +93,8 @@ class Engine:
                     on_progress(Progress("encode", min(first * self.mesh.size * size, n), n))
                 for near in batches[first : first + 2]:  # the next one's before this one's pictures: devices keep order
                     self.text.begin(*_texts(request, near))
-                pending.append((index, self._begin(request, schedule, index, as_latents, told(index))))
+                run = self.run(request, schedule, index)
+                pending.append((index, self._driven(run, as_latents, told(index))))
                 ready.add(size)
                 if len(pending) > 1:
                     yield from in_order(*pending.pop(0))
@@ -104,19 +106,20 @@ class Engine:
     def start(
         self, request: Request, schedule: Schedule, rows: int, as_latents: bool = False
     ) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
-        """Sets the devices to work on all images of a request; the last steps are still to be done when it returns.
+        """Sets the devices to work on all images of a request, after those of earlier ones, and does not wait for them.
 
         Returns what waits for (pictures uint8 [n h w 3], finite [n]), or latents [n h/8 w/8 c]. rows: how many are
         drawn at once at most, a multiple of the devices; images that agree in their LoRA scales are filled up to it.
         """
         most = rows // self.mesh.size
         _, batches = request.batches(self.mesh.size, most, (most,) if len(request.scale_groups) == 1 else ())
-        results = [(index, self._begin(request, schedule, index, as_latents)) for index in batches]
+        runs = [self.run(request, schedule, index) for index in batches]
+        # In a thread of its own: an interruption of the caller's leaves what has begun to come to its end.
+        begun = self._driver.submit(lambda: [self._driven(run, as_latents) for run in runs])
 
         def wait() -> tuple[np.ndarray, np.ndarray]:
-            order = np.concatenate([index for index, _ in results])
-            _, places = np.unique(order, return_index=True)
-            arrays, finite = map(np.concatenate, zip(*(_fetched(result) for _, result in results), strict=True))
+            _, places = np.unique(np.concatenate(batches), return_index=True)
+            arrays, finite = map(np.concatenate, zip(*map(_fetched, begun.result()), strict=True))
             return arrays[places], finite[places]
 
         return wait
@@ -127,16 +130,8 @@ class Engine:
         pictures, _ = _fetched(self.decoded(jax.device_put(pad_rows(latents, rows), split_images(self.mesh))))
         return pictures[: len(latents)]
 
-    def _begin(
-        self,
-        request: Request,
-        schedule: Schedule,
-        index: np.ndarray,
-        as_latents: bool,
-        on_done: OnStretch | None = None,
-    ) -> tuple[Any, Any]:
-        """(pictures or latents, finite or None) of some images of a request while they are being drawn."""
-        run = self.run(request, schedule, index)
+    def _driven(self, run: Run, as_latents: bool, on_done: OnStretch | None = None) -> tuple[Any, Any]:
+        """(pictures or latents, finite or None) of a run while its last steps are still being drawn."""
         self._pace.drive(run, on_done)
         return (run.state.x, None) if as_latents else self.decoded(run.state.x)
 

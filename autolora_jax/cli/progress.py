@@ -66,7 +66,7 @@ class Display:
         elif progress.stage == "load":
             self.update("Load", progress.done, progress.total, progress.what)
         elif progress.stage == "encode" and drawing not in self._rows:
-            self.update(compiling, 0, None, "minutes at full size, once per kind of guidance and batch")
+            self.update(compiling, 0, None, "minutes at full size, unless it is kept from before")
         elif progress.stage == "sample":
             self.update(compiling, 1, 1)
             self.update(drawing, progress.done, progress.total, "steps")
