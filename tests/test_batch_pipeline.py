@@ -15,6 +15,7 @@ from autolora_jax.batch import Artist, Job, Settings, draw_job, open_work, read_
 from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.recipe import resolve
 from autolora_jax.batch.sources import Sources
+from autolora_jax.engine import Engine
 from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
 from autolora_jax.text import encoding
 
@@ -130,7 +131,7 @@ def test_texts_are_encoded_a_batch_ahead(job: Job, tmp_path: Path, monkeypatch: 
         return call
 
     monkeypatch.setattr(encoding, "begin", noted("encode", encoding.begin))
-    monkeypatch.setattr(AutoLoRAPipeline, "start", noted("draw", AutoLoRAPipeline.start))
+    monkeypatch.setattr(Engine, "start", noted("draw", Engine.start))
     prompts = tuple(f"a cat {i}" for i in range(4))
     work = open_work(dataclasses.replace(job, prompts=(*prompts[:2], BAD, *prompts[2:]), grid={}), tmp_path)
     work = dataclasses.replace(work, batches=work.plan.batches(np.arange(len(work.plan)), 2))
