@@ -3,9 +3,11 @@
 request ──▶ batches ──▶ texts ──▶ run ──▶ pace ──▶ decode ──▶ pictures, in the request's order
 """
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +16,7 @@ import numpy as np
 
 from autolora_jax.decode import decode
 from autolora_jax.models.vae import AutoencoderKL
-from autolora_jax.pacing import OnStretch, Pace
+from autolora_jax.pacing import Pace
 from autolora_jax.progress import OnProgress, Partial, Progress
 from autolora_jax.request import Request
 from autolora_jax.run import Run
@@ -25,6 +27,7 @@ from autolora_jax.text import TextStage
 
 Tree = Mapping[str, Any]
 TILED_FROM = 2048 * 2048  # pixels from which the VAE decodes in tiles
+UNFETCHED = 2  # batches of a call that are drawn or being drawn, and that the caller has not taken
 
 
 class Engine:
@@ -46,8 +49,9 @@ class Engine:
 
     def set_delta(self, delta: Tree) -> None:
         """Replaces the denoiser's stacked delta tree."""
+        if _shapes(delta) != _shapes(self.model.lora):
+            self.ready.clear()  # other programs will be needed
         self.model = self.model._replace(lora=delta)
-        self.ready.clear()
 
     def draw(
         self,
@@ -57,51 +61,67 @@ class Engine:
         as_latents: bool,
         on_progress: OnProgress | None,
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(pictures or latents, finite), in order, as batches are drawn; the devices work on while one is fetched."""
-        n, done = len(request.seeds), 0
+        """(pictures or latents, finite), in order, as batches are drawn; the devices work on while one is fetched.
+
+        They are driven by another thread: what the caller does with pictures holds nothing up, and an interruption is
+        heard while a program compiles. What `on_progress` raises, or a generator that is closed, ends the work within
+        a stretch.
+        """
         ready = self.ready.setdefault(request.latent_shape, set())
         size, batches = request.batches(self.mesh.size, batch_size, ready)
-        total = len(batches) * len(schedule.timestep)
-
-        def told(index: np.ndarray) -> Callable[[int, State], None]:
-            def on_done(steps: int, state: State) -> None:
-                nonlocal done
-                done += steps
-                if on_progress:
-                    on_progress(Progress("sample", done, total, partial=partial(_partial, index, state)))
-
-            return on_done
-
+        events: SimpleQueue[Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None] = SimpleQueue()
+        room, stopped = threading.Semaphore(UNFETCHED), threading.Event()
+        total, done, given = len(batches) * len(schedule.timestep), 0, 0
         drawn: dict[int, tuple[np.ndarray, np.bool_]] = {}
-        given = 0
 
-        def in_order(index: np.ndarray, result: tuple[Any, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        def tell(*what: Any, **more: Any) -> Iterator[Any]:
+            if on_progress:
+                on_progress(Progress(*what, **more))
+            yield from ()
+
+        def moved(index: np.ndarray, steps: int, state: State) -> Iterator[Any]:
+            nonlocal done
+            done += steps
+            yield from tell("sample", done, total, partial=partial(_partial, index, state))
+
+        def fetch(index: np.ndarray, result: tuple[Any, Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             nonlocal given
             for i, picture, finite in zip(index.tolist(), *_fetched(result), strict=True):
                 drawn.setdefault(i, (picture, finite))
+            ready.add(size)
             first = given
             while given in drawn:
                 given += 1
             if given > first:
                 pictures, finites = zip(*(drawn.pop(i) for i in range(first, given)), strict=True)
                 yield np.stack(pictures), np.array(finites)
+            room.release()
 
-        pending: list[tuple[np.ndarray, tuple[Any, Any]]] = []
+        def drive() -> None:
+            try:
+                for number, index in enumerate(batches):
+                    room.acquire()
+                    events.put(partial(tell, "encode", number, len(batches)))
+                    for near in batches[number : number + 2]:  # the next one's, too, before this one's pictures
+                        self.text.begin(*_texts(request, near))
+                    run = self.run(request, schedule, index)
+                    for _ in self._pace.drive(run, lambda *what, index=index: events.put(partial(moved, index, *what))):
+                        if stopped.is_set():
+                            return
+                    events.put(partial(fetch, index, self._result(run, as_latents)))
+                self._pace.finish()
+            finally:
+                self._pace.forget()
+                events.put(None)
+
+        driven = self._driver.submit(drive)
         try:
-            for first, index in enumerate(batches):
-                if on_progress:
-                    on_progress(Progress("encode", min(first * self.mesh.size * size, n), n))
-                for near in batches[first : first + 2]:  # the next one's before this one's pictures: devices keep order
-                    self.text.begin(*_texts(request, near))
-                run = self.run(request, schedule, index)
-                pending.append((index, self._driven(run, as_latents, told(index))))
-                ready.add(size)
-                if len(pending) > 1:
-                    yield from in_order(*pending.pop(0))
-            self._pace.finish()
-            yield from in_order(*pending.pop())
+            while event := events.get():
+                yield from event()
+            driven.result()
         finally:
-            self._pace.forget()
+            stopped.set()
+            room.release()
 
     def start(
         self, request: Request, schedule: Schedule, rows: int, as_latents: bool = False
@@ -130,9 +150,13 @@ class Engine:
         pictures, _ = _fetched(self.decoded(jax.device_put(pad_rows(latents, rows), split_images(self.mesh))))
         return pictures[: len(latents)]
 
-    def _driven(self, run: Run, as_latents: bool, on_done: OnStretch | None = None) -> tuple[Any, Any]:
-        """(pictures or latents, finite or None) of a run while its last steps are still being drawn."""
-        self._pace.drive(run, on_done)
+    def _driven(self, run: Run, as_latents: bool) -> tuple[Any, Any]:
+        for _ in self._pace.drive(run):
+            pass
+        return self._result(run, as_latents)
+
+    def _result(self, run: Run, as_latents: bool) -> tuple[Any, Any]:
+        """(pictures or latents, finite or None) of a run, while its last steps are still being done."""
         return (run.state.x, None) if as_latents else self.decoded(run.state.x)
 
     def run(self, request: Request, schedule: Schedule, index: np.ndarray) -> Run:
@@ -155,6 +179,10 @@ class Engine:
         """(pictures, finite) of latents [b h/8 w/8 c] that lie on the devices."""
         tiled = latents.shape[1] * latents.shape[2] * self.vae.config.factor**2 >= TILED_FROM
         return decode(self.vae, self.mesh, self.vae_params, latents, tiled=tiled)
+
+
+def _shapes(tree: Tree) -> tuple[Any, ...]:
+    return jax.tree.structure(tree), *map(np.shape, jax.tree.leaves(tree))
 
 
 def _texts(request: Request, index: np.ndarray) -> tuple[Any, ...]:

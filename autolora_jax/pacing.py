@@ -7,7 +7,7 @@ as it happens, and an interruption comes at once and leaves little behind.
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from autolora_jax.run import Run
@@ -35,8 +35,8 @@ class Pace:
         self._last_done = 0.0
         self._step_seconds = STRETCH_SECONDS  # the first stretch is one step
 
-    def drive(self, run: Run, on_done: OnStretch | None = None) -> None:
-        """Queues all steps of a run. At its return the last ones are still to be done.
+    def drive(self, run: Run, on_done: OnStretch | None = None) -> Iterator[None]:
+        """Queues the steps of a run, a stretch whenever it is asked. At its end the last ones are still to be done.
 
         on_done: told of each stretch when it is done, in this thread: by this call, the next one or `finish`.
         """
@@ -45,6 +45,7 @@ class Pace:
             self._queued.append(_Queued(steps, run.state, time.monotonic(), on_done))
             while len(self._queued) > AHEAD:
                 self._wait()
+            yield
 
     def finish(self) -> None:
         """Waits for all that is queued."""
