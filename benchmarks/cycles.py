@@ -18,7 +18,8 @@ OPERATION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = ", re.MULTILINE)
 OP_NAME = re.compile(r'op_name="([^"]*)"')
 KERNEL = re.compile(
     r"bf16\[(?:(\d+),)?(\d+),(\d+),\d+\][^\]]*\) custom-call\(.*tpu_custom_call.*?"  # [b h t d]
-    r"(?:bf16|f32)\[[\d,]*,(\d+)\]\{[\d,]+\}\}, frontend_attributes.*?"  # values, [... d s]
+    r"operand_layout_constraints=\{(?:s\d+\[[\d,]*\]\{[\d,]*\}, )*(?:bf16|f32)\[[\d,]*\]\{[\d,]*\}, "  # queries
+    r"(?:bf16|f32)\[[\d,]*,(\d+)\].*?"  # keys, [... d s]
     r'block_q\\": (\d+), \\"block_kv\\": (\d+)',
     re.DOTALL,
 )
@@ -107,6 +108,8 @@ def count(compiled: Any, chip: str, flop: float, schedules: Schedules | None = N
             bundles = known.setdefault(kernel.groups(), bundles) if bundles else known.get(kernel.groups())
             unknown += bundles is None
             cycles = steps * (bundles or 0)
+        elif "tpu_custom_call" in operation:
+            unknown += 1
         regions[_region(name[1], path[1] if path else "")] += cycles
     millions = {name: cycles / 1e6 for name, cycles in regions.items()}
     return Cycles(millions, unknown, flop / PEAK[chip.partition(":")[0]] / 1e6)

@@ -10,7 +10,7 @@ PROGRAM = """
   %fusion.1 = bf16[8,64]{1,0} fusion(%a), metadata={op_name="jit(f)/attn1/to_q/d"}, backend_config={"estimated_cycles":"20000"}
   %fusion.2 = bf16[8,64]{1,0} fusion(%a), metadata={op_name="jit(f)/ff/net_2/merge/dot"}, backend_config={"estimated_cycles":"300000"}
   ROOT %add.1 = bf16[8,64]{1,0} fusion(%a), metadata={op_name="jit(f)/ff/net_2/dot"}, backend_config={"estimated_cycles":"4000000"}
-  %splash_mha_fwd.1 = (f32[8]{0}, bf16[8,20,1024,64]{3,2,1,0}) custom-call(%q, %k, %v), custom_call_target="tpu_custom_call", operand_layout_constraints={bf16[8,20,64,1024]{3,2,1,0}, bf16[8,20,64,1024]{3,2,1,0}, bf16[8,20,64,2048]{3,2,1,0}}, frontend_attributes={kernel_metadata={
+  %splash_mha_fwd.1 = (f32[8]{0}, bf16[8,20,1024,64]{3,2,1,0}) custom-call(%q, %k, %v), custom_call_target="tpu_custom_call", operand_layout_constraints={s8[1,2,1]{2,1,0}, bf16[8,20,64,1024]{3,2,1,0}, bf16[8,20,64,2048]{3,2,1,0}, bf16[8,20,64,2048]{3,2,1,0}, s32[1,2048]{1,0}}, frontend_attributes={kernel_metadata={
 "xprof_metadata":"{\\"block_q\\": 512, \\"block_kv\\": 1024, \\"block_kv_compute\\": 1024}"
 }}, metadata={op_name="jit(f)/attn1/pallas_call"}
 """  # noqa: E501
