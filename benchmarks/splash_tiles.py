@@ -55,7 +55,7 @@ def chosen(tokens: int) -> Tiles:
     """The library's tiles for so many tokens that attend to each other."""
     queries, block_q = attention.padded_length(tokens, attention.QUERY_BLOCKS)
     keys, block_kv = attention.padded_length(tokens, attention.KEY_BLOCKS)
-    return Tiles(queries, keys, block_q, block_kv, attention.memory_block(keys, block_kv, HEAD_DIM * 2))
+    return Tiles(queries, keys, block_q, block_kv, attention.memory_block(keys, block_kv, 2))
 
 
 def candidates(tokens: int) -> Iterator[Tiles]:
@@ -68,9 +68,7 @@ def candidates(tokens: int) -> Iterator[Tiles]:
     for block in attention.KEY_BLOCKS:
         if block != ours.block_kv:
             keys = -(-tokens // block) * block
-            yield dataclasses.replace(
-                ours, block_kv=block, keys=keys, memory=attention.memory_block(keys, block, HEAD_DIM * 2)
-            )
+            yield dataclasses.replace(ours, block_kv=block, keys=keys, memory=attention.memory_block(keys, block, 2))
 
 
 def pairs() -> Iterator[Tiles]:

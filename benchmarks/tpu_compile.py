@@ -1,4 +1,4 @@
-"""What the real TPU compiler makes of the full-size sampler: memory, FLOPs and bytes of a step. No TPU is needed.
+"""What the real TPU compiler makes of the full-size sampler: memory, FLOPs, bytes and cycles of a step, without a TPU.
 
     python -m benchmarks.tpu_compile                                  # v5e and v6e, 4 chips, 4 images a chip
     python -m benchmarks.tpu_compile --topology v5e:2x2 --batch 8
@@ -7,7 +7,8 @@
 
 Compiles ahead of time with libtpu (pip install libtpu). Each compile takes several minutes on two cores. A scan's body
 is counted once, so the sampler's figures are those of one step (plus a few elementwise operations around the loop).
-Pallas attention is invisible to the cost analysis on both sides of a ratio; `attention` is its exact count.
+Pallas attention is invisible to the cost analysis on both sides of a ratio; `attention` is its exact count. Cycles and
+their regions are cycles.py's; single blocks, which compile in half a minute, are tpu_blocks.py's.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from autolora_jax.schedules import Schedule
 from autolora_jax.sharding import WEIGHTS, data_mesh, replicated, split_axes, split_images, weight_placement
 from autolora_jax.weights import published
 from autolora_jax.weights.networks import network_of
+from benchmarks.cycles import REGIONS, Cycles, Schedules, count
 
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 ADAPTED = re.compile(r".*/(to_q|to_k|to_v|to_out_0|add_[qkv]_proj|to_add_out|net_0/proj|net_2|proj_in|proj_out)/kernel")
@@ -50,6 +52,8 @@ MODELS = {
 HEADINGS = ["program", "chip", "images", "arguments GB", "temporaries GB", "peak GB", "TFLOP", "+ attention"]
 HEADINGS += ["moved GB", "collectives"]
 HEADER = "| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|"
+CYCLES_HEADER = "| program | chip | M cycles | " + " | ".join(REGIONS) + " | of the roofline |"
+CYCLES_HEADER += "\n" + "|---" * (len(REGIONS) + 4) + "|"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Compiled:
     moved_gb: float
     collectives: int
     compile_s: float
+    cycles: Cycles
 
     def __str__(self) -> str:
         """A row under HEADER."""
@@ -201,8 +206,12 @@ def attention_flop(config: UNetConfig | MMDiTConfig, size: int, evaluations: int
     return total * evaluations
 
 
-def measure(program: str, topology: str, lowered: Any, images: int, attention: float) -> Compiled:
-    """Compiles and reads the compiler's own figures, per chip."""
+def measure(
+    program: str, topology: str, lowered: Any, images: int, attention: float, schedules: Schedules | None = None
+) -> Compiled:
+    """Compiles and reads the compiler's own figures, per chip. schedules: without, kernels are not in the cycles."""
+    if schedules:
+        schedules.clear()
     start = time.perf_counter()
     compiled = lowered.compile()
     seconds = time.perf_counter() - start
@@ -225,11 +234,18 @@ def measure(program: str, topology: str, lowered: Any, images: int, attention: f
         moved_gb=cost["bytes accessed"] / GB,
         collectives=len(COLLECTIVES.findall(compiled.as_text())),
         compile_s=seconds,
+        cycles=count(compiled, topology, cost["flops"] + attention, schedules),
     )
 
 
 def rows(
-    topology: str, batch: int, size: int, rank: int, model: str = "sdxl", weight_shards: int = 1
+    topology: str,
+    batch: int,
+    size: int,
+    rank: int,
+    model: str = "sdxl",
+    weight_shards: int = 1,
+    schedules: Schedules | None = None,
 ) -> Iterator[Compiled]:
     """One forward (where one chip can hold the model), and the sampler's AutoLoRA step, on a topology."""
     denoiser = network(size, model)
@@ -237,9 +253,9 @@ def rows(
     one, all_chips = topology_mesh(topology, 1), topology_mesh(topology, None, weight_shards)
     once = attention_flop(denoiser.config, latent, batch)
     if weight_shards == 1:
-        yield measure("one forward", topology, lower_forward(denoiser, one, batch), batch, once)
+        yield measure("one forward", topology, lower_forward(denoiser, one, batch), batch, once, schedules)
     lowered = lower_sampler(denoiser, all_chips, batch, AutoLoRA(), rank)
-    yield measure("AutoLoRA step", topology, lowered, batch, 4 * once)
+    yield measure("AutoLoRA step", topology, lowered, batch, 4 * once, schedules)
 
 
 def main() -> None:
@@ -252,13 +268,26 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=ROOM, help="ranks that every layer has room for")
     parser.add_argument("--json", help="also write the rows to this file")
     args = parser.parse_args()
-    print(HEADER)
+    with Schedules() as schedules:
+        results = table(args, schedules)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump([dataclasses.asdict(r) for r in results], file, indent=1)
+
+
+def table(args: argparse.Namespace, schedules: Schedules) -> list[Compiled]:
+    """Prints a table a topology, memory and work first, then cycles."""
     results = []
     for topology in args.topology or ["v5e:2x2", "v6e:2x2"]:
-        for row in rows(topology, args.batch, args.size, args.rank, args.model, args.weight_shards):
+        print(HEADER)
+        first = len(results)
+        for row in rows(topology, args.batch, args.size, args.rank, args.model, args.weight_shards, schedules):
             results.append(row)
             print(row, flush=True)
             print(f"compiled in {row.compile_s:.0f} s", file=sys.stderr)
+        print(f"\n{CYCLES_HEADER}")
+        for row in results[first:]:
+            print(f"| {row.program} | {row.topology} | {row.cycles} |", flush=True)
         if args.weight_shards > 1:
             continue
         forward, step = results[-2:]
@@ -266,9 +295,7 @@ def main() -> None:
             f"\n{topology}: a step counts {step.tflop / forward.tflop:.3f} forwards without attention, "
             f"{(step.tflop + step.attention_tflop) / (forward.tflop + forward.attention_tflop):.3f} with it\n"
         )
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump([dataclasses.asdict(r) for r in results], file, indent=1)
+    return results
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def test_group_norm_keeps_its_digits_in_bfloat16_with_a_large_mean():
 @pytest.mark.parametrize("mean, dtype", [(300, jnp.float32), (100, jnp.bfloat16), (0, jnp.bfloat16)])
 def test_layer_norm_keeps_its_digits_with_a_large_mean(mean, dtype):
     """Of float32 inputs all that they have; of bfloat16 ones more than their rounding has left."""
-    x = np.asarray(jnp.asarray(normal(0, 2, 9, 1280) + mean, dtype).astype(jnp.float32))
+    x = np.array(jnp.asarray(normal(0, 2, 9, 1280) + mean, dtype).astype(jnp.float32))
     exact = torch.nn.functional.layer_norm(torch.from_numpy(x).double(), (1280,), eps=1e-6)
     y = LayerNorm(1e-6, affine=False, dtype=dtype).apply({}, jnp.asarray(x, dtype))
     assert y.dtype == dtype

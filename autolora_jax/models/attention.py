@@ -27,10 +27,12 @@ CHUNK_BYTES = 256 * 2**20
 FUSED_TOKENS = 256
 CUDNN_HEAD_DIM = 128
 SPLASH_HEAD_DIM = 128  # wider heads (the VAE's one of 512) would crowd a core's 16 MiB
-SPLASH_KEY_BYTES = 2**20  # of a head's keys in a core; values take as much, and both are double-buffered
+# Of a head's keys in a core, counted as 128 lanes: 5120 of them in 16 bits. Values take as much, both are buffered
+# twice, and there is what the products of blocks leave: 8192 keys do not fit, nor do 5120 beside 640 queries.
+SPLASH_KEY_BYTES = 5 * 2**18
 # Block of tokens -> what it costs beside the best, per pair of query and key, by the TPU compiler's schedules of the
 # kernel for v5e and v6e (benchmarks/splash_tiles.py): whether a block that pads less is worth it.
-QUERY_BLOCKS = {640: 0.98, 512: 1.0, 384: 1.01, 256: 1.08, 128: 1.4}
+QUERY_BLOCKS = {512: 1.0, 384: 1.01, 256: 1.08, 128: 1.4}
 KEY_BLOCKS = {1024: 1.0, 512: 1.0, 768: 1.03, 640: 1.12, 384: 1.15, 256: 1.3}
 
 Kernel = Callable[[Array, Array, Array, bool], Array]
@@ -134,16 +136,15 @@ def _splash_heads(q: Array, k: Array, v: Array) -> Array:
         jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0)))  # [b h length d]
         for x, length in ((q, t), (k, s), (v, s))
     ]
-    token = q.shape[-1] * q.dtype.itemsize  # bytes
+    itemsize = q.dtype.itemsize
     sizes = splash.BlockSizes(
         block_q=block_q,
-        block_kv=memory_block(s, block_kv, token),
+        block_kv=memory_block(s, block_kv, itemsize),
         block_kv_compute=block_kv,
         # One backward kernel for dq, dk and dv: 1.71 million cycles where two take 2.20, counted as in memory_block.
         use_fused_bwd_kernel=True,
         block_q_dkv=block_q,
-        # float32 sums of dk and dv lie beside keys and values, with lanes padded to 128
-        block_kv_dkv=memory_block(s, block_kv, 2 * 128 * q.dtype.itemsize),
+        block_kv_dkv=memory_block(s, block_kv, 2 * itemsize),  # float32 sums of dk and dv lie beside keys and values
         block_kv_dkv_compute=block_kv,
         # As products leave them: with heads of 64 last they would be padded to 128 lanes, and copied into that shape.
         q_layout=splash.QKVLayout.SEQ_MINOR,
@@ -193,14 +194,13 @@ def padded_length(n: int, blocks: Mapping[int, float]) -> tuple[int, int]:
     return padded[best], best
 
 
-def memory_block(s: int, block: int, token: int) -> int:
+def memory_block(s: int, block: int, itemsize: int) -> int:
     """Keys that a core holds at a time: as many blocks as divide the length and fit.
 
-    token: bytes of a token's key.
     By the TPU compiler's schedules for v5e at 4096 tokens, 10 heads of 64: 0.70 million cycles with all keys held,
     0.80 with 2048, 1.21 with blocks of 512 throughout.
     """
-    most = SPLASH_KEY_BYTES // token // block
+    most = SPLASH_KEY_BYTES // (128 * itemsize) // block
     return block * max(n for n in range(1, most + 1) if s // block % n == 0)
 
 

@@ -55,7 +55,9 @@ def apply_kernel(
         ):  # few positions: a prompt's tokens
             return linear(x, kernel) + _low_rank(x, delta, linear, precision)
     # Without the barrier XLA for TPU fuses the merge into the product and computes it again for every tile of rows.
-    return linear(x, jax.lax.optimization_barrier(merge(kernel, delta, precision)))
+    with jax.named_scope("merge"):  # so that profiles and benchmarks/cycles.py tell it from the product
+        merged = jax.lax.optimization_barrier(merge(kernel, delta, precision))
+    return linear(x, merged)
 
 
 def merge(kernel: Array, delta: Delta, precision: str | None = None) -> Array:
