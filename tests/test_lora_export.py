@@ -86,11 +86,10 @@ def test_converted_file_is_the_same_lora(tmp_path: Path, dialect: str) -> None:
 def test_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = read_lora(saved(tmp_path / "a.safetensors", good()), tiny_targets())
 
-    def fails(path: Path, content: bytes) -> None:
-        path.write_text("half")
+    def fails(path: Path, target: Path) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "write_bytes", fails)
+    monkeypatch.setattr(Path, "replace", fails)  # the last thing that is done to a file that is written
     with pytest.raises(OSError, match="disk full"):
         export.convert_lora(tmp_path / "b.safetensors", first, "peft", tiny_networks()["unet"])
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]

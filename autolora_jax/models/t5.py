@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from autolora_jax.config import T5Config
 from autolora_jax.models.attention import biased_attention
 from autolora_jax.models.embedding import look_up
-from autolora_jax.models.layers import Block, Dense, RMSNorm, gelu_tanh
+from autolora_jax.models.layers import Block, Dense, RMSNorm, gelu_tanh, repeated
 
 
 class SelfAttention(Block):
@@ -116,15 +116,14 @@ class T5Stack(Block):
 
     def setup(self) -> None:
         self.block = [
-            self.recomputed(T5Block)(config=self.config, has_bias=i == 0, **self.settings)
-            for i in range(self.config.num_layers)
+            T5Block(config=self.config, has_bias=i == 0, **self.settings) for i in range(self.config.num_layers)
         ]
         self.final_layer_norm = RMSNorm(self.config.layer_norm_epsilon, **self.dtypes)
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         bias = self.block[0].position_bias(x.shape[1])
         for block in self.block:
-            x = block(x, bias)
+            x = repeated(block, x, bias)
         return self.final_layer_norm(x)
 
 
