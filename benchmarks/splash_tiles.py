@@ -128,7 +128,10 @@ def main() -> None:
     parser.add_argument("--chip", default="v5e", help="v5e, v6e …")
     parser.add_argument("--tokens", type=int, action="append", help="repeatable")
     parser.add_argument("--search", action="store_true", help="every pair of blocks")
+    parser.add_argument("--tiny", action="store_true", help="the chosen tiles of 512 tokens: only to see that it works")
     args = parser.parse_args()
+    if args.tiny:
+        args.tokens = [512]
     with tempfile.TemporaryDirectory() as folder:
         # Read when the compiler is loaded, which nothing has done yet.
         os.environ["LIBTPU_INIT_ARGS"] = (
@@ -137,7 +140,7 @@ def main() -> None:
         print("| tokens | queries | in blocks of | keys | in blocks of | in a core | thousand cycles a head |")
         print("|---|---|---|---|---|---|---|")
         for tokens in args.tokens or ([4096] if args.search else TOKENS):
-            for tiles in pairs() if args.search else candidates(tokens):
+            for tiles in [chosen(tokens)] if args.tiny else pairs() if args.search else candidates(tokens):
                 count = bundles(tiles, args.search or tiles.keys > tokens, f"{args.chip}:2x2", Path(folder))
                 cost = "does not fit" if count is None else f"{count * tiles.steps / 1000:.1f}"
                 if args.search and count is not None:

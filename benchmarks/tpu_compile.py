@@ -44,6 +44,12 @@ GB, TERA = 1e9, 1e12
 ROOM = 64  # ranks that every layer has place for, as lora.padded gives it
 TEXT_TOKENS = 77 + 256  # of SD3: CLIP's and T5's
 MODELS = {
+    "tiny": dataclasses.replace(
+        published.SDXL_BASE["unet"],
+        block_out_channels=(32, 64, 64),
+        attention_head_dim=(1, 2, 2),
+        transformer_layers_per_block=(1, 1, 1),
+    ),
     "sdxl": published.SDXL_BASE["unet"],
     "sd3-medium": published.SD3_MEDIUM["transformer"],
     "sd3.5-medium": published.SD35_MEDIUM["transformer"],
@@ -267,7 +273,10 @@ def main() -> None:
     parser.add_argument("--weight-shards", type=int, default=1, help="chips that hold one copy of the weights together")
     parser.add_argument("--rank", type=int, default=ROOM, help="ranks that every layer has room for")
     parser.add_argument("--json", help="also write the rows to this file")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model on v5e: only to see that it works")
     args = parser.parse_args()
+    if args.tiny:
+        args.topology, args.batch, args.size, args.model = ["v5e:2x2"], 1, 64, "tiny"
     with Schedules() as schedules:
         results = table(args, schedules)
     if args.json:

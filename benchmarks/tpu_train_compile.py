@@ -86,9 +86,9 @@ def lower_step(unet: UNet2DConditionModel, mesh: Mesh, batch: int, rank: int) ->
     return jax.jit(mapped).lower(*shared, images)
 
 
-def training_network(size: int, depth: int | None = None) -> UNet2DConditionModel:
+def training_network(size: int, depth: int | None = None, model: str = "sdxl") -> UNet2DConditionModel:
     """SDXL's UNet as TPUs train it. depth: at most this many transformer blocks per attention layer."""
-    unet = network(size).clone(remat=True)
+    unet = network(size, model).clone(remat=True)
     depths = tuple(min(depth or n, n) for n in unet.config.depths)
     return unet.clone(config=dataclasses.replace(unet.config, transformer_layers_per_block=depths))
 
@@ -112,8 +112,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="picture side in pixels")
     parser.add_argument("--rank", type=int, default=16, help="rank of the delta")
     parser.add_argument("--depth", type=int, help="at most this many transformer blocks per attention layer")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model: only to see that it works")
     args = parser.parse_args()
-    unet = training_network(args.size, args.depth)
+    unet = training_network(64, 1, "tiny") if args.tiny else training_network(args.size, args.depth)
     row = compiled_step(unet, args.topology, args.batch, args.rank)
     print(f"{HEADER}\n{row}\n\nAdamW keeps another {adamw_gb(unet, args.rank):.2f} GB")
     print(f"compiled in {row.compile_s:.0f} s", file=sys.stderr)
