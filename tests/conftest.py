@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is wrong
@@ -32,6 +33,8 @@ MUCH = 3 * 2**30  # bytes
 
 def pytest_configure(config: pytest.Config) -> None:
     """Small programs compile for seconds and run for milliseconds: the compiler's backend need not optimise them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # inherited by what runs in the background; tests send it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "not slow" in config.getoption("-m"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 
