@@ -120,8 +120,8 @@ class AutoLoRAPipeline:
         text_encoders: folder, file or hub id with the text encoders that a single file of SD3 leaves out; needed
             offline for CLIP, and for T5, which else stays out.
         text_encoder_3: where SD3's T5 and its 9.5 GB are. "device": with the rest. "host": in host memory, from where
-            they pass through the first device, once for the new prompts of a batch. None: nowhere; the model then sees zeros for it, as
-            it did in a part of its training.
+            they pass through the first device, once for the new prompts of a batch. None: nowhere; the model then sees
+            zeros for it, as it did in a part of its training.
         compilation_cache: where compiled programs are kept for other processes: a folder, a bucket's URL or "off";
             by default in the user's cache folder, see compilation.keep_programs. JAX has one for the whole process.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
