@@ -101,6 +101,8 @@ class Engine:
             try:
                 for number, index in enumerate(batches):
                     room.acquire()
+                    if stopped.is_set():
+                        return
                     events.put(partial(tell, "encode", number, len(batches)))
                     for near in batches[number : number + 2]:  # the next one's, too, before this one's pictures
                         self.text.begin(*_texts(request, near))
