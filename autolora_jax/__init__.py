@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from autolora_jax.config import ConfigError
-    from autolora_jax.guidance import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance
     from autolora_jax.lora import LoraReport
     from autolora_jax.pipeline import AutoLoRAPipeline, Output
     from autolora_jax.progress import Progress
+    from autolora_jax.settings.rules import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance
     from autolora_jax.weights.errors import WeightsError
 
 __version__ = "0.1.0"
@@ -24,11 +24,11 @@ _HOMES = {
     "AutoLoRAPipeline": "pipeline",
     "Output": "pipeline",
     "Progress": "progress",
-    "AutoGuidance": "guidance",
-    "AutoLoRA": "guidance",
-    "CFG": "guidance",
-    "NoGuidance": "guidance",
-    "PersonalizationGuidance": "guidance",
+    "AutoGuidance": "settings.rules",
+    "AutoLoRA": "settings.rules",
+    "CFG": "settings.rules",
+    "NoGuidance": "settings.rules",
+    "PersonalizationGuidance": "settings.rules",
     "ConfigError": "config",
     "WeightsError": "weights.errors",
     "LoraReport": "lora",

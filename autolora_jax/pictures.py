@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from autolora_jax import __version__, guidance
+from autolora_jax import __version__
 from autolora_jax.files import writing
-from autolora_jax.guidance import CFG, AutoLoRA, PersonalizationGuidance, Rule
+from autolora_jax.settings.rules import CFG, AutoLoRA, PersonalizationGuidance, Rule, to_dict
 
 # Our solver -> A1111's name of it; the end of a name becomes its "Schedule type".
 SAMPLERS = {
@@ -108,7 +108,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
     }
     hashes = dict(zip(settings["loras"], settings.get("lora_hashes", ()), strict=False))
     clip_skip = settings["clip_skip"]
-    _, *values = guidance.to_dict(rule).items()
+    _, *values = to_dict(rule).items()
     fields = {
         "Steps": settings["steps"],
         "Sampler": SAMPLERS.get(sampler, sampler),
@@ -153,7 +153,7 @@ def _quoted(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Rule):
-        return guidance.to_dict(value)
+        return to_dict(value)
     raise TypeError(f"settings can't hold a {type(value).__name__}")
 
 

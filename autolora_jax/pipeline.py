@@ -20,24 +20,16 @@ from autolora_jax.compilation import keep_programs
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import MODEL
 from autolora_jax.engine import Engine
-from autolora_jax.guidance import CFG, AutoLoRA, Rule
 from autolora_jax.loading import load_parts
 from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.progress import OnProgress
-from autolora_jax.request import (
-    Request,
-    Texts,
-    broadcast_negatives,
-    join_negatives,
-    join_texts,
-    picture_size,
-    text_scales,
-)
+from autolora_jax.request import Canvas, Request, Texts, text_scales
 from autolora_jax.sampler import Model
-from autolora_jax.schedules import make_schedule, own_scheduler
+from autolora_jax.settings.arguments import taking
+from autolora_jax.settings.pictures import Call
+from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.sharding import data_mesh, replicated
-from autolora_jax.text import Sizes, TextSettings, TextStage, Word
-from autolora_jax.text.stage import same_text
+from autolora_jax.text import TextStage, Word
 from autolora_jax.warming import warm_up
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
@@ -86,6 +78,7 @@ class AutoLoRAPipeline:
         self._scales: list[float] = []
         self._loras: list[Mapping[str, Tree]] = []  # one mapping component -> tree per loaded LoRA
         self._delta: Mapping[str, Tree] = {}  # stacked, on the devices
+        self.canvas = Canvas.of(self.denoiser.config, vae.config, family.guidance_scale, scheduler)
         model = Model(params[family.denoiser], {})
         self.engine = Engine(self.denoiser, vae, text, model, params["vae"], mesh)
 
@@ -202,112 +195,32 @@ class AutoLoRAPipeline:
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
 
-    def __call__(
-        self,
-        prompt: Texts,
-        negative_prompt: Texts | None = "",
-        *,
-        seeds: int | Sequence[int] = 0,
-        guidance: Rule | Sequence[Rule] | None = None,
-        num_inference_steps: int = 30,
-        height: int | None = None,
-        width: int | None = None,
-        scheduler: str | None = None,
-        timestep_spacing: str | None = None,
-        guidance_rescale: float | Sequence[float] = 0.0,
-        lora_scale: float | Sequence[float] | np.ndarray | None = None,
-        noise: str = "jax",
-        latents: np.ndarray | jax.Array | None = None,
-        output_type: str = "pil",
-        prompt_2: Texts | None = None,
-        prompt_3: Texts | None = None,
-        negative_prompt_2: Texts | None = None,
-        negative_prompt_3: Texts | None = None,
-        clip_skip: int | None = None,
-        base_text: str = "base",
-        max_sequence_length: int = 256,
-        original_size: Size | None = None,
-        crops_coords_top_left: Size = (0, 0),
-        target_size: Size | None = None,
-        negative_original_size: Size | None = None,
-        negative_crops_coords_top_left: Size = (0, 0),
-        negative_target_size: Size | None = None,
-        batch_size: int = 4,
-        on_progress: OnProgress | None = None,
-        on_images: OnImages | None = None,
-    ) -> Output:
+    @taking(Call)
+    def __call__(self, call: Call) -> Output:
         """One picture per (prompt, seed). New values compile nothing; docs/compilation.md says what does.
 
-        prompt, negative_prompt: str or one per prompt; negative_prompt=None is what the checkpoint's pipeline means by
-            it (zeros for SDXL), "" is encoded. prompt_2, negative_prompt_2: for the second encoder; default: the same.
-            prompt_3, negative_prompt_3: for SD3's third, T5; max_sequence_length: tokens that it reads, 1 to 512.
-        seeds: one picture per prompt and seed, ordered prompt-major. 0 ≤ seed < 2^63.
-        guidance: AutoLoRA (default when a LoRA is loaded), CFG (default when none is), NoGuidance, AutoGuidance,
-            PersonalizationGuidance; its values may be sequences with one entry per picture, or give one rule each.
-            CFG scales left open are the paper's for the model: 5.0 for SDXL, 7.0 for SD3.
-        num_inference_steps: solver steps, 1 to the schedule's training timesteps.
-        height, width: pixels, multiples of 8 (SDXL) or 16 (SD3); default the trained size.
-        scheduler: None = the checkpoint's own; "ddim", "euler", "euler_ancestral", "dpmpp_2m", suffix "_karras"; for
-            SD3 "flow_euler", "flow_dpmpp_2m".
-        timestep_spacing: None = the checkpoint's own; "leading", "linspace", "trailing".
-        guidance_rescale: 0..1, pulls the guided prediction's contrast back (arXiv 2305.08891); may be one per picture.
-        lora_scale: overrides the scales given at load: a number, one per picture, [pictures or 1, LoRAs], or
-            [pictures or 1, steps, LoRAs], a scale for each step; text encoders, which speak once, take the mean.
-        noise: "jax", or "torch" for the values of torch's CPU generator, and so diffusers' pictures of a seed.
-        latents: unit-variance initial noise [n, h/8, w/8, c] instead of noise from the seeds.
-        output_type: "pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 c]).
-        base_text: what the base model's branches are told: "base" = by its own text encoders; "lora" = by the LoRA's,
-            with its words, as the LoRA branches are, so that these differ from them by the denoiser alone.
-        clip_skip, original_size, crops_coords_top_left, target_size and their negative_ forms: as in diffusers.
-        batch_size: most pictures per device at once; more are drawn in turn. 4 fit a 16 GB chip at 1024², bfloat16.
-        on_progress: called with Progress as the work proceeds; steps are reported as devices finish them, with what
-            they have come to. What it raises ends the call, within a step or two, as Ctrl-C does.
-        on_images: called with the Output of each batch, in order, as soon as it is drawn: what it saves is safe if a
-            later batch fails, and the devices draw on meanwhile.
+        Texts may be one for all pictures or one per prompt, numbers of guidance one or one per picture; guidance may be
+        one rule per picture. CFG scales left open are the paper's for the model: 5.0 for SDXL, 7.0 for SD3. lora_scale
+        is a number, one per picture, [pictures or 1, LoRAs], or [pictures or 1, steps, LoRAs], a scale for each step;
+        text encoders, which speak once, take the mean.
+
         Raises ValueError for arguments that can't be honoured. Warns when a picture comes out not finite.
         """
-        if output_type not in ("pil", "np", "latent"):
-            raise ValueError(f"output_type={output_type!r}: use 'pil', 'np' or 'latent'")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: need at least 1 picture per device")
-        height, width = self._size(height, width)
-        schedule = make_schedule(
-            self.scheduler, num_inference_steps, scheduler, timestep_spacing, self._tokens(height, width)
-        )
-        size = Sizes(original_size or (height, width), crops_coords_top_left, target_size or (height, width))
-        negative_size = size
-        if negative_original_size and negative_target_size:  # diffusers takes them only together
-            negative_size = Sizes(negative_original_size, negative_crops_coords_top_left, negative_target_size)
-        request = Request.of(
-            prompts=join_texts(prompt, prompt_2, prompt_3),
-            negatives=join_negatives(negative_prompt, negative_prompt_2, negative_prompt_3),
-            seeds=seeds,
-            rules=self.filled(guidance),
-            steps=num_inference_steps,
-            guidance_rescale=guidance_rescale,
-            lora_scale=[self._scales] if lora_scale is None else lora_scale,
-            loras=len(self._loras),
-            latents=latents,
-            latent_shape=self._latent_shape(height, width),
-            noise=noise,
-            text=TextSettings((negative_size, size), clip_skip, max_sequence_length),
-            base_text=base_text,
-        )
-        shared_settings = {
-            "steps": num_inference_steps,
-            "scheduler": scheduler or own_scheduler(self.scheduler),
-            "size": (width, height),
+        request = self.request(call)
+        schedule = self.canvas.schedule(request.call)
+        names = {
             "model": self.name,
             "loras": [report.name for report in self.reports],
             "embeddings": [word.name for word in self.text.words if word.lora is None],
         }
-        settings = [{**row, **shared_settings} for row in request.settings()]
+        settings = [{**row, **names} for row in request.settings()]
+        as_pictures, as_latents = call.output_type == "pil", call.output_type == "latent"
         batches: list[Any] = []
         all_finite: list[bool] = []
-        for pictures, finite in self.engine.draw(request, schedule, batch_size, output_type == "latent", on_progress):
-            images = [Image.fromarray(p) for p in pictures] if output_type == "pil" else pictures
-            if on_images:
-                on_images(Output(images, settings[len(all_finite) : len(all_finite) + len(finite)]))
+        for pictures, finite in self.engine.draw(request, schedule, call.batch_size, as_latents, call.on_progress):
+            images = [Image.fromarray(p) for p in pictures] if as_pictures else pictures
+            if call.on_images:
+                call.on_images(Output(images, settings[len(all_finite) : len(all_finite) + len(finite)]))
             batches.append(images)
             all_finite.extend(finite.tolist())
         bad = np.flatnonzero(~np.array(all_finite))
@@ -316,35 +229,25 @@ class AutoLoRAPipeline:
             warnings.warn(
                 f"pictures {bad.tolist()} (seeds {seeds_of}) came out not finite: NaN or infinite values; try lower "
                 "guidance or LoRA scales, or dtype='float32'",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return Output([*chain(*batches)] if output_type == "pil" else np.concatenate(batches), settings)
+        return Output([*chain(*batches)] if as_pictures else np.concatenate(batches), settings)
 
-    def filled(self, rules: Rule | Sequence[Rule] | None) -> Any:
-        """Guidance, None being the default, with its open CFG scales at what is usual for this model."""
-        usual = self.family.guidance_scale
-        if rules is None:
-            rules = AutoLoRA() if self._loras else CFG()
-        return rules.filled(usual) if isinstance(rules, Rule) else [rule.filled(usual) for rule in rules]
+    def request(self, call: Call) -> Request:
+        """What a call asks of the loaded model, for the engine. Raises ValueError for what can't be honoured."""
+        return Request.of(call, self.canvas, self._scales)
 
     def encode_prompt(
-        self,
-        prompt: Texts,
-        negative_prompt: Texts | None = "",
-        *,
-        clip_skip: int | None = None,
-        base_text: str = "base",
-        max_sequence_length: int = 256,
+        self, prompt: Texts, negative_prompt: Texts | None = "", **drawing: Any
     ) -> dict[str, dict[str, np.ndarray]]:
-        """Conditioning by kind of weights: {"base", "lora"} -> network keyword -> [n, 2, …] (negative, positive)."""
-        texts = join_texts(prompt, None, None)
-        negatives = broadcast_negatives(join_negatives(negative_prompt, None, None), len(texts))
-        scales = np.tile(np.asarray(self._scales, np.float32), (len(texts), 1))
-        trained = self._size(None, None)
-        sizes = Sizes(trained, (0, 0), trained)
-        by_kind = text_scales({"base": np.zeros_like(scales), "lora": scales}, base_text)
-        settings = TextSettings((sizes, sizes), clip_skip, max_sequence_length)
-        return self.text.conditioning(texts, negatives, settings, by_kind)
+        """Conditioning by kind of weights: {"base", "lora"} -> network keyword -> [n, 2, …] (negative, positive).
+
+        drawing: as for a call, of which clip_skip, base_text and max_sequence_length matter.
+        """
+        request = self.request(Call(prompt, negative_prompt, guidance=CFG(), **drawing))
+        scales = np.tile(np.asarray(self._scales, np.float32), (len(request.positive), 1))
+        by_kind = text_scales({"base": np.zeros_like(scales), "lora": scales}, request.call.base_text)
+        return self.text.conditioning(request.positive, request.negative, request.text, by_kind)
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Pictures, uint8 [n h w 3], of latents [n h/8 w/8 c] as a call leaves them, or as a Progress holds them."""
@@ -368,41 +271,12 @@ class AutoLoRAPipeline:
         Raises ValueError for what can't be drawn.
         """
         rules = [guidance] if guidance is None or isinstance(guidance, Rule) else list(guidance)
+        texts = [str(i) for i in range(self.mesh.size * batch_size)]  # one for each picture
         rehearsals = []
-        for height, width in sizes or [self._size(None, None)]:
-            height, width = self._size(height, width)
-            schedule = make_schedule(self.scheduler, REHEARSED, image_seq_len=self._tokens(height, width))
+        for size in sizes or (None,):
             for rule in rules:
-                request = Request.of(
-                    prompts=[same_text(str(i)) for i in range(self.mesh.size * batch_size)],  # a text for each picture
-                    negatives=[same_text("")],
-                    seeds=0,
-                    rules=self.filled(rule),
-                    steps=REHEARSED,
-                    guidance_rescale=0.0,
-                    lora_scale=[self._scales],
-                    loras=len(self._loras),
-                    latents=None,
-                    latent_shape=self._latent_shape(height, width),
-                    noise="jax",
-                    text=TextSettings((Sizes((height, width), (0, 0), (height, width)),) * 2),
-                    base_text="base",
-                )
-                rehearsals.append((f"{width}×{height}, {batch_size} a device", request, schedule))
+                wanted = None if size is None else (size[1], size[0])
+                request = self.request(Call(texts, guidance=rule, num_inference_steps=REHEARSED, size=wanted))
+                about = f"{'×'.join(map(str, request.call.size or ()))}, {batch_size} a device"
+                rehearsals.append((about, request, self.canvas.schedule(request.call)))
         return warm_up(self.engine, rehearsals, on_progress)
-
-    # ---- sizes -----------------------------------------------------------------------------------------------------
-
-    def _latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        factor = self.vae.config.factor
-        return height // factor, width // factor, self.denoiser.config.in_channels
-
-    def _tokens(self, height: int, width: int) -> int:
-        """Of a picture, as a flow's schedule counts them."""
-        return height * width // (self.vae.config.factor * self.denoiser.config.patch_size) ** 2
-
-    def _size(self, height: int | None, width: int | None) -> Size:
-        """Pixels (height, width), whole patches of latent cells; the UNet copes with odd numbers of its single ones."""
-        unit = self.vae.config.factor * self.denoiser.config.patch_size
-        trained = self.denoiser.config.sample_size * self.vae.config.factor
-        return picture_size(height, width, unit, trained)

@@ -2,19 +2,78 @@
 
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from autolora_jax import guidance
 from autolora_jax import noise as noises
-from autolora_jax.guidance import Plan, Rule
+from autolora_jax.config import SchedulerConfig
+from autolora_jax.guidance import Plan
 from autolora_jax.lora import padded_scales
-from autolora_jax.text import Text, TextSettings
+from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
+from autolora_jax.settings.fields import told
+from autolora_jax.settings.pictures import Call, DrawingConfig, read_seeds
+from autolora_jax.settings.rules import Rule
+from autolora_jax.text import Sizes, Text, TextSettings
 
 Texts = str | Sequence[str]
-BASE_TEXTS = ("base", "lora")
+Drawn = TypeVar("Drawn", bound=DrawingConfig)
+
+
+class Canvas(NamedTuple):
+    """What a model says of the pictures that it draws."""
+
+    factor: int  # pixels per latent cell
+    patch: int  # latent cells per side of a token
+    cells: int  # of a side of the pictures that it was trained on
+    channels: int  # of latents
+    usual: float  # scale of classifier-free guidance that it is used with
+    scheduler: SchedulerConfig
+
+    @classmethod
+    def of(cls, denoiser: Any, vae: Any, usual: float, scheduler: SchedulerConfig) -> "Canvas":
+        """From the networks' configs."""
+        return cls(vae.factor, denoiser.patch_size, denoiser.sample_size, denoiser.in_channels, usual, scheduler)
+
+    def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(h, w, c) of a picture's latents. size: (width, height), pixels."""
+        return size[1] // self.factor, size[0] // self.factor, self.channels
+
+    def schedule(self, drawing: DrawingConfig) -> Schedule:
+        """Of a drawing whose choices are made. Raises ValueError for one that the model can't be sampled with."""
+        assert drawing.size is not None
+        tokens = drawing.size[0] * drawing.size[1] // (self.factor * self.patch) ** 2
+        return make_schedule(
+            self.scheduler, drawing.num_inference_steps, drawing.scheduler, drawing.timestep_spacing, tokens
+        )
+
+    def resolved(self, drawing: Drawn, tuned: bool) -> Drawn:
+        """It with every open choice made: guidance and its scales, size, scheduler, spacing.
+
+        tuned: whether there is a LoRA. Raises ValueError for what the model can't draw.
+        """
+        rules = drawing.rule_of(tuned)
+        filled = rules.filled(self.usual) if isinstance(rules, Rule) else [rule.filled(self.usual) for rule in rules]
+        own_spacing = None if self.scheduler.flow else drawing.timestep_spacing or self.scheduler.timestep_spacing
+        return dataclasses.replace(
+            drawing,
+            guidance=filled,
+            size=self._size(drawing),
+            scheduler=drawing.scheduler or own_scheduler(self.scheduler),
+            timestep_spacing=own_spacing,
+        )
+
+    def _size(self, drawing: DrawingConfig) -> tuple[int, int]:
+        """(width, height) in pixels: whole patches, though the UNet copes with odd numbers of its single cells."""
+        unit, trained = self.factor * self.patch, self.cells * self.factor
+        width, height = drawing.sides()
+        for name, side in (("height", height), ("width", width)):
+            if side is not None and (side <= 0 or side % unit):
+                near = max(unit, round(side / unit) * unit)
+                raise ValueError(f"{name}={side} is not a positive multiple of {unit}; {near} is")
+        return width or trained, height or trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,75 +87,62 @@ class Request:
     plan: Plan
     scales: dict[str, np.ndarray]  # kind of weights -> LoRA scales, float32 [n, steps or 1, loras]
     text_scales: dict[str, np.ndarray]  # of the text encoders, which speak once: [n, loras]
-    base_text: str
     rescale: np.ndarray | None  # float32 [n]
-    noise: str
     latents: np.ndarray | None  # float32 [n h w c], instead of noise from the seeds
     latent_shape: tuple[int, int, int]  # (h, w, c)
     text: TextSettings
+    call: Call  # every open choice made
 
     @classmethod
-    def of(
-        cls,
-        *,
-        prompts: list[Text],
-        negatives: list[Text | None],
-        seeds: int | Sequence[int],
-        rules: Rule | Sequence[Rule],
-        steps: int,
-        guidance_rescale: float | Sequence[float],
-        lora_scale: Any,
-        loras: int,
-        latents: Any,
-        latent_shape: tuple[int, int, int],
-        noise: str,
-        text: TextSettings,
-        base_text: str,
-        paired: bool = False,
-    ) -> "Request":
+    def of(cls, call: Call, canvas: Canvas, loaded: Sequence[float]) -> "Request":
         """The request, or a ValueError that names the argument, what it should be and what came.
 
-        paired: image i is prompt i with seed i, instead of every prompt with every seed.
+        loaded: the scales of the LoRAs, as they were loaded.
         """
-        seed_list = [int(seeds)] if isinstance(seeds, int | np.integer) else [int(s) for s in seeds]
-        if paired and len(seed_list) != len(prompts):
-            raise ValueError(f"{len(seed_list)} seeds for {len(prompts)} prompts; give one seed per prompt")
-        repeat = 1 if paired else len(seed_list)
+        call, loras = canvas.resolved(call, bool(loaded)), len(loaded)
+        assert call.size is not None and call.guidance is not None
+        prompts = join_texts(call.prompt, call.prompt_2, call.prompt_3)
+        negatives = join_negatives(call.negative_prompt, call.negative_prompt_2, call.negative_prompt_3)
+        seeds, rules = list(read_seeds(call.seeds, "seeds")), call.guidance
+        if call.paired and len(seeds) != len(prompts):
+            raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt")
+        repeat = 1 if call.paired else len(seeds)
         n = len(prompts) * repeat
         if n == 0:
             raise ValueError(f"nothing to draw: {len(prompts)} prompts × {repeat} seeds")
-        scales = _image_scales(lora_scale, n, steps, loras)
-        rescaling = bool(np.any(np.asarray(guidance_rescale)))
+        steps = call.num_inference_steps
+        scales = _image_scales([loaded] if call.lora_scale is None else call.lora_scale, n, steps, loras)
+        rescaling = bool(np.any(np.asarray(call.guidance_rescale)))
         plan = guidance.plan(rules, n, steps, reference=rescaling)
         if "base" in plan.weights and not loras:
             raise ValueError(f"{rules} compares a tuned model with its base, but no LoRA is loaded: use load_lora")
         by_kind = {"base": np.zeros_like(scales), "weak": plan.weak_factor[:, None, None] * scales, "lora": scales}
-        told = text_scales({kind: values.mean(axis=1) for kind, values in by_kind.items()}, base_text)
+        told = text_scales({kind: values.mean(axis=1) for kind, values in by_kind.items()}, call.base_text)
+        shape = canvas.latent_shape(call.size)
         return cls(
             positive=[t for t in prompts for _ in range(repeat)],
             negative=[t for t in broadcast_negatives(negatives, len(prompts)) for _ in range(repeat)],
-            seeds=seed_list if paired else seed_list * len(prompts),
+            seeds=seeds if call.paired else seeds * len(prompts),
             rules=[rules.at(i) for i in range(n)] if isinstance(rules, Rule) else list(rules),
             plan=plan,
             scales={kind: by_kind[kind] for kind in plan.weights},
             text_scales={kind: values for kind, values in told.items() if kind in plan.weights},
-            base_text=base_text,
-            rescale=_per_image(guidance_rescale, n, "guidance_rescale") if rescaling else None,
-            noise=noise,
-            latents=None if latents is None else _given_noise(latents, (n, *latent_shape)),
-            latent_shape=latent_shape,
-            text=text,
+            rescale=_per_image(call.guidance_rescale, n, "guidance_rescale") if rescaling else None,
+            latents=None if call.latents is None else _given_noise(call.latents, (n, *shape)),
+            latent_shape=shape,
+            text=TextSettings(_sizes(call), call.clip_skip, call.max_sequence_length),
+            call=call,
         )
 
     def initial_noise(self, index: np.ndarray) -> np.ndarray:
         """x_T of some images, unit variance, float32 [b h w c]."""
         if self.latents is not None:
             return self.latents[index]
-        return noises.initial_noise([self.seeds[i] for i in index], self.latent_shape, self.noise)
+        return noises.initial_noise([self.seeds[i] for i in index], self.latent_shape, self.call.noise)
 
     def step_noise(self, index: np.ndarray, steps: int) -> np.ndarray:
         """Fresh noise of some images for a stochastic solver, float32 [b steps h w c]."""
-        by_step = noises.step_noise([self.seeds[i] for i in index], steps, self.latent_shape, self.noise)
+        by_step = noises.step_noise([self.seeds[i] for i in index], steps, self.latent_shape, self.call.noise)
         return np.ascontiguousarray(np.moveaxis(by_step, 1, 0))
 
     def model_scales(self, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -130,7 +176,7 @@ class Request:
         return size, [np.concatenate(batch) for batch in batches]
 
     def settings(self) -> list[dict[str, Any]]:
-        """What each image was asked to be, for its metadata."""
+        """What each image was asked to be, for its metadata: all that has a column, under its name there."""
         lora_scales = next((s for kind, s in self.scales.items() if kind == "lora"), None)
         return [
             {
@@ -139,25 +185,25 @@ class Request:
                 "prompt_3": self.positive[i].third,
                 "negative_prompt": None if (negative := self.negative[i]) is None else negative.first,
                 "seed": self.seeds[i],
+                **told(self.call),
                 "guidance": self.rules[i],
                 "guidance_rescale": 0.0 if self.rescale is None else float(self.rescale[i]),
                 "lora_scales": [] if lora_scales is None else [_told(s) for s in lora_scales[i].T],
-                "noise": self.noise if self.latents is None else "given",
-                "clip_skip": self.text.clip_skip,
-                "base_text": self.base_text,
+                "noise": self.call.noise if self.latents is None else "given",
+                "size": self.call.size,
             }
             for i in range(len(self.seeds))
         ]
 
 
-def picture_size(height: int | None, width: int | None, unit: int, trained: int) -> tuple[int, int]:
-    """Pixels (height, width), multiples of `unit`; `trained` where not given. Raises ValueError."""
-    sizes = {"height": height or trained, "width": width or trained}
-    for name, size in sizes.items():
-        if size <= 0 or size % unit:
-            near = max(unit, round(size / unit) * unit)
-            raise ValueError(f"{name}={size} is not a positive multiple of {unit}; {near} is")
-    return sizes["height"], sizes["width"]
+def _sizes(call: Call) -> tuple[Sizes, Sizes]:
+    """SDXL's size conditioning (negative, positive)."""
+    assert call.size is not None
+    own = (call.size[1], call.size[0])
+    size = Sizes(call.original_size or own, call.crops_coords_top_left, call.target_size or own)
+    if not (call.negative_original_size and call.negative_target_size):  # diffusers takes them only together
+        return size, size
+    return Sizes(call.negative_original_size, call.negative_crops_coords_top_left, call.negative_target_size), size
 
 
 def join_texts(first: Texts, *others: Texts | None) -> list[Text]:
@@ -174,13 +220,13 @@ def join_texts(first: Texts, *others: Texts | None) -> list[Text]:
     return [Text(*row) for row in zip(*columns, strict=True)]
 
 
-def join_negatives(*texts: Texts | None) -> list[Text | None]:
-    """Negative prompts for all encoders; [None] = what the checkpoint's pipeline means by none."""
-    given = next((text for text in texts if text is not None), None)
-    if given is None:
+def join_negatives(first: Any, *others: Texts | None) -> list[Text | None]:
+    """Negative prompts for all encoders; None = what the checkpoint's pipeline means by none."""
+    if first is None and (first := next((text for text in others if text is not None), None)) is None:
         return [None]
-    first, *others = texts
-    return list(join_texts(given if first is None else first, *others))
+    firsts = [first] if isinstance(first, str) else list(first)
+    joined = join_texts([text or "" for text in firsts], *others)
+    return [None if text is None else whole for text, whole in zip(firsts, joined, strict=True)]
 
 
 def broadcast_negatives(negatives: list[Text | None], n: int) -> list[Text | None]:
@@ -196,8 +242,6 @@ def text_scales(scales: dict[str, np.ndarray], base_text: str) -> dict[str, np.n
     scales: kind of weights ("base" and "lora" at least) -> LoRA scales of its denoiser.
     base_text: whose text encoders and words speak to the base model.
     """
-    if base_text not in BASE_TEXTS:
-        raise ValueError(f"base_text={base_text!r}: use 'base' or 'lora'")
     return {**scales, "base": scales[base_text]}
 
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 
 from autolora_jax.batch import Artist, Job, Settings, open_work, run
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings import Lora, ModelConfig
 from benchmarks.in_order import InOrder, in_order
 
 COLOURS, PLACES = ("red", "green", "blue", "white"), ("forest", "city", "desert", "snow")
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             settings=Settings(
                 model=ModelConfig(dtype="float32"),
                 loras=(Lora("builtin:character"),),
-                sampler=SamplerConfig(options.steps),
+                num_inference_steps=options.steps,
                 size=(options.size, options.size),
             ),
             batch_size=options.batch,

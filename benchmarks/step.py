@@ -22,13 +22,14 @@ import numpy as np
 from flax import traverse_util
 
 from autolora_jax.config import SchedulerConfig, UNetConfig
-from autolora_jax.guidance import AutoLoRA, plan
+from autolora_jax.guidance import plan
 from autolora_jax.models.attention import default_implementation
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.run import Run
 from autolora_jax.sampler import Model
 from autolora_jax.schedules import make_schedule
+from autolora_jax.settings.rules import AutoLoRA
 from autolora_jax.sharding import data_mesh, replicated
 from benchmarks.tpu_compile import delta_shapes
 

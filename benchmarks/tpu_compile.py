@@ -28,11 +28,12 @@ from jax.sharding import Mesh
 from jaxtyping import DTypeLike
 
 from autolora_jax.config import MMDiTConfig, UNetConfig
-from autolora_jax.guidance import COLUMNS, AutoLoRA, Rule, plan
+from autolora_jax.guidance import COLUMNS, plan
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.run import calls as calls_of
 from autolora_jax.sampler import STRETCH, Images, Model, Numbers, State, Steps, advance
 from autolora_jax.schedules import Schedule
+from autolora_jax.settings.rules import AutoLoRA, Rule
 from autolora_jax.sharding import WEIGHTS, data_mesh, replicated, split_axes, split_images, weight_placement
 from autolora_jax.weights import published
 from autolora_jax.weights.networks import network_of

@@ -4,7 +4,7 @@ autolora generate MODEL --config configs/sdxl_autolora.py --lora LORA.safetensor
 """
 
 from autolora_jax import AutoLoRA
-from autolora_jax.presets import GenerateConfig
+from autolora_jax.settings import GenerateConfig
 
 
 def get_config() -> GenerateConfig:

@@ -8,7 +8,7 @@ autolora batch configs/sdxl_batch.py --out anna
 
 from autolora_jax import CFG, AutoLoRA
 from autolora_jax.batch import Job, Settings
-from autolora_jax.presets import Lora, ModelConfig
+from autolora_jax.settings import Lora, ModelConfig
 
 
 def get_config() -> Job:

@@ -4,7 +4,7 @@ autolora generate MODEL --config configs/sdxl_cfg.py --lora LORA.safetensors --p
 """
 
 from autolora_jax import CFG
-from autolora_jax.presets import GenerateConfig
+from autolora_jax.settings import GenerateConfig
 
 
 def get_config() -> GenerateConfig:

@@ -5,7 +5,7 @@ autolora train --config configs/sdxl_lora.py --data PICTURES --trigger "sks dog"
 Rank 16 on the attention layers of the denoiser, 1024 pixels, bfloat16 with float32 masters, four pictures a step.
 """
 
-from autolora_jax.presets import ModelConfig, TrainingRun
+from autolora_jax.settings import ModelConfig, TrainingRun
 from autolora_jax.training import LoraConfig, OptimizerConfig, TrainConfig
 
 

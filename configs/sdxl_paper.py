@@ -8,7 +8,7 @@ the LoRA civitai's 212532.
 """
 
 from autolora_jax import AutoLoRA
-from autolora_jax.presets import GenerateConfig, SamplerConfig
+from autolora_jax.settings import GenerateConfig
 
 
 def get_config() -> GenerateConfig:
@@ -16,6 +16,6 @@ def get_config() -> GenerateConfig:
         prompts=("Anna",),
         seeds=tuple(range(8)),
         guidance=AutoLoRA(gamma=1.5, w1=5.0, w2=5.0),
-        sampler=SamplerConfig(scheduler="ddim"),
+        scheduler="ddim",
         compare=True,
     )

@@ -13,11 +13,12 @@ does not exist yet; it appears when everything is written. 8-bit floats are wide
 
 import os
 
-import typer
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from autolora_jax.cli.convert import convert
+import typer
+
+from autolora_jax.cli.flags import command
+from autolora_jax.settings.programs import Convert
 
 if __name__ == "__main__":
-    typer.run(convert)
+    typer.run(command(Convert))

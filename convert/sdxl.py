@@ -11,11 +11,12 @@ folder that does not exist yet; it appears when everything is written. Pickles (
 
 import os
 
-import typer
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from autolora_jax.cli.convert import convert
+import typer
+
+from autolora_jax.cli.flags import command
+from autolora_jax.settings.programs import Convert
 
 if __name__ == "__main__":
-    typer.run(convert)
+    typer.run(command(Convert))

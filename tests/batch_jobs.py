@@ -21,7 +21,6 @@ import numpy as np
 
 from autolora_jax.batch.draw import Draw, Drawing, Pictures
 from autolora_jax.batch.features import open_features
-from autolora_jax.batch.job import Job, OutputConfig, Settings
 from autolora_jax.batch.ledger import open_place, open_record
 from autolora_jax.batch.plan import Batch, Plan, Row, make_plan
 from autolora_jax.batch.run import Summary, run
@@ -29,12 +28,12 @@ from autolora_jax.batch.sources import File, Model, Sources, digest
 from autolora_jax.batch.storage import Folder, Storage
 from autolora_jax.batch.work import Work, enter
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings import Job, Lora, ModelConfig, OutputConfig, Settings
 from autolora_jax.weights.families import SDXL
 from autolora_jax.weights.published import SDXL_BASE
 
 SIDE = 16
-SETTINGS = Settings(loras=(Lora("a", 0.5),), sampler=SamplerConfig(steps=2), size=(SIDE, SIDE))
+SETTINGS = Settings(loras=(Lora("a", 0.5),), num_inference_steps=2, size=(SIDE, SIDE))
 RUN_ALONE = ("log.jsonl",)  # what differs from run to run
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from autolora_jax.batch.draw import Drawing, Pictures
 from autolora_jax.batch.fleet import draw_fleet
-from autolora_jax.batch.job import Job
 from autolora_jax.batch.plan import Batch, Plan, Row
 from autolora_jax.batch.run import OnBatch, Summary, run
 from autolora_jax.batch.storage import StorageError
 from autolora_jax.batch.work import Work
 from autolora_jax.batch.worker import Studio
 from autolora_jax.cli.console import terminable
+from autolora_jax.settings import Job
 from tests.batch_jobs import draw, plan_of, small_job
 
 

@@ -8,8 +8,8 @@ import pytest
 from diffusers import StableDiffusionXLPipeline
 
 from autolora_jax import AutoLoRA, AutoLoRAPipeline, NoGuidance, PersonalizationGuidance
-from autolora_jax.guidance import Rule
 from autolora_jax.request import Request
+from autolora_jax.settings.rules import Rule
 from autolora_jax.text import Sizes, TextSettings
 from autolora_jax.text.stage import same_text
 from tests.lora_reference import random_lora

@@ -14,14 +14,14 @@ LORA = "small:0.5.safetensors"
 FILE = """
 from autolora_jax import AutoLoRA
 from autolora_jax.batch import Job, Settings
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings import Lora, ModelConfig
 
 def get_config():
     settings = Settings(
         model=ModelConfig({model!r}, "float32"),
         loras=(Lora({lora!r}),),
         guidance=AutoLoRA(w1=2.0, w2=3.0),
-        sampler=SamplerConfig(2),
+        num_inference_steps=2,
         size=(32, 32),
     )
     grid = {{"guidance.gamma": [1.3, 1.7], "lora_scale": [0.4, 0.9]}}

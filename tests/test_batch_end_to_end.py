@@ -16,7 +16,7 @@ from tests.batch_jobs import tree
 PICTURES, MORE = 30, 75
 JOB = """
 from autolora_jax.batch import Job, Settings
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings import Lora, ModelConfig
 
 def get_config():
     return Job(
@@ -25,7 +25,7 @@ def get_config():
         settings=Settings(
             model=ModelConfig(dtype="float32"),
             loras=(Lora("builtin:character"),),
-            sampler=SamplerConfig(4),
+            num_inference_steps=4,
             size=(32, 32),
         ),
         grid={"lora_scale": [0.4, 0.7, 1.0]},

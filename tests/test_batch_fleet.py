@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import pytest
 
-from autolora_jax import ConfigError, overrides
+from autolora_jax import ConfigError
 from autolora_jax.batch import Job, dispatch, draw_job, read_manifest
 from autolora_jax.batch.cluster import room, usual_resources
 from autolora_jax.batch.dispatch import ATTEMPTS, Dispatch
@@ -26,6 +26,7 @@ from autolora_jax.batch.ledger import PARTS
 from autolora_jax.batch.plan import Batch
 from autolora_jax.batch.storage import StorageError
 from autolora_jax.batch.worker import Worker
+from autolora_jax.settings import changes
 from tests.batch_jobs import draw_all, open_fake, plan_of, small_job, tree
 from tests.fleet_jobs import FakeStudio
 from tests.programs import autolora
@@ -37,11 +38,11 @@ PACE = 0.15  # seconds a batch takes where something has to happen meanwhile
 
 JOB = """
 from autolora_jax.batch import Job, Settings
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings import Lora, ModelConfig
 
 def get_config():
     settings = Settings(
-        model=ModelConfig(dtype="float32"), loras=(Lora("builtin:character"),), sampler=SamplerConfig(1), size=(32, 32)
+        model=ModelConfig(dtype="float32"), loras=(Lora("builtin:character"),), num_inference_steps=1, size=(32, 32)
     )
     return Job(prompts=("a zib", "a red cat"), seeds=range(4), settings=settings, batch_size=2)
 """
@@ -292,6 +293,6 @@ def test_the_command_draws_with_the_built_in_model(address: str, tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"8 pictures drawn into {out}\n"
     assert "0 of 8 pictures are there, 8 to draw in 4 batches" in result.stderr
-    draw_job(overrides.load_preset(file, Job), alone, devices=jax.devices()[:1])
+    draw_job(changes.load_preset(file, Job), alone, devices=jax.devices()[:1])
     assert tree(out) == tree(alone)
     assert "drawn into" in autolora("batch", file, "--out", out, "--ray", address).stdout

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from autolora_jax import CFG, AutoLoRA, ConfigError, overrides
+from autolora_jax import CFG, AutoLoRA, ConfigError
 from autolora_jax.batch import Job, OutputConfig, Prompt, Settings
 from autolora_jax.batch.prompts import read_prompts
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings import Lora, ModelConfig, changes
 
 ROWS = [Prompt("a cat"), Prompt('a "dog", süß', "", (3, 4, 5, 9), "d1")]
 
 
 def test_a_grid_is_a_product_and_several_stand_one_after_the_other():
     rules = [CFG(5.0), AutoLoRA(1.5)]
-    grid = {"guidance": rules, "lora_scale": [0.4, 0.8], "sampler.steps": [20]}
+    grid = {"guidance": rules, "lora_scale": [0.4, 0.8], "num_inference_steps": [20]}
     found = Job(grid=grid).all_settings()
-    assert [(s.guidance, s.lora_scale, s.sampler.steps) for s in found] == [
+    assert [(s.guidance, s.lora_scale, s.num_inference_steps) for s in found] == [
         (rule, scale, 20) for rule in rules for scale in (0.4, 0.8)
     ]
     cases = [{"guidance": [rules[0]], "size": [(64, 32)]}, {"guidance": [rules[1]], "size": ["32x64"]}]
@@ -32,9 +32,9 @@ def test_values_are_read_as_flags_are_or_are_what_the_field_holds():
     found = Job(grid={"loras": values}).all_settings()
     assert [s.loras for s in found] == [(a,), (a,), (a,), (a,), (a, b), ()]
     found = Job(
-        grid={"model": [ModelConfig("m")], "sampler": [SamplerConfig(9)], "guidance.w": [2, "3"]}
+        grid={"model": [ModelConfig("m")], "num_inference_steps": [9], "guidance.w": [2, "3"]}
     ).all_settings()
-    assert {(s.model.source, s.sampler.steps) for s in found} == {("m", 9)}
+    assert {(s.model.source, s.num_inference_steps) for s in found} == {("m", 9)}
     assert [s.guidance for s in found] == [CFG(2.0), CFG(3.0)]
 
 
@@ -58,9 +58,9 @@ def test_scales_are_each_loras_own_unless_one_is_given():
         (lambda: Job(output=OutputConfig(quality=0)), "between 1 and 100"),
         (lambda: Job(output=OutputConfig(shard_size=0)), "at least 1"),
         (lambda: Job(settings=Settings(guidance=CFG((1.0, 2.0)))), "axis of the job's grid"),
-        (lambda: Job(grid={"sampler.stps": [1]}).all_settings(), "did you mean sampler.steps"),
+        (lambda: Job(grid={"sampler.stps": [1]}).all_settings(), "did you mean num_inference_steps"),
         (lambda: Job(grid={"guidance": ["cgf"]}).all_settings(), "one of autolora, cfg"),
-        (lambda: overrides.override(Job(), {"prompts": "a"}), "change it in the program"),
+        (lambda: changes.override(Job(), {"prompts": "a"}), "change it in the program"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(job, words: str):
@@ -69,8 +69,8 @@ def test_what_cannot_be_meant_is_refused(job, words: str):
 
 
 def test_settings_change_by_their_names():
-    job = overrides.override(Job(), {"seeds": "0-2,7", "settings.sampler.steps": "9", "output.format": "webp"})
-    assert (job.seeds, job.settings.sampler.steps, job.output.format) == ((0, 1, 2, 7), 9, "webp")
+    job = changes.override(Job(), {"seeds": "0-2,7", "settings.num_inference_steps": "9", "output.format": "webp"})
+    assert (job.seeds, job.settings.num_inference_steps, job.output.format) == ((0, 1, 2, 7), 9, "webp")
     assert Job(seeds="0-2,7").seeds == job.seeds
     assert Job(seeds=range(3)).seeds == (0, 1, 2)
 

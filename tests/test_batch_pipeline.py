@@ -16,7 +16,7 @@ from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.recipe import resolve
 from autolora_jax.batch.sources import Sources
 from autolora_jax.engine import Engine
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings import Lora, ModelConfig
 from autolora_jax.text import encoding
 
 LORA = "small:0.5.safetensors"
@@ -41,7 +41,7 @@ def job(small_folder: Path) -> Job:
         model=ModelConfig(str(small_folder), "float32"),
         loras=(Lora(str(small_folder / LORA)),),
         guidance=AutoLoRA(w1=2.0, w2=3.0),
-        sampler=SamplerConfig(STEPS),
+        num_inference_steps=STEPS,
         size=(SIDE, SIDE),
     )
     grid = {"guidance.gamma": list(GAMMAS), "lora_scale": list(SCALES)}

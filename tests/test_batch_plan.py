@@ -15,7 +15,7 @@ from autolora_jax.batch import Job, Prompt, Settings
 from autolora_jax.batch.ledger import spans
 from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.recipe import Program
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings import Lora, ModelConfig
 from tests.batch_jobs import SETTINGS, plan_of
 
 MANY, MOST_SECONDS, MOST_BYTES = 100_000, 20, 40e6  # seen: 3 to 6 s

@@ -14,8 +14,8 @@ from autolora_jax import ConfigError
 from autolora_jax.batch import Job, draw_job, read_manifest
 from autolora_jax.batch.processes import check_weights, part
 from autolora_jax.batch.run import Summary, together
-from autolora_jax.overrides import load_preset
-from autolora_jax.presets import ModelConfig
+from autolora_jax.settings import ModelConfig
+from autolora_jax.settings.changes import load_preset
 from tests.batch_jobs import draw_all, open_fake, small_job, tree
 from tests.batch_processes import Machines, Told
 
@@ -69,13 +69,13 @@ def test_two_processes_leave_what_one_does(machines: Machines, whole, shard_size
 JOB = """
 from autolora_jax import NoGuidance
 from autolora_jax.batch import Job, Settings
-from autolora_jax.presets import ModelConfig, SamplerConfig
+from autolora_jax.settings import ModelConfig
 
 def get_config():
     settings = Settings(
         model=ModelConfig({folder!r}, "float32"),
         guidance=NoGuidance(),  # the smallest program, because compiling is what this waits for
-        sampler=SamplerConfig(2),
+        num_inference_steps=2,
         size=(32, 32),
     )
     return Job(prompts=("a cat", "süß, the 猫"), seeds=(0, 1, 2**40, 3), settings=settings, batch_size=1)

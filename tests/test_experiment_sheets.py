@@ -12,11 +12,11 @@ from PIL import Image
 
 from autolora_jax.batch import OutputConfig
 from autolora_jax.batch.draw import Drawing, Pictures
-from autolora_jax.batch.job import Job
 from autolora_jax.experiments import sheets, tiles
 from autolora_jax.experiments.experiment import Cell, Experiment, Sheet
 from autolora_jax.experiments.sheets import picture_keys, write_sheets
 from autolora_jax.grid import comparison_grid
+from autolora_jax.settings import Job
 from tests.batch_jobs import SETTINGS, SIDE, draw, draw_all, plan_of, rows_of
 
 PROMPTS = ("a cat", "ein süßer Hund, γ", "a bird")

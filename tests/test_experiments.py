@@ -12,8 +12,8 @@ from autolora_jax.experiments import assumptions, catalogue, changes
 from autolora_jax.experiments.curves import CURVES, equal_steps
 from autolora_jax.experiments.experiment import Experiment
 from autolora_jax.experiments.scorers import question_of
-from autolora_jax.guidance import CFG, AutoLoRA
-from autolora_jax.presets import Lora, ModelConfig
+from autolora_jax.settings import Lora, ModelConfig
+from autolora_jax.settings.rules import CFG, AutoLoRA
 from tests.programs import autolora
 from tests.test_sweep import SWEEPS
 

@@ -18,7 +18,7 @@ from autolora_jax.batch.gallery.page import CHUNK, FOLDER, HEAD
 from autolora_jax.batch.manifest import COLUMNS
 from autolora_jax.batch.storage import Bucket, Folder, StorageError
 from autolora_jax.cli import generate
-from autolora_jax.presets import Lora, SamplerConfig
+from autolora_jax.settings import Lora
 from tests.batch_jobs import SIDE, draw_all
 from tests.browser import visit as visit_file
 from tests.browser import wait
@@ -29,7 +29,7 @@ SEED = 2**60 + 1  # not exact as a number of JavaScript's
 JOB = Job(
     prompts=("a cat", HOSTILE, "a dog"),
     seeds=(0, 1, SEED),
-    settings=Settings(loras=(Lora("a", 0.5),), sampler=SamplerConfig(steps=2), size=(SIDE, SIDE)),
+    settings=Settings(loras=(Lora("a", 0.5),), num_inference_steps=2, size=(SIDE, SIDE)),
     grid={"lora_scale": [0.5, 1.0], "guidance.gamma": [1.2, 1.7]},
 )
 PICTURES = 3 * 3 * 4

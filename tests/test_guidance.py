@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autolora_jax.guidance import (
+from autolora_jax.guidance import COLUMNS, KINDS, combine, evaluations, plan, rescale
+from autolora_jax.run import calls as calls_of
+from autolora_jax.settings.rules import (
     BASE_NEG,
     BASE_POS,
     CFG,
-    COLUMNS,
-    KINDS,
     LORA_NEG,
     LORA_POS,
     WEAK_NEG,
@@ -19,12 +19,7 @@ from autolora_jax.guidance import (
     NoGuidance,
     PersonalizationGuidance,
     Rule,
-    combine,
-    evaluations,
-    plan,
-    rescale,
 )
-from autolora_jax.run import calls as calls_of
 
 
 def dense(rules: Rule | list[Rule], n: int, steps: int) -> np.ndarray:

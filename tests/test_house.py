@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A module may import those on its own line and on lines above.
 FLOORS = [
-    "config progress files compilation",
+    "config progress files compilation demo",
+    "settings",
     "models",
-    "demo",
     "weights",
     "lora",
     "schedules guidance noise",
@@ -22,7 +22,7 @@ FLOORS = [
     "pipeline",
     "training pictures grid pages",
     "evaluation",
-    "presets overrides",
+    "presets",
     "batch",
     "experiments",
     "cli",

@@ -13,8 +13,8 @@ from PIL import Image
 
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance, grid, pictures
 from autolora_jax.grid import comparison_grid
-from autolora_jax.guidance import Rule
 from autolora_jax.schedules import SOLVERS
+from autolora_jax.settings.rules import Rule
 
 # As A1111's modules/infotext_utils.py reads the last line.
 A1111 = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')

@@ -1,6 +1,5 @@
 """Presets, --set and config.json: one mechanism, one spelling."""
 
-import inspect
 import json
 import re
 from pathlib import Path
@@ -10,18 +9,13 @@ import pytest
 from autolora_jax import (
     CFG,
     AutoLoRA,
-    AutoLoRAPipeline,
     ConfigError,
     NoGuidance,
     PersonalizationGuidance,
-    loading,
-    overrides,
-    presets,
-    request,
 )
 from autolora_jax.batch import Job
-from autolora_jax.overrides import override
-from autolora_jax.presets import GenerateConfig, Lora, ModelConfig, SamplerConfig, TrainingRun
+from autolora_jax.settings import GenerateConfig, Lora, ModelConfig, TrainingRun, changes
+from autolora_jax.settings.changes import override
 from tests.conftest import ROOT
 
 PRESETS = sorted((ROOT / "configs").glob("*.py"))
@@ -33,14 +27,26 @@ COMMANDS = {
 }
 
 FULL = GenerateConfig(
-    model=ModelConfig("sdxl.safetensors", "float32", "fp16", "sdxl", "a/b", text_encoder_3=None, weight_shards=4),
+    model=ModelConfig(
+        "sdxl.safetensors",
+        dtype="float32",
+        variant="fp16",
+        tokenizer="sdxl",
+        text_encoders="a/b",
+        text_encoder_3=None,
+        weight_shards=4,
+    ),
     loras=(Lora("a.safetensors", 0.1 + 0.2), Lora(r"C:\loras\b.safetensors"), Lora("own:er/c", -1.0)),
     embeddings=("a:b.safetensors", "own:er/c"),
     prompts=("a, b: c", "süß 猫"),
     negative_prompt=None,
     seeds=(1, 5, 9, 10, 11, 2**63 - 1),
     guidance=PersonalizationGuidance(3.0, 0.4, start=0.1, stop=0.9),
-    sampler=SamplerConfig(28, "ddim", "trailing", 0.7, "torch"),
+    num_inference_steps=28,
+    scheduler="ddim",
+    timestep_spacing="trailing",
+    guidance_rescale=0.7,
+    noise="torch",
     size=(832, 1216),
     clip_skip=1,
     base_text="lora",
@@ -54,8 +60,8 @@ FULL = GenerateConfig(
 @pytest.mark.parametrize("config", [GenerateConfig(), FULL, GenerateConfig(guidance=AutoLoRA((1.0, 2.0)))])
 def test_a_config_survives_its_json(config: GenerateConfig, tmp_path: Path):
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({"settings": overrides.to_json(config)}))
-    assert overrides.load_preset(path, GenerateConfig) == config
+    path.write_text(json.dumps({"settings": changes.to_json(config)}))
+    assert changes.load_preset(path, GenerateConfig) == config
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
@@ -63,33 +69,9 @@ def test_presets_load_and_say_their_command(path: Path):
     text = path.read_text()
     (returns,) = re.findall(r"def get_config\(\) -> (\w+):", text)
     kind, command = COMMANDS[returns]
-    assert isinstance(overrides.load_preset(path, kind), kind)
+    assert isinstance(changes.load_preset(path, kind), kind)
     assert f"autolora {command} configs/{path.name} " in text
     assert len(text.splitlines()) < 40
-
-
-def test_defaults_are_the_pipelines():
-    call = inspect.signature(AutoLoRAPipeline.__call__).parameters
-    load = inspect.signature(AutoLoRAPipeline.from_pretrained).parameters
-    config = GenerateConfig()
-    pairs = {
-        "negative_prompt": config.negative_prompt,
-        "num_inference_steps": config.sampler.steps,
-        "scheduler": config.sampler.scheduler,
-        "timestep_spacing": config.sampler.timestep_spacing,
-        "guidance_rescale": config.sampler.guidance_rescale,
-        "noise": config.sampler.noise,
-        "clip_skip": config.clip_skip,
-        "base_text": config.base_text,
-        "max_sequence_length": config.max_sequence_length,
-        "batch_size": config.batch_size,
-    }
-    assert pairs == {name: call[name].default for name in pairs}
-    for name in ("dtype", "text_encoder_3", "weight_shards"):
-        assert getattr(config.model, name) == load[name].default
-    assert presets.T5_PLACES == loading.T5_PLACES
-    assert presets.BASE_TEXTS == request.BASE_TEXTS
-    assert Lora("x").scale == inspect.signature(AutoLoRAPipeline.load_lora).parameters["scale"].default
 
 
 @pytest.mark.parametrize(
@@ -131,18 +113,18 @@ def test_values_change_the_rule_that_the_run_has():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sampler.stepz": 1}, r"sampler\.stepz is not a setting.*did you mean sampler\.steps\?"),
-        ({"steps": 1}, r"did you mean sampler\.steps\?"),
+        ({"num_inference_stepz": 1}, r"num_inference_stepz is not a setting.*did you mean num_inference_steps\?"),
+        ({"steps": 1}, r"did you mean num_inference_steps\?"),
         ({"gama": 1}, r"gama is not a setting"),
         ({"guidance.gama": 1, "loras": ["a"]}, r"did you mean guidance\.gamma\?"),
         ({"guidance.gamma": 1}, r"guidance\.gamma is not a setting of CFG"),
         ({"seeds.x": 1}, r"seeds\.x is not a setting"),
-        ({"sampler": 1}, r"sampler is several settings: sampler\.steps"),
-        ({"sampler.steps": "many"}, r"sampler\.steps = 'many' should be a whole number"),
+        ({"model": 1}, r"model is several settings: model\.source"),
+        ({"sampler.steps": "many"}, r"num_inference_steps = 'many' should be a whole number"),
         ({"sampler.steps": "2.5"}, r"should be a whole number"),
-        ({"sampler.steps": 0}, r"steps = 0 should be at least 1"),
+        ({"sampler.steps": 0}, r"num_inference_steps = 0 should be at least 1"),
         ({"sampler.scheduler": "eular"}, r"scheduler = 'eular' is not known: did you mean 'euler'\?"),
-        ({"sampler.guidance_rescale": "nan"}, r"guidance_rescale = nan should be between 0 \(off\) and 1"),
+        ({"sampler.guidance_rescale": "nan"}, r"guidance_rescale = nan should be between 0 and 1"),
         ({"model.dtype": "float16"}, r"there are bfloat16, float32"),
         ({"guidance": "auto"}, r"one of autolora, cfg, none, autoguidance, personalization"),
         ({"guidance.start": "0.9", "guidance.stop": "0.1"}, r"start=0\.9, stop=0\.1: need"),
@@ -175,7 +157,7 @@ def test_impossible_settings_say_what_is_possible(changes: dict, message: str):
         ("def get_config(:", r"preset\.py.*SyntaxError"),
         ("def get_config():\n    return {}", r"should return a GenerateConfig, not a dict"),
         (
-            "from autolora_jax.presets import *\ndef get_config():\n    return GenerateConfig(prompts='one')",
+            "from autolora_jax.settings import *\ndef get_config():\n    return GenerateConfig(prompts='one')",
             r"(?s)line 3: .*prompts",
         ),
     ],
@@ -184,10 +166,10 @@ def test_broken_presets_are_named_with_their_line(code: str, message: str, tmp_p
     path = tmp_path / "preset.py"
     path.write_text(code)
     with pytest.raises(ConfigError, match=message):
-        overrides.load_preset(path, GenerateConfig)
+        changes.load_preset(path, GenerateConfig)
 
 
 def test_a_missing_preset_is_named(tmp_path: Path):
     for name in ("none.py", "none.json"):
         with pytest.raises(ConfigError, match=name):
-            overrides.load_preset(tmp_path / name, GenerateConfig)
+            changes.load_preset(tmp_path / name, GenerateConfig)

@@ -30,8 +30,8 @@ PROMPTS, SEEDS, SCALES, METHODS = ("a zib", "a red cat in the snow"), (0, 1, 2),
 MINE = """
 from autolora_jax.batch import Job, Settings
 from autolora_jax.experiments.experiment import Ask, Cell, Experiment, Sheet
-from autolora_jax.guidance import AutoLoRA, NoGuidance
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings.rules import AutoLoRA, NoGuidance
+from autolora_jax.settings import Lora, ModelConfig
 
 def get_builtin(world=True):
     return Experiment(
@@ -41,7 +41,7 @@ def get_builtin(world=True):
             prompts=("a zib", "a red cat in the snow"),
             seeds=range(3),
             settings=Settings(
-                model=ModelConfig(dtype="float32"), loras=(Lora("builtin:character"),), sampler=SamplerConfig(4)
+                model=ModelConfig(dtype="float32"), loras=(Lora("builtin:character"),), num_inference_steps=4
             ),
             batch_size=3,
         ),

@@ -15,7 +15,7 @@ from autolora_jax.demo.world.character import CONTEXT
 from autolora_jax.experiments import catalogue
 from autolora_jax.experiments.parts import CONTEXTS, METHODS
 from autolora_jax.experiments.results import Results
-from autolora_jax.guidance import CFG, AutoLoRA, NoGuidance
+from autolora_jax.settings.rules import CFG, AutoLoRA, NoGuidance
 from tests.programs import autolora
 
 SWEEPS = ("sweep", "sweep_contexts", "sweep_contexts_gamma", "sweep_gamma")

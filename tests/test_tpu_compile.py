@@ -55,8 +55,8 @@ def test_the_merge_stays_inside_the_loop(tmp_path):
     import jax.numpy as jnp
 
     from autolora_jax.config import UNetConfig
-    from autolora_jax.guidance import AutoLoRA
     from autolora_jax.models.unet import UNet2DConditionModel
+    from autolora_jax.settings.rules import AutoLoRA
     from autolora_jax.sharding import data_mesh
     from benchmarks.tpu_compile import lower_sampler
     from tests.reference import UNET

@@ -14,12 +14,13 @@ from diffusers import StableDiffusionXLPipeline
 from diffusers.optimization import get_scheduler
 
 from autolora_jax import AutoLoRAPipeline
+from autolora_jax.settings import OptimizerConfig
 from autolora_jax.sharding import replicated
 from autolora_jax.text.sdxl import ENCODERS, join
 from autolora_jax.training.deltas import choose_layers
 from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.objective import Objective
-from autolora_jax.training.optimizer import SCHEDULES, OptimizerConfig, learning_rate, make_optimizer
+from autolora_jax.training.optimizer import SCHEDULES, learning_rate, make_optimizer
 from autolora_jax.training.step import initial_state, train_step
 from tests.parity import error, normal
 from tests.training_reference import Parameters, adapt, by_name, delta_of, mean_loss

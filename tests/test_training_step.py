@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from autolora_jax.config import ConfigError, SchedulerConfig, UNetConfig
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
+from autolora_jax.settings import OptimizerConfig
 from autolora_jax.sharding import batch_rows, data_mesh, replicated
 from autolora_jax.text.sdxl import join
 from autolora_jax.training import loop
@@ -24,7 +25,7 @@ from autolora_jax.training.deltas import choose_layers, new_delta
 from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.loop import TrainingError, fit
 from autolora_jax.training.objective import Objective
-from autolora_jax.training.optimizer import OptimizerConfig, make_optimizer
+from autolora_jax.training.optimizer import make_optimizer
 from autolora_jax.training.step import State, initial_state, train_step
 from autolora_jax.weights.errors import WeightsError
 from tests.parity import error, normal

@@ -8,11 +8,11 @@ job → plan → draw → store, ledger → work → run. Each part is usable al
 """
 
 from autolora_jax.batch.draw import Artist, Draw, Drawing, Pictures
-from autolora_jax.batch.job import Job, OutputConfig, Prompt, Settings
 from autolora_jax.batch.manifest import read_manifest
 from autolora_jax.batch.run import Summary, draw_job, run
 from autolora_jax.batch.storage import StorageError
 from autolora_jax.batch.work import Work, open_work
+from autolora_jax.settings.jobs import Job, OutputConfig, Prompt, Settings
 
 __all__ = [
     "Artist",

@@ -13,8 +13,7 @@ from autolora_jax.batch.recipe import Load
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import Request
-from autolora_jax.text import Sizes, TextSettings
-from autolora_jax.text.stage import Text, same_text
+from autolora_jax.settings.pictures import Call, DrawingConfig
 
 
 class Pictures(NamedTuple):
@@ -74,10 +73,7 @@ class Artist:
                     _begin(pipe, coming)
         if request is None:
             return Drawing(failed, lambda: Pictures(np.zeros((0,)), np.zeros((0,), bool)))
-        program, model = rows[0].recipe.program, rows[0].recipe.load.model
-        schedule = model.schedule(
-            program.steps, program.scheduler, program.timestep_spacing, program.height, program.width
-        )
+        schedule = pipe.canvas.schedule(request.call)
         wait = pipe.engine.start(request, schedule, batch.rows, self.as_latents)
         return Drawing(failed, lambda: Pictures(*wait()))
 
@@ -87,11 +83,8 @@ class Artist:
         self._load = None  # until all is loaded
         if pipe is None or before is None or before.model.config != load.model.config:
             self._pipe = pipe = None  # its memory is the next one's
-            config = {f.name: getattr(load.model.config, f.name) for f in dataclasses.fields(load.model.config)}
-            source = config.pop("source")
-            pipe = AutoLoRAPipeline.from_pretrained(
-                source, **config, devices=self.devices, on_progress=self.on_progress
-            )
+            config = dataclasses.asdict(load.model.config)
+            pipe = AutoLoRAPipeline.from_pretrained(**config, devices=self.devices, on_progress=self.on_progress)
             before = None
         if before is None or before.names != load.names:
             pipe.unload_lora()
@@ -135,27 +128,12 @@ def _begin(pipe: AutoLoRAPipeline, request: Request) -> None:
 
 def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> Request:
     """Rows of one batch as the pipeline takes them, one picture each."""
-    recipe = rows[0].recipe
-    program, model = recipe.program, recipe.load.model
-    size = program.height, program.width
-    sizes = Sizes(size, (0, 0), size)
-    return Request.of(
-        prompts=[same_text(row.prompt) for row in rows],
-        negatives=[_text(row.negative_prompt) for row in rows],
-        seeds=[row.seed for row in rows],
-        rules=[row.recipe.rule for row in rows],
-        steps=program.steps,
-        guidance_rescale=[row.recipe.guidance_rescale for row in rows],
-        lora_scale=np.array([row.recipe.scales for row in rows], np.float32).reshape(len(rows), -1),
-        loras=len(recipe.scales),
-        latents=None,
-        latent_shape=(program.height // model.factor, program.width // model.factor, model.channels),
-        noise=program.noise,
-        text=TextSettings((sizes, sizes), program.clip_skip, program.max_sequence_length),
-        base_text=program.base_text,
-        paired=True,
-    )
-
-
-def _text(text: str | None) -> Text | None:
-    return None if text is None else same_text(text)
+    drawings = [row.recipe.drawing for row in rows]
+    shared = {field.name: getattr(drawings[0], field.name) for field in dataclasses.fields(DrawingConfig)}
+    own = {
+        "guidance": [drawing.guidance for drawing in drawings],
+        "guidance_rescale": [drawing.guidance_rescale for drawing in drawings],
+        "lora_scale": np.array([row.recipe.scales for row in rows], np.float32).reshape(len(rows), -1),
+    }
+    prompts, negatives = [row.prompt for row in rows], [row.negative_prompt for row in rows]
+    return pipe.request(Call(prompts, negatives, seeds=[row.seed for row in rows], paired=True, **shared | own))

@@ -11,7 +11,6 @@ import numpy as np
 from autolora_jax.batch.draw import Draw
 from autolora_jax.batch.features import open_features
 from autolora_jax.batch.formats import FORMATS, TEXT
-from autolora_jax.batch.job import Job
 from autolora_jax.batch.ledger import Ledger, check_place, find_record
 from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.recipe import Recipe
@@ -19,6 +18,7 @@ from autolora_jax.batch.storage import Storage
 from autolora_jax.config import JsonConfig, MMDiTConfig
 from autolora_jax.models.shapes import param_shapes
 from autolora_jax.models.vae import decode_sliced
+from autolora_jax.settings.jobs import Job
 from autolora_jax.weights.networks import network_of
 
 CLIP_TOKENS = 77
@@ -53,7 +53,7 @@ def estimate(job: Job, plan: Plan, storage: Storage, rows: int, retry: bool = Fa
     programs = {
         (recipe.load.model.config, bool(recipe.scales), recipe.size, segment.paired)
         for recipe in drawn
-        for segment in recipe.program.segments
+        for segment in recipe.segments
     }
     told = Estimate(
         pictures=len(plan),
@@ -98,11 +98,11 @@ def calibrate(plan: Plan, batch: Batch, draw: Draw) -> Calibration:
 def picture_flop(recipe: Recipe) -> float:
     """Floating point operations of a picture: the denoiser's evaluations and the decoder."""
     model, (width, height) = recipe.load.model, recipe.size
-    latent = height // model.factor, width // model.factor
+    latent = model.canvas.latent_shape((width, height))[:2]
     denoiser = model.networks[model.family.denoiser]
     tokens = CLIP_TOKENS
     if isinstance(denoiser, MMDiTConfig):
-        tokens += recipe.program.max_sequence_length if "text_encoder_3" in model.networks else 0
+        tokens += recipe.drawing.max_sequence_length if "text_encoder_3" in model.networks else 0
     return recipe.evaluations * _denoiser_flop(denoiser, latent, tokens) + _decoder_flop(model.networks["vae"], latent)
 
 

@@ -14,12 +14,12 @@ from jaxtyping import Float32
 from PIL import Image
 
 from autolora_jax.batch.formats import FORMATS
-from autolora_jax.batch.job import OutputConfig
 from autolora_jax.batch.plan import Plan
 from autolora_jax.config import ConfigError
 from autolora_jax.evaluation.encoders import open_encoder
 from autolora_jax.evaluation.features import PictureEncoder
 from autolora_jax.evaluation.kept import Source
+from autolora_jax.settings.jobs import OutputConfig
 from autolora_jax.sharding import data_mesh
 from autolora_jax.training.image_files import PictureError
 

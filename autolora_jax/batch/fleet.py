@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 from autolora_jax.batch.cluster import LOCAL, Resources, connected, options, room, said, usual_resources
 from autolora_jax.batch.dispatch import ATTEMPTS, Dispatch
-from autolora_jax.batch.job import Job
 from autolora_jax.batch.ledger import find_record
 from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK
 from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, together
@@ -30,6 +29,7 @@ from autolora_jax.batch.storage import open_storage
 from autolora_jax.batch.work import Work, open_plan
 from autolora_jax.batch.worker import Hello, Studio, Worker
 from autolora_jax.config import ConfigError
+from autolora_jax.settings.jobs import Job
 
 PATIENCE = 60.0  # seconds without any worker until that is said
 

@@ -18,6 +18,9 @@ import numpy as np
 from autolora_jax import __version__
 from autolora_jax.batch.plan import KEY_LENGTH, Row
 from autolora_jax.batch.storage import STATE, Storage, StorageError, open_storage
+from autolora_jax.settings.fields import columns_of
+from autolora_jax.settings.pictures import DrawingConfig, ModelConfig
+from autolora_jax.settings.rules import numbers
 
 MANIFEST, PARQUET, LOG = "manifest.jsonl", "manifest.parquet", "log.jsonl"
 PARTS = f"{STATE}/parts"
@@ -28,13 +31,13 @@ _LIST = "list<string>"
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(["key", "status", "file", "member", "sha256", "prompt", "negative_prompt"], "string"),
     "seed": "int64",
-    **dict.fromkeys(["id", "model", "model_sha256", "dtype"], "string"),
+    **dict.fromkeys(["id", "model", "model_sha256"], "string"),
+    **columns_of(ModelConfig),
     **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>", "embeddings": _LIST},
     **{"embedding_sha256": _LIST, "guidance": "string"},
-    **dict.fromkeys(["gamma", "w1", "w2", "w", "omega", "start", "stop", "guidance_rescale"], "double"),
-    **{"steps": "int64", "scheduler": "string", "timestep_spacing": "string", "noise": "string"},
-    **{"width": "int64", "height": "int64", "clip_skip": "int64", "base_text": "string"},
-    **{"max_sequence_length": "int64", "recipe": "int64"},
+    **{name: "double" for name in numbers()},
+    **columns_of(DrawingConfig),
+    **{"width": "int64", "height": "int64", "recipe": "int64"},
     **dict.fromkeys(["autolora_jax", "jax", "reason"], "string"),
 }
 

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from autolora_jax.batch.job import Job, Prompt, read_seeds
 from autolora_jax.batch.prompts import read_prompts
 from autolora_jax.batch.recipe import Program, Recipe, resolve
 from autolora_jax.batch.sources import Sources
 from autolora_jax.config import ConfigError
-from autolora_jax.presets import Seeds
+from autolora_jax.settings.fields import told
+from autolora_jax.settings.jobs import Job, Prompt
+from autolora_jax.settings.pictures import read_seeds
+from autolora_jax.settings.values import Seeds
 
 KEY_LENGTH = 20  # hex digits, 80 bits: two of a billion pictures share a key with a chance of 4e-7
 MOST_WASTE = 1.1  # rows that batches of one LoRA scale may need, relative to batches that mix scales
@@ -41,17 +43,18 @@ class Row(NamedTuple):
     @property
     def settings(self) -> dict[str, Any]:
         """All that it is made from, as a picture's file says it: see pictures.chunks."""
-        columns = self.recipe.columns
-        same = ("model", "dtype", "loras", "lora_scales", "embeddings", "guidance_rescale", "steps", "scheduler")
+        recipe, columns = self.recipe, self.recipe.columns
         return {
             "key": self.key,
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
             "seed": self.seed,
-            "guidance": self.recipe.rule,
-            "size": self.recipe.size,
-            "lora_hashes": [lora.autov3 for lora in self.recipe.load.loras],
-            **{name: columns[name] for name in (*same, "noise", "clip_skip", "base_text", "model_sha256")},
+            **{name: columns[name] for name in ("model", "model_sha256", "loras", "lora_scales", "embeddings")},
+            **told(recipe.load.model.config),
+            **told(recipe.drawing),
+            "guidance": recipe.rule,
+            "size": recipe.size,
+            "lora_hashes": [lora.autov3 for lora in recipe.load.loras],
         }
 
 

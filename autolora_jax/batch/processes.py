@@ -25,7 +25,6 @@ import numpy as np
 from jax._src import distributed  # the client of its service has no public name
 
 from autolora_jax.batch.features import open_features
-from autolora_jax.batch.job import Job
 from autolora_jax.batch.ledger import check_place, find_record, spans
 from autolora_jax.batch.plan import Batch, make_plan
 from autolora_jax.batch.run import OnBatch, Summary, draw_work, together
@@ -34,6 +33,7 @@ from autolora_jax.batch.storage import open_storage
 from autolora_jax.batch.work import Work, enter, open_work
 from autolora_jax.config import ConfigError
 from autolora_jax.progress import OnProgress
+from autolora_jax.settings.jobs import Job
 
 JOIN_WITHIN = 300  # seconds in which all processes must have come
 LOST_AFTER = 100  # seconds without a sign of life

@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from autolora_jax.batch.job import Prompt, read_seeds
 from autolora_jax.batch.storage import read_anywhere
 from autolora_jax.config import ConfigError
+from autolora_jax.settings.jobs import Prompt
+from autolora_jax.settings.pictures import read_seeds
 
 COLUMNS = ("prompt", "negative_prompt", "seeds", "id")  # others are the user's own
 

@@ -6,15 +6,22 @@ import functools
 from typing import Any, NamedTuple
 
 from autolora_jax import guidance
-from autolora_jax.batch.job import Settings
 from autolora_jax.batch.sources import File, Model, Sources, canonical
 from autolora_jax.config import ConfigError
-from autolora_jax.guidance import Rule, Segment
-from autolora_jax.request import picture_size
-from autolora_jax.schedules import own_scheduler
+from autolora_jax.guidance import Segment
+from autolora_jax.settings.fields import settings_of, told
+from autolora_jax.settings.jobs import Settings
+from autolora_jax.settings.pictures import DrawingConfig, ModelConfig
+from autolora_jax.settings.rules import Rule, numbers, to_dict
 
 VERSION = 1  # of what the settings mean: raised when the same ones draw other pictures, whose keys then differ, too
-NUMBERS = ("gamma", "w1", "w2", "w", "omega")  # of all rules; a rule has those of its kind
+# Columns of version 0.1: they are part of a picture's key whatever they hold.
+FIRST = frozenset(
+    {"model_sha256", "dtype", "lora_sha256", "lora_scales", "embeddings", "embedding_sha256", "recipe"}
+    | {"guidance", "gamma", "w1", "w2", "w", "omega", "start", "stop", "guidance_rescale", "base_text", "noise"}
+    | {"steps", "scheduler", "timestep_spacing", "width", "height", "clip_skip", "max_sequence_length"}
+)
+USUAL = {**told(ModelConfig()), **told(DrawingConfig())}
 
 
 class Load(NamedTuple):
@@ -33,116 +40,95 @@ class Load(NamedTuple):
 class Program(NamedTuple):
     """What pictures share that are drawn as one batch."""
 
-    width: int
-    height: int
-    steps: int
+    drawing: DrawingConfig  # without what may differ among them
     segments: tuple[Segment, ...]
-    rescaled: bool
-    scheduler: str
-    timestep_spacing: str | None
-    noise: str
-    clip_skip: int | None
-    base_text: str
-    max_sequence_length: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings, resolved."""
+    """Settings, resolved. drawing: every open choice is made; its lora_scale is in `scales`."""
 
     load: Load
     scales: tuple[float, ...]  # of the LoRAs
-    rule: Rule
-    guidance_rescale: float
-    program: Program
+    drawing: DrawingConfig
+    segments: tuple[Segment, ...]
+
+    @property
+    def rule(self) -> Rule:
+        """Of the guidance."""
+        assert isinstance(self.drawing.guidance, Rule)
+        return self.drawing.guidance
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height), pixels."""
-        return self.program.width, self.program.height
+        assert self.drawing.size is not None
+        return self.drawing.size
+
+    @functools.cached_property
+    def program(self) -> Program:
+        """What it shares with those that it is drawn with."""
+        own = {field.name: field.default for field in settings_of(DrawingConfig) if field.said.by_picture}
+        shared = dataclasses.replace(self.drawing, **own, guidance_rescale=float(self.drawing.guidance_rescale != 0))
+        return Program(shared, self.segments)
 
     @property
     def evaluations(self) -> int:
         """Of the network, for one picture."""
-        return guidance.evaluations(self.program.segments)
+        return guidance.evaluations(self.segments)
 
     @property
     def one_scale(self) -> tuple[float, ...]:
         """What pictures of a batch agree in whose LoRA kernels are merged once for all of them."""
-        weak = any(branch.weights == "weak" for segment in self.program.segments for branch in segment.branches)
+        weak = any(branch.weights == "weak" for segment in self.segments for branch in segment.branches)
         return (*self.scales, *([float(self.rule.weak_factor())] if weak else []))
 
     @functools.cached_property
     def columns(self) -> dict[str, Any]:
         """It as JSON values, one for each column of the manifest."""
-        rule = guidance.to_dict(self.rule)
+        rule = to_dict(self.rule)
         model, loras, embeddings = self.load
-        reads_t5 = "text_encoder_3" in model.networks
         return {
             "model": model.name,
             "model_sha256": model.sha256,
-            "dtype": model.config.dtype,
             "loras": [lora.name for lora in loras],
             "lora_sha256": [lora.sha256 for lora in loras],
             "lora_scales": list(self.scales),
             "embeddings": [word.name for word in embeddings],
             "embedding_sha256": [word.sha256 for word in embeddings],
             "guidance": rule["rule"],
-            **{name: float(rule[name]) if name in rule else None for name in NUMBERS},
-            "start": float(rule["start"]),
-            "stop": float(rule["stop"]),
-            "guidance_rescale": self.guidance_rescale,
-            "steps": self.program.steps,
-            "scheduler": self.program.scheduler,
-            "timestep_spacing": self.program.timestep_spacing,
-            "noise": self.program.noise,
-            "width": self.program.width,
-            "height": self.program.height,
-            "clip_skip": self.program.clip_skip,
-            "base_text": self.program.base_text,
-            "max_sequence_length": self.program.max_sequence_length if reads_t5 else None,
+            **{name: None if (value := rule.get(name)) is None else float(value) for name in numbers()},
+            "width": self.size[0],
+            "height": self.size[1],
+            **told(model.config),
+            **told(self.drawing),
+            **({} if "text_encoder_3" in model.networks else {"max_sequence_length": None}),
             "recipe": VERSION,
         }
 
     @functools.cached_property
     def identity(self) -> str:
-        """Canonical JSON of what decides a picture. Names of files do not, but for that of an embedding: a word."""
-        return canonical({name: value for name, value in self.columns.items() if name not in ("model", "loras")})
+        """Canonical JSON of what decides a picture. Names of files do not, but for that of an embedding: a word.
+
+        Settings that are younger than version 0.1 are left out at their defaults: older pictures keep their keys.
+        """
+        names = {name: value for name, value in self.columns.items() if name not in ("model", "loras")}
+        return canonical({name: value for name, value in names.items() if name in FIRST or value != USUAL.get(name)})
 
 
 def resolve(settings: Settings, sources: Sources) -> Recipe:
     """The recipe of settings. Raises ConfigError, WeightsError or ValueError for what could not be drawn."""
     model = sources.model(settings.model)
-    sampler = settings.sampler
-    width, height = settings.size or (None, None)
-    height, width = picture_size(height, width, model.unit, model.trained_size)
-    model.schedule(sampler.steps, sampler.scheduler, sampler.timestep_spacing, height, width)  # raises what it must
-    rule = settings.rule().filled(model.family.guidance_scale)
-    rescaled = sampler.guidance_rescale != 0
-    plan = guidance.plan(rule, 1, sampler.steps, reference=rescaled)
+    drawing = model.canvas.resolved(DrawingConfig(**settings.drawing()), bool(settings.loras))
+    drawing = dataclasses.replace(drawing, lora_scale=None)
+    model.canvas.schedule(drawing)  # raises what it must
+    assert isinstance(drawing.guidance, Rule)
+    plan = guidance.plan(drawing.guidance, 1, drawing.num_inference_steps, reference=drawing.guidance_rescale != 0)
     if "base" in plan.weights and not settings.loras:
-        raise ConfigError(f"{rule} compares a tuned model with its base, but there is no LoRA in these settings")
-    flow = model.scheduler.flow
-    return Recipe(
-        load=Load(
-            model,
-            tuple(sources.lora(lora.source) for lora in settings.loras),
-            tuple(sources.embedding(source) for source in settings.embeddings),
-        ),
-        scales=settings.scales(),
-        rule=rule,
-        guidance_rescale=float(sampler.guidance_rescale),
-        program=Program(
-            width=width,
-            height=height,
-            steps=sampler.steps,
-            segments=plan.segments,
-            rescaled=rescaled,
-            scheduler=sampler.scheduler or own_scheduler(model.scheduler),
-            timestep_spacing=None if flow else sampler.timestep_spacing or model.scheduler.timestep_spacing,
-            noise=sampler.noise,
-            clip_skip=settings.clip_skip,
-            base_text=settings.base_text,
-            max_sequence_length=settings.max_sequence_length,
-        ),
+        raise ConfigError(f"{drawing.guidance} compares a tuned model with its base, but there is no LoRA")
+    load = Load(
+        model,
+        tuple(sources.lora(lora.source) for lora in settings.loras),
+        tuple(sources.embedding(source) for source in settings.embeddings),
     )
+    return Recipe(load, settings.scales(), drawing, plan.segments)

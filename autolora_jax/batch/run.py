@@ -26,7 +26,6 @@ import numpy as np
 
 from autolora_jax.batch.draw import Artist, Draw, Drawing
 from autolora_jax.batch.formats import FORMATS
-from autolora_jax.batch.job import Job
 from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, make_row
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.store import Picture
@@ -34,6 +33,7 @@ from autolora_jax.batch.work import Work, open_work
 from autolora_jax.compilation import keep_programs
 from autolora_jax.evaluation.kept import FEATURES
 from autolora_jax.progress import OnProgress
+from autolora_jax.settings.jobs import Job
 
 ON_DEVICES = 2  # batches that the devices have been given: one is drawn, one waits
 ON_THE_WAY = 4  # batches begun and not recorded

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import MODEL
 from autolora_jax.pictures import lora_hash
-from autolora_jax.presets import ModelConfig
-from autolora_jax.schedules import Schedule, make_schedule
+from autolora_jax.request import Canvas
+from autolora_jax.settings.pictures import ModelConfig
 from autolora_jax.weights.checkpoint import Checkpoint, open_checkpoint
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import Family
@@ -35,28 +35,10 @@ class Model:
     scheduler: SchedulerConfig
 
     @property
-    def factor(self) -> int:
-        """Pixels per latent cell."""
-        return int(self.networks["vae"].factor)
-
-    @property
-    def unit(self) -> int:
-        """Sides of pictures are multiples of so many pixels."""
-        return self.factor * int(self.networks[self.family.denoiser].patch_size)
-
-    @property
-    def trained_size(self) -> int:
-        """Side of the pictures it was trained on, pixels."""
-        return int(self.networks[self.family.denoiser].sample_size) * self.factor
-
-    @property
-    def channels(self) -> int:
-        """Of its latents."""
-        return int(self.networks[self.family.denoiser].in_channels)
-
-    def schedule(self, steps: int, scheduler: str | None, spacing: str | None, height: int, width: int) -> Schedule:
-        """As the pipeline makes it. Raises ValueError."""
-        return make_schedule(self.scheduler, steps, scheduler, spacing, height * width // self.unit**2)
+    def canvas(self) -> Canvas:
+        """What it says of its pictures."""
+        denoiser, vae = self.networks[self.family.denoiser], self.networks["vae"]
+        return Canvas.of(denoiser, vae, self.family.guidance_scale, self.scheduler)
 
 
 class File(NamedTuple):
@@ -78,12 +60,7 @@ class Sources:
     def model(self, config: ModelConfig) -> Model:
         """The model that a config loads."""
         if config not in self._models:
-            checkpoint = open_checkpoint(
-                config.source or MODEL,
-                variant=config.variant,
-                tokenizer=config.tokenizer,
-                text_encoders=config.text_encoders,
-            )
+            checkpoint = open_checkpoint(config.source or MODEL, **config.files())
             if config.text_encoder_3 is None:
                 checkpoint = checkpoint.without("text_encoder_3")
             self._models[config] = Model(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from autolora_jax.batch.sources import File, Model, Sources, digest
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import builtin
-from autolora_jax.presets import ModelConfig
+from autolora_jax.settings import ModelConfig
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import SD3, SDXL, Family
 from autolora_jax.weights.hub import cached_copy, is_hub_id, split_hub_id

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import jax
 
 from autolora_jax.batch.features import Features, open_features
-from autolora_jax.batch.job import Job
 from autolora_jax.batch.ledger import Ledger, Record, open_place, open_record, open_store, settle
 from autolora_jax.batch.plan import Batch, Plan, make_plan
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import Storage, open_storage
 from autolora_jax.batch.store import Store
+from autolora_jax.settings.jobs import Job
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 
 from autolora_jax.batch.features import open_features
-from autolora_jax.batch.job import Job
 from autolora_jax.batch.ledger import Record, find_record
 from autolora_jax.batch.plan import Batch, Plan, make_plan
 from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, draw_work
@@ -20,6 +19,7 @@ from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
 from autolora_jax.batch.work import Work, enter
 from autolora_jax.config import ConfigError
+from autolora_jax.settings.jobs import Job
 
 LOOK_EVERY = 0.05  # seconds between looks at what was sent, while there is nothing to begin
 

@@ -1,223 +1,184 @@
-"""`autolora batch`: a job from a Python file, drawn into a folder or bucket; the same command goes on where it was."""
+"""`autolora batch`: plan, say what there is to do, draw, say what came out."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import typer
+import jax
 
-from autolora_jax.cli.console import Debug, reported, say, terminable
-from autolora_jax.cli.flags import assignments, option
-from autolora_jax.cli.job_flags import RUN, BatchSize, Calibrate, Retry
-from autolora_jax.cli.model_flags import CompilationCache
+from autolora_jax.batch import Job, Summary, Work, draw_job, processes
+from autolora_jax.batch.cluster import Resources
+from autolora_jax.batch.draw import Artist
+from autolora_jax.batch.estimate import Calibration, Estimate, calibrate, estimate
+from autolora_jax.batch.fleet import draw_fleet
+from autolora_jax.batch.formats import FORMATS
+from autolora_jax.batch.manifest import OK
+from autolora_jax.batch.plan import Batch as Planned
+from autolora_jax.batch.plan import make_plan
+from autolora_jax.batch.processes import Peers
+from autolora_jax.batch.run import RowOfManifest
+from autolora_jax.batch.sources import Sources
+from autolora_jax.batch.storage import open_storage
+from autolora_jax.cli.console import say
+from autolora_jax.cli.progress import Display
+from autolora_jax.compilation import keep_programs
+from autolora_jax.config import ConfigError
+from autolora_jax.settings.programs.batch import MORE, Batch
+from autolora_jax.weights.lora.metadata import listing
 
-JOB, OUTPUT, MACHINES = "Job", "Output", "Many machines"
-MORE = 75  # EX_TEMPFAIL: stopped, the same command goes on
-
-EXAMPLES = """[bold]A job[/] is a Python file whose get_config() returns it:
-
-[cyan]from autolora_jax import CFG, AutoLoRA
-from autolora_jax.batch import Job, Settings
-from autolora_jax.presets import Lora, ModelConfig
-
-def get_config() -> Job:
-    return Job(
-        prompt_file="prompts.jsonl",  # prompt; negative_prompt, seeds and id if need be
-        seeds=tuple(range(512)),
-        settings=Settings(model=ModelConfig("sd_xl_base_1.0.safetensors"), loras=(Lora("anna.safetensors"),)),
-        grid={"guidance": \\[CFG(5.0), AutoLoRA(1.5)], "lora_scale": \\[0.4, 0.7, 1.0]},
-    )[/]
-
-[bold]Examples[/]
-
-What it will take, and then the job:
-
-[cyan]autolora batch job.py --out anna --dry-run --calibrate[/]
-[cyan]autolora batch job.py --out anna[/]
-
-Into a bucket, as WebDataset shards of 1,000 WebP pictures:
-
-[cyan]autolora batch job.py --out gs://bucket/anna --format webp --shards 1000[/]
-
-Only what evaluate needs, 8 KB a picture:
-
-[cyan]autolora batch job.py --out anna.features --format features && autolora evaluate anna.features[/]
-
-More seeds, later: only what is new is drawn.
-
-[cyan]autolora batch job.py --out anna --seeds 0-1023[/]
-
-By a fleet of eight workers of a Ray cluster, each with four chips; docs/ray.md has recipes:
-
-[cyan]autolora batch job.py --out gs://bucket/anna --ray auto --workers 8 --resources TPU=4[/]
-
-[bold]Exit codes[/] 0: all is drawn. 75: Ctrl-C or SIGTERM came; what was begun is saved, the same command goes on.
-1: it can't go on, for the reason given. 2: the job can't be meant. 134: another of its processes vanished, or did not
-come; the same command goes on.
-"""
-
-# Flag -> the setting it changes.
-FLAGS = {
-    "prompt_file": "prompt_file",
-    "seeds": "seeds",
-    "batch_size": "batch_size",
-    "format": "output.format",
-    "features": "output.features",
-    "quality": "output.quality",
-    "shards": "output.shard_size",
-}
+MOST_PROBLEMS = 5  # that are said while drawing; all are in the manifest
 
 
-def batch(
-    job: Annotated[
-        Path,
-        typer.Argument(
-            help="Python file with get_config(), see below. It is a program and is executed.", show_default=False
-        ),
-    ],
-    out: Annotated[
-        str,
-        option(
-            "--out",
-            "-o",
-            panel=OUTPUT,
-            metavar="DIR|URL",
-            help="Folder, or gs://…, s3://… (with gcsfs or s3fs installed). What it holds is not drawn again.",
-        ),
-    ],
-    prompt_file: Annotated[
-        str | None,
-        option("--prompt-file", panel=JOB, help="Text, .jsonl, .csv or .parquet file, added to the job's prompts."),
-    ] = None,
-    seeds: Annotated[
-        str | None, option("--seeds", panel=JOB, default="the job's", metavar="SEEDS", help="0-511, or 1,5,9-12.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        option(
-            "--set",
-            panel=JOB,
-            metavar="NAME=VALUE",
-            help="Change a setting of the job: --set settings.sampler.steps=28. Flags win over it.",
-        ),
-    ] = None,
-    format: Annotated[
-        str | None,
-        option(
-            "--format",
-            panel=OUTPUT,
-            default="png",
-            help="png, webp, jpeg, latent (safetensors), or features: what evaluate measures, and no pictures.",
-        ),
-    ] = None,
-    features: Annotated[
-        str | None,
-        option(
-            "--features",
-            panel=OUTPUT,
-            default="dinov2-giant",
-            metavar="MODEL",
-            help="(--format features) Whose: dinov2-giant, -large, -base, -small, clip, builtin, a folder or hub id.",
-        ),
-    ] = None,
-    quality: Annotated[int | None, option("--quality", panel=OUTPUT, default="90", help="Of webp and jpeg.")] = None,
-    shards: Annotated[
-        int | None,
-        option(
-            "--shards",
-            panel=OUTPUT,
-            default="none",
-            metavar="PICTURES",
-            help="Write tar files of about so many pictures, as WebDataset reads them, instead of single files.",
-        ),
-    ] = None,
-    batch_size: BatchSize = None,
-    retry: Retry = False,
-    compilation_cache: CompilationCache = None,
-    dry_run: Annotated[
-        bool, option("--dry-run", panel=RUN, help="Say what there is to do and what it takes; draw nothing.")
-    ] = False,
-    calibrate: Calibrate = False,
-    distributed: Annotated[
-        bool,
-        option(
-            "--distributed",
-            panel=MACHINES,
-            help="Draw with all processes of a Cloud TPU slice, SLURM step, mpirun or GKE job; each runs this command.",
-        ),
-    ] = False,
-    coordinator_address: Annotated[
-        str | None,
-        option(
-            "--coordinator-address", panel=MACHINES, metavar="HOST:PORT", help="Elsewhere: where all reach process 0."
-        ),
-    ] = None,
-    num_processes: Annotated[int | None, option("--num-processes", panel=MACHINES, help="How many there are.")] = None,
-    process_id: Annotated[
-        int | None, option("--process-id", panel=MACHINES, help="Which of them this one is, from 0.")
-    ] = None,
-    ray: Annotated[
-        str | None,
-        option(
-            "--ray",
-            panel=MACHINES,
-            metavar="ADDRESS",
-            help="Draw with a fleet: workers that come and go as a Ray cluster has room. Its host:port; auto: that of "
-            "this machine; local: this machine alone. The command itself needs no device.",
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        option(
-            "--workers",
-            panel=MACHINES,
-            default="as many as there is room for now",
-            help="(--ray) At once, at most: a cluster that scales starts machines for them.",
-        ),
-    ] = None,
-    resources: Annotated[
-        list[str] | None,
-        option(
-            "--resources",
-            panel=MACHINES,
-            default="all TPUs of a machine, or a GPU, or a CPU",
-            metavar="NAME=AMOUNT",
-            help="(--ray) Of each worker: --resources TPU=4, or --resources GPU=1 --resources CPU=8.",
-        ),
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Draw tens of thousands of pictures: prompts × settings × seeds, on machines that may vanish at any moment.
+class Counter:
+    """Shows how far a job is."""
 
-    Each picture has a key of all that determines it, and a row in manifest.jsonl (and .parquet, with pyarrow).
-    What is finished is never drawn again, whatever happens: run the same command until its exit code is 0.
-    """
-    flags = {FLAGS[name]: value for name, value in locals().items() if name in FLAGS and value is not None}
-    try:
-        with reported(debug, exit_code=2), terminable():
-            from autolora_jax import overrides
-            from autolora_jax.batch import Job
-            from autolora_jax.config import ConfigError
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._total = self._done = 0
+        self.problems = 0
 
-            if job.suffix != ".py":
-                raise ConfigError(f"{job} should be a Python file whose get_config() returns a Job")
-            changes: dict[str, Any] = {**assignments(set_ or ()), **flags}
-            wanted = overrides.override(overrides.load_preset(job, Job), changes)
-        with reported(debug), terminable():
-            from autolora_jax.cli import batching
+    def begin(self, work: Work, own: Sequence[Planned] | None = None) -> None:
+        """draw_job's on_work. own: what this one of several processes draws of it, and counts."""
+        left = sum(len(batch.items) for batch in work.todo)
+        self._total = left if own is None else sum(len(batch.items) for batch in own)
+        wanted = len(work.plan) - work.plan.duplicates
+        part = "" if own is None else f", {self._total} of them by this process, which counts its own"
+        say(f"{wanted - left} of {wanted} pictures are there, {left} to draw in {len(work.todo)} batches{part}")
+        if work.plan.duplicates:
+            say(f"{work.plan.duplicates} more are wanted twice, and drawn once", "dim")
 
-            if dry_run:
-                print(batching.describe(wanted, out, calibrate, retry, compilation_cache))
-                return
-            fleet = batching.fleet(ray, workers, resources)
-            peers = batching.join(distributed, coordinator_address, num_processes, process_id)
-            summary = batching.draw(wanted, out, retry, compilation_cache, peers, fleet)
-    except typer.Exit as e:
-        raise typer.Exit(MORE if e.exit_code in (130, 143) else e.exit_code) from None
+    def count(self, rows: Sequence[RowOfManifest]) -> None:
+        """draw_job's on_batch."""
+        self._done += len(rows)
+        for row in (row for row in rows if row["status"] != OK):
+            self.problems += 1
+            if self.problems <= MOST_PROBLEMS:
+                say(f"Warning: {row['prompt']!r}, seed {row['seed']}: {row['reason']}", "yellow")
+        self._display.update("Draw", self._done, self._total, "pictures")
+
+
+def run(asked: Batch) -> int:
+    """Draws what is left of a job. MORE: it was stopped; 1: nothing could be drawn."""
+    job, cache = asked.settings, asked.compilation_cache
+    if asked.dry_run:
+        print(describe(job, asked.out, asked.calibrate, asked.retry, cache))
+        return 0
+    team = fleet(asked.ray, asked.workers, asked.resources)
+    address = asked.coordinator_address, asked.num_processes, asked.process_id
+    peers = processes.join(*address) if asked.distributed or address != (None, None, None) else None
+    summary = draw(job, asked.out, asked.retry, cache, peers, team)
     if summary.more:
         say("Stopped. What was begun is saved, and the same command goes on from there.", "yellow")
-        raise typer.Exit(MORE)
+        return MORE
     if summary.pictures and not summary.ok:
         say(f"Error: none of {summary.pictures} pictures could be drawn. The first: {summary.problem}", "red")
-        raise typer.Exit(1)
+        return 1
     if peers is None or peers.number == 0:
-        print(f"{summary.ok} pictures drawn into {out}")
+        print(f"{summary.ok} pictures drawn into {asked.out}")
+    return 0
+
+
+class Fleet(NamedTuple):
+    """Which workers draw a job: arguments of draw_fleet."""
+
+    address: str
+    workers: int | None
+    resources: Resources | None
+
+
+def fleet(address: str | None, workers: int | None, resources: Sequence[str]) -> Fleet | None:
+    """The fleet that draws the job; None: there is none. Raises ConfigError."""
+    if address is None:
+        if workers is not None or resources:
+            raise ConfigError("--workers and --resources are those of a fleet: --ray auto, or --ray local")
+        return None
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers} should be at least 1")
+    jax.config.update("jax_platforms", "cpu")  # this machine's chips are for the workers
+    return Fleet(address, workers, dict(map(_resource, resources)) if resources else None)
+
+
+def _resource(text: str) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    try:
+        return name, float(amount)
+    except ValueError:
+        raise ConfigError(f"--resources {text!r} should be NAME=AMOUNT, such as TPU=4, GPU=1 or CPU=8") from None
+
+
+def draw(
+    job: Job,
+    out: str,
+    retry: bool,
+    compilation_cache: str | None,
+    peers: Peers | None = None,
+    fleet: Fleet | None = None,
+) -> Summary:
+    """Draws what is left of a job: alone, or as one of many processes, of which only the first says how far it is, or
+    by a fleet.
+
+    Raises as draw_job, draw_together and draw_fleet.
+    """
+    if peers and fleet:
+        raise ConfigError("--ray starts workers by itself: leave --distributed and its addresses out")
+    quiet = peers is not None and peers.number > 0
+    with Display() as display:
+        counter = Counter(display)
+        told: dict[str, Any] = {"on_work": counter.begin, "on_progress": display, "on_batch": counter.count}
+        options: dict[str, Any] = {"retry": retry, "compilation_cache": compilation_cache, **({} if quiet else told)}
+        if fleet:
+            del options["on_progress"]  # of loading, which is the workers'
+            summary = draw_fleet(job, out, **fleet._asdict(), **options)
+        elif peers is None:
+            summary = draw_job(job, out, **options)
+        else:
+            summary = processes.draw_together(job, out, peers, **options)
+    if quiet:
+        return summary
+    if missing := summary.failed + summary.not_finite:
+        say(f"{missing} pictures are recorded without a file; --retry draws them again", "yellow")
+    if summary.pictures:
+        say(tell(summary), "dim")
+    return summary
+
+
+def tell(summary: Summary) -> str:
+    """What a run did with its time."""
+    idle = f"devices idle {summary.idle_share:.1%} of the time, {summary.idle / summary.pictures:.3g} s a picture"
+    return f"{summary.seconds:.0f} s, {summary.preparing:.0f} of them loading and compiling; else {idle}"
+
+
+def describe(
+    job: Job, out: str, calibrated: bool, retry: bool, compilation_cache: str | None, sources: Sources | None = None
+) -> str:
+    """A job's plan and what it takes. Writes nothing to `out`. Raises as draw_job."""
+    keep_programs(compilation_cache)
+    plan, rows = make_plan(job, sources or Sources()), job.batch_size * jax.device_count()
+    told, batches = estimate(job, plan, open_storage(out), rows, retry)
+    calibration = None
+    if calibrated and batches:
+        with Display() as display:
+            artist = Artist(None, FORMATS[job.output.format].latents, display)
+            calibration = calibrate(plan, batches[0], artist)
+    return listing(f"Plan of {out}", _lines(job, told, rows, calibration))
+
+
+def _lines(job: Job, told: Estimate, rows: int, calibration: Calibration | None) -> list[tuple[str, str]]:
+    twice = f", {told.duplicates} of them wanted twice" if told.duplicates else ""
+    lines = [
+        ("pictures", f"{told.pictures:,}{twice}"),
+        ("finished", f"{told.finished:,}"),
+        ("to draw", f"{told.todo:,} in {told.batches:,} batches of {rows} ({told.padding:,} rows of padding)"),
+        ("programs", f"{told.programs} to compile at most"),
+        ("evaluations", f"{told.evaluations:,} of the denoiser"),
+        ("arithmetic", f"{told.flop:.3g} FLOP"),
+        ("disk", f"about {told.bytes / 1e9:.2g} GB as {job.output.format}"),
+    ]
+    if calibration:
+        rate = f"{calibration.flop_rate / 1e12:.3g} TFLOP/s, {calibration.prepare:.0f} s to load and compile"
+        lines.append(("time", f"about {_duration(calibration.seconds(told))} on {jax.device_count()} devices ({rate})"))
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if hours < 2 else f"{hours:.1f} h"

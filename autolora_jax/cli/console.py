@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -14,9 +14,7 @@ from rich.text import Text
 
 console = Console(stderr=True)
 
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show where in the program an error arose.", rich_help_panel="Output")
-]
+debugging = False  # --debug: errors are shown with their traceback
 
 
 def say(text: str, style: str = "") -> None:
@@ -64,13 +62,13 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def reported(debug: bool, exit_code: int = 1) -> Iterator[None]:
+def reported(exit_code: int = 1) -> Iterator[None]:
     """Failures that a user can do something about end the program with one line: bad files, settings, disks, memory."""
     try:
         with _warnings_as_lines():
             yield
     except (ValueError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as e:
-        if debug or not (problem := _problem(e)):
+        if debugging or not (problem := _problem(e)):
             raise
         say(". ".join([problem.rstrip("."), *getattr(e, "__notes__", [])]), "red")
         raise typer.Exit(EXIT_CODES.get(type(e), exit_code)) from None

@@ -1,139 +1,217 @@
-"""`autolora evaluate`: how varied pictures are, and how well they fit their prompts."""
+"""`autolora evaluate`: features, figures, the table."""
 
+import difflib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import jax
+import numpy as np
 
-from autolora_jax.cli.console import Debug, reported, terminable
-from autolora_jax.cli.flags import option
+from autolora_jax.cli.console import say
+from autolora_jax.cli.evaluation_table import Results
+from autolora_jax.cli.progress import Display
+from autolora_jax.evaluation.cache import FOLDER
+from autolora_jax.evaluation.clipscore import clip_scores_of
+from autolora_jax.evaluation.encoders import Clip, PictureEncoder, open_clip, open_encoder
+from autolora_jax.evaluation.features import Collected, collect
+from autolora_jax.evaluation.kept import Source, gather, source_of
+from autolora_jax.evaluation.measures import Measure, Row, numbered, sample_measure, tabulate, vendi_measure
+from autolora_jax.evaluation.pictures import Fields, Pictures, as_text, labels
+from autolora_jax.evaluation.scores import Sample
+from autolora_jax.settings.programs.evaluate import CLIPSCORE, DIVERSITY, VENDI, Evaluate
+from autolora_jax.sharding import data_mesh
+from autolora_jax.weights.errors import WeightsError
 
-METRICS, MODELS, OUTPUT = "Metrics", "Models", "Output"
 INCOMPLETE = 3  # exit code: some pictures could not be measured
-
-EXAMPLES = """[bold]Examples[/]
-
-Diversity (Eq. 8 of the paper) and Vendi score of each prompt's pictures, by DINOv2-giant; the second run is free:
-
-[cyan]autolora evaluate out[/]
-
-Offline, for what the built-in model drew with --compare, apart by guidance:
-
-[cyan]autolora evaluate out --features builtin --group-by prompt,guidance,lora_scales[/]
-
-What autolora batch --format features kept in place of pictures; no model is needed any more:
-
-[cyan]autolora evaluate anna --group-by prompt,guidance[/]
-
-Tar shards in WebDataset's form, and CLIPScore, too:
-
-[cyan]autolora evaluate shards/*.tar --metrics diversity,vendi,clipscore --json table.json[/]
-
-With the scores of a judge: Div-CPS and the like.
-
-[cyan]autolora judge out --question cps --character Anna --out anna.json[/]
-[cyan]autolora evaluate out --scores anna.json[/]
-
-[bold]Exit codes[/] 0: all is measured. 3: some pictures can't be read; each is named, the figures are of the others.
-"""
+FEATURES = "dinov2-giant"  # whose, where nothing else is said
+NAMED = 20  # pictures that could not be measured
+# Pictures that differ in these are not samples of one thing.
+SETTINGS = (
+    *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "scheduler", "steps"),
+    *("size", "width", "height", "negative_prompt"),
+)
 
 
-def evaluate(
-    places: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Folders of pictures (and subfolders), single pictures, or .tar shards; or of the features that "
-            "autolora batch kept of pictures. Their prompts are told by the pictures themselves, a JSON file of their "
-            "name or a manifest.jsonl.",
-            metavar="PLACE",
-        ),
-    ],
-    metrics: Annotated[
-        str,
-        typer.Option(
-            "--metrics",
-            rich_help_panel=METRICS,
-            help="diversity (0: all alike), vendi (how many different ones: 1 to all), clipscore (0 to 100: do picture "
-            "and prompt fit?).",
-        ),
-    ] = "diversity,vendi",
-    scores: Annotated[
-        list[Path] | None,
-        option(
-            "--scores",
-            panel=METRICS,
-            metavar="FILE",
-            help="A report of autolora judge: its scores' means, and their products with diversity. Repeatable.",
-        ),
-    ] = None,
-    group_by: Annotated[
-        str | None,
-        option(
-            "--group-by",
-            panel=METRICS,
-            default="prompt, where one is known",
-            metavar="FIELDS",
-            help="What pictures that are compared have in common: prompt, folder, or whatever is told of them, such as "
-            "prompt,guidance; none: compare all. The last row averages over groups.",
-        ),
-    ] = None,
-    confidence: Annotated[
-        float, typer.Option("--confidence", rich_help_panel=METRICS, help="Of the intervals.", metavar="LEVEL")
-    ] = 0.95,
-    features: Annotated[
-        str | None,
-        option(
-            "--features",
-            panel=MODELS,
-            default="dinov2-giant, or whose features there are in place of pictures",
-            metavar="MODEL",
-            help="By whose eyes pictures differ: dinov2-giant (the paper's), -large, -base, -small, clip, builtin (the "
-            "built-in model's pictures only; offline), or a folder or hub id of a DINOv2 or CLIP.",
-        ),
-    ] = None,
-    clip: Annotated[
-        str,
-        typer.Option(
-            "--clip",
-            rich_help_panel=MODELS,
-            metavar="MODEL",
-            help="CLIPScore's: clip (openai/clip-vit-large-patch14), or a folder or hub id.",
-        ),
-    ] = "clip",
-    dtype: Annotated[
-        str, typer.Option("--dtype", rich_help_panel=MODELS, help="float32, or bfloat16 for half the memory.")
-    ] = "float32",
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", rich_help_panel=MODELS, help="Pictures a device.", min=1)
-    ] = 16,
-    cache: Annotated[
-        Path | None,
-        option(
-            "--cache",
-            panel=OUTPUT,
-            default=".autolora in the first place",
-            metavar="DIR",
-            help="Where features are kept, by picture and model: what was computed once is not computed again.",
-        ),
-    ] = None,
-    json: Annotated[
-        Path | None,
-        option("--json", panel=OUTPUT, metavar="FILE", help="Write the table there, too. Replaces an earlier one."),
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Measure pictures: how varied are those of a prompt, and how well do they fit it?
+def run(asked: Evaluate) -> int:
+    """Measures pictures, prints the table and writes it. INCOMPLETE: some could not be measured."""
+    pictures = Pictures(*asked.places)
+    source = next(map(source_of, pictures), None)
+    encoder: PictureEncoder | Source | None
+    encoder, scorer = _of_features(source, asked) if source else _models(asked, asked.names)
+    kept = None
+    if scorer or not source:
+        given = asked.cache is not None
+        kept = _cache_folder(asked.cache or pictures.folder / FOLDER, given)
+    found = _collect(pictures, encoder, scorer, kept)
+    fields = [picture.fields for picture in found.pictures]
+    names = _group_names(asked.group_by, fields)
+    groups = labels(fields, names)
+    _warn_of_mixtures(fields, groups, names)
+    scores = _scores(asked, scorer, found, kept)
+    rows, overall = tabulate(_measures(asked, encoder, found, scores, groups), groups)
+    _warn_of_singles(asked.names, rows)
+    results = Results(rows, overall, names, asked.confidence)
+    results.show()
+    if asked.json:
+        models: dict[str, PictureEncoder | Source | None]
+        models = {"features": encoder, "clip": scorer.pictures if scorer else None}
+        told = {
+            "places": [str(place) for place in asked.places],
+            "models": {role: {"name": e.name, "identity": e.identity} for role, e in models.items() if e},
+            "not measured": dict(found.bad),
+        }
+        results.write(asked.json, told)
+    return INCOMPLETE if found.bad else 0
 
-    Features are kept as they come, so a run that is stopped goes on where it was. Grids made by autolora are left out.
+
+def _of_features(source: Source, asked: Evaluate) -> tuple[Source, Clip | None]:
+    """The model that features are by, and CLIPScore's, if it is wanted: that has to be the same one.
+
+    Raises ValueError for other models: there are no pictures that they could look at.
     """
-    with reported(debug, exit_code=2):
-        from autolora_jax.cli.evaluating import Wanted
+    if asked.features not in (None, source.name):
+        raise ValueError(
+            f"--features {asked.features}: there are no pictures, but features by {source.name}; leave the flag out"
+        )
+    if CLIPSCORE not in asked.names:
+        return source, None
+    _, scorer = _models(asked, [CLIPSCORE])
+    if scorer and (scorer.pictures.name, scorer.pictures.identity) != source:
+        raise ValueError(
+            f"--metrics clipscore: there are no pictures, and the features are by {source.identity}, not by "
+            f"{scorer.pictures.identity}"
+        )
+    return source, scorer
 
-        names = [name.strip() for name in metrics.split(",")]
-        wanted = Wanted(names, scores or [], group_by, confidence, features, clip, dtype, batch_size)
-    with reported(debug), terminable():
-        from autolora_jax.cli.evaluating import measure
 
-        whole = measure(places, wanted, cache, json)
-    if not whole:
-        raise typer.Exit(INCOMPLETE)
+def _models(asked: Evaluate, metrics: Sequence[str]) -> tuple[PictureEncoder | None, Clip | None]:
+    """Those that the metrics need: of features, and of CLIPScore. Nothing is loaded yet."""
+    mesh = data_mesh(jax.local_devices())
+    encoder = scorer = None
+    features = asked.features or FEATURES
+    try:
+        if CLIPSCORE in metrics:
+            scorer = open_clip(asked.clip, mesh, dtype=asked.dtype, batch_size=asked.batch_size)
+        if scorer and features == asked.clip:
+            encoder = scorer.pictures
+        elif DIVERSITY in metrics or VENDI in metrics:
+            encoder = open_encoder(features, mesh, dtype=asked.dtype, batch_size=asked.batch_size)
+    except WeightsError as e:
+        e.add_note("Offline, --features builtin measures what the built-in model drew")
+        raise
+    return encoder, scorer
+
+
+def _cache_folder(folder: Path, given: bool) -> Path | None:
+    """The folder, made; None where nothing can be written beside the pictures."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+    except OSError as e:
+        if given:
+            raise
+        say(f"Features are not kept: {e.strerror}: {folder}. Give --cache a folder that can be written", "yellow")
+        return None
+    return folder
+
+
+def _collect(
+    pictures: Pictures, encoder: PictureEncoder | Source | None, scorer: Clip | None, kept: Path | None
+) -> Collected:
+    """Raises ValueError when no picture can be measured; says which ones can't."""
+    with Display() as display:
+
+        def show(done: int, by: str) -> None:
+            display.update("Pictures", done, pictures.count, f"features by {by}" if by else "")
+
+        if isinstance(encoder, Source):
+            found = gather(pictures, encoder, show)
+        else:
+            encoders = {each.name: each for each in (encoder, scorer.pictures if scorer else None) if each}
+            found = collect(pictures, list(encoders.values()), kept, show)
+        count = len(found.pictures) + len(found.bad)
+        display.update("Pictures", count, count)
+    for key, why in list(found.bad.items())[:NAMED]:
+        say(f"{key} {why}", "yellow")
+    if len(found.bad) > NAMED:
+        say(f"… and {len(found.bad) - NAMED} more", "yellow")
+    if not found.pictures:
+        raise ValueError("none of the pictures can be measured")
+    return found
+
+
+def _group_names(group_by: str | None, fields: Sequence[Fields]) -> list[str]:
+    """The fields to group by. Raises ValueError for one that no picture has."""
+    told = {name for each in fields for name in each}
+    if group_by is None:
+        return ["prompt"] if "prompt" in told else []
+    names = [] if group_by == "none" else [name.strip() for name in group_by.split(",")]
+    for name in names:
+        if name not in told:
+            near = difflib.get_close_matches(name, told, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"they tell {', '.join(sorted(told))}"
+            raise ValueError(f"--group-by {name}: no picture tells that; {advice}")
+    return names
+
+
+def _warn_of_mixtures(fields: Sequence[Fields], groups: Sequence[tuple[str, ...]], names: Sequence[str]) -> None:
+    """Says what pictures of one group should have had in common."""
+
+    def differs(name: str) -> bool:
+        values = {(group, as_text(each.get(name))) for group, each in zip(groups, fields, strict=True)}
+        return len(values) > len(set(groups))
+
+    if mixed := [name for name in SETTINGS if name not in names and differs(name)]:
+        apart = ",".join([*names, *mixed])
+        say(f"Pictures of one group differ in {', '.join(mixed)}; --group-by {apart} keeps them apart", "yellow")
+
+
+def _warn_of_singles(metrics: Sequence[str], rows: Sequence[Row]) -> None:
+    if DIVERSITY in metrics and (single := sum(row.pictures == 1 for row in rows)):
+        say(f"{single} of {len(rows)} groups have a single picture, and so no diversity", "yellow")
+
+
+def _scores(asked: Evaluate, scorer: Clip | None, found: Collected, kept: Path | None) -> dict[str, np.ndarray]:
+    """What each picture has: its CLIPScore, and what judges gave it."""
+    scores = {}
+    if scorer:
+        prompts = [as_text(picture.fields.get("prompt")) or None for picture in found.pictures]
+        scores["CLIPScore"] = clip_scores_of(scorer, found.features[scorer.pictures.name], prompts, kept)
+    for path in asked.scores:
+        scores |= _judged(path, found)
+    return scores
+
+
+def _judged(path: Path, found: Collected) -> dict[str, np.ndarray]:
+    """The scores in a report of `autolora judge`, a value a picture, NaN for those that it gives none.
+
+    Raises ValueError when it is something else or about other pictures.
+    """
+    try:
+        rows = {row["picture"]: row for row in json.loads(path.read_bytes())["pictures"]}
+    except (ValueError, KeyError, TypeError) as e:
+        raise ValueError(f"{path} is no report of autolora judge ({type(e).__name__}: {e})") from None
+    mine = [rows.get(picture.key, {}) for picture in found.pictures]
+    if not any(mine):
+        here, there = found.pictures[0].key, next(iter(rows), "nothing")
+        raise ValueError(f"{path} is about other pictures: about {there}, say, and not about {here}")
+    numbers = sorted({name for row in mine for name, value in row.items() if isinstance(value, int | float)})
+    return {name: np.array([row.get(name, np.nan) for row in mine], np.float64) for name in numbers}
+
+
+def _measures(
+    asked: Evaluate,
+    encoder: PictureEncoder | Source | None,
+    found: Collected,
+    scores: Mapping[str, np.ndarray],
+    groups: Sequence[tuple[str, ...]],
+) -> list[Measure]:
+    features = found.features[encoder.name] if encoder else None
+    numbers = numbered(groups)
+    sample = Sample(numbers, scores, features if DIVERSITY in asked.names else None)
+    measures = [sample_measure(sample, level=asked.confidence)]
+    if VENDI in asked.names and features is not None:
+        measures.append(vendi_measure(features, numbers, asked.confidence))
+    return measures

@@ -1,155 +1,182 @@
-"""`autolora judge`: a vision-language model scores pictures."""
+"""`autolora judge`: ask, show how it goes, say what came of it."""
 
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
-
-from autolora_jax.cli.console import Debug, reported, terminable
-from autolora_jax.cli.flags import option
-from autolora_jax.cli.judge_flags import (
-    BASE_URL,
-    JUDGE,
-    ApiKey,
-    BaseUrl,
-    Concurrency,
-    ImageFormat,
-    MaxSide,
-    MaxTokens,
-    PriceIn,
-    PriceOut,
-    Timeout,
-    Tries,
+from autolora_jax import files
+from autolora_jax.cli.console import reported, say
+from autolora_jax.cli.progress import Display
+from autolora_jax.config import ConfigError
+from autolora_jax.evaluation.cache import FOLDER
+from autolora_jax.evaluation.judge import (
+    QUESTIONS,
+    Judge,
+    JudgeError,
+    Patience,
+    Preparation,
+    Prices,
+    Progress,
+    Question,
+    Report,
+    VerdictCache,
+    judge,
+    report,
 )
+from autolora_jax.evaluation.judge.client import endpoint
+from autolora_jax.evaluation.judge.verdict import SCORED
+from autolora_jax.evaluation.measures import numbered
+from autolora_jax.evaluation.pictures import Picture, Pictures
+from autolora_jax.settings.fields import choose
+from autolora_jax.settings.programs.asking import Asking
+from autolora_jax.settings.programs.judge import Judge as Asked
+from autolora_jax.weights.lora.metadata import listing
 
-QUESTION, OUTPUT = "Question", "Output"
+CACHE = "verdicts.sqlite"
 INCOMPLETE = 3  # exit code: some pictures got no score, and another run may get them one
-
-EXAMPLES = """[bold]Serve a judge[/], on this machine or another (docs/judges.md says which judge works how):
-
-[cyan]vllm serve Qwen/Qwen2.5-VL-7B-Instruct[/]
-
-[cyan]pip install "transformers\\[serving]" && transformers serve meta-llama/Llama-3.2-11B-Vision-Instruct[/]
-
-The second is the judge of the paper, which vLLM has not served since 0.11. Both listen on port 8000. Hosted judges want
-a key in OPENAI_API_KEY and their address in --base-url.
-
-[bold]Ask it[/]
-
-How surely is the character there, of which Table 1's CPS is the mean:
-
-[cyan]autolora judge out --question cps --character Anna --description "a princess of Disney's Frozen"[/]
-
-The paper's question about pixel art: prompt correspondence (PC) and style adherence (SA) in one answer:
-
-[cyan]autolora judge out --question pc-sa --style "pixel art" --base-url http://gpu:8000/v1 --concurrency 32[/]
-
-The same command again asks only about what has no verdict yet. A hosted judge, what it cost, and every verdict:
-
-[cyan]autolora judge out --question cps --character Anna --base-url https://api.openai.com/v1 --model MODEL
---price-in 0.4 --price-out 1.6 --out anna.json[/]
-
-[bold]Exit codes[/] 0: every picture has its score, or the judge refused it one. 3: some have none (each is named); the
-same command asks about these again. 1: no answers are to be had. 130, 143: stopped; what came is kept.
-"""
+ABOUT = ("character", "description", "prompt", "style", "poor", "good")  # what a question may be told
+NAMED = 20  # pictures without a score
+OnProgress = Callable[[Progress], None]
 
 
-def judge(
-    places: Annotated[
-        list[Path],
-        typer.Argument(help="Folders of pictures (and subfolders), single pictures, or .tar shards.", metavar="PLACE"),
-    ],
-    question: Annotated[
-        str,
-        option(
-            "--question",
-            panel=QUESTION,
-            help="cps (character presence), pc (prompt correspondence), sa (style adherence), or pc-sa (both in one "
-            "question, as in the paper). Scores are 0 to 5.",
-        ),
-    ],
-    character: Annotated[str | None, option("--character", panel=QUESTION, help="cps: who should be there.")] = None,
-    description: Annotated[
-        str | None, option("--description", panel=QUESTION, help="cps: who that is, where the name is not enough.")
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        option(
-            "--prompt",
-            panel=QUESTION,
-            default="what each picture says of itself",
-            help="pc: what was asked for. Pictures that autolora or A1111 saved say it; so may manifest.jsonl.",
-        ),
-    ] = None,
-    style: Annotated[str | None, option("--style", panel=QUESTION, help="sa: its name, such as 'pixel art'.")] = None,
-    poor: Annotated[
-        str | None,
-        option("--poor", panel=QUESTION, default="known for pixel art", help="sa: what shows that it is missed."),
-    ] = None,
-    good: Annotated[
-        str | None,
-        option("--good", panel=QUESTION, default="known for pixel art", help="sa: what shows that it is met."),
-    ] = None,
-    base_url: BaseUrl = BASE_URL,
-    model: Annotated[
-        str | None,
-        option("--model", panel=JUDGE, default="the only one that is served", help="Its name, as the server has it."),
-    ] = None,
-    api_key: ApiKey = None,
-    max_tokens: MaxTokens = 512,
-    concurrency: Concurrency = 8,
-    timeout: Timeout = 120.0,
-    tries: Tries = 8,
-    image_format: ImageFormat = "png",
-    max_side: MaxSide = 1024,
-    cache: Annotated[
-        Path | None,
-        option(
-            "--cache",
-            panel=OUTPUT,
-            default=".autolora/verdicts.sqlite in the first place",
-            metavar="FILE",
-            help="Every verdict, by picture, question, judge and how the picture was sent. Runs may share it.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        option(
-            "--out",
-            panel=OUTPUT,
-            metavar="FILE",
-            help="Write means, judge, usage and each picture's verdict there, as JSON. Replaces an earlier one.",
-        ),
-    ] = None,
-    price_in: PriceIn = 0.0,
-    price_out: PriceOut = 0.0,
-    debug: Debug = False,
-) -> None:
-    """Let a vision-language model score pictures: does it show the character, hold the prompt, keep the style?
+def run(asked: Asked) -> int:
+    """Judges, prints the means, writes the report. INCOMPLETE: pictures are left for another run."""
+    with reported(exit_code=2):
+        question, service = _question(asked), service_of(asked, asked.model)
+    pictures = Pictures(*asked.places)
+    with Display() as display:
 
-    Any server with /v1/chat/completions will do. Verdicts are kept as they come, so nothing is asked twice. A picture
-    that the judge refuses, or gives no usable answer on, has no score, rather than 0.
-    """
-    given = dict(character=character, description=description, prompt=prompt, style=style, poor=poor, good=good)
-    with reported(debug, exit_code=2):
-        from autolora_jax.cli.judging import Service, asked_for
-        from autolora_jax.evaluation.judge import Preparation, Prices
+        def show(progress: Progress) -> None:
+            display.update("Judge", progress.done, pictures.count, progress.latest.picture)
 
-        wanted = asked_for(question, {name: text for name, text in given.items() if text})
-        service = Service(
-            base_url=base_url,
-            model=model,
-            api_key=api_key,
-            max_tokens=max_tokens,
-            concurrency=concurrency,
-            timeout=timeout,
-            tries=tries,
-            preparation=Preparation(image_format, max_side),
-            prices=Prices(price_in, price_out),
+        found = consult(pictures, question, asked.cache or pictures.folder / FOLDER / CACHE, service, show)
+    _tell(found)
+    if asked.out:
+        _write(asked.out, {"endpoint": endpoint(service.base_url), **found.json()})
+    return 0 if all(each.verdict.final for each in found.judged) else INCOMPLETE
+
+
+def _question(asked: Asked) -> Question:
+    """The question with what flags say of it. Raises ConfigError for what does not belong to it, or is missing."""
+    choose(asked.question, QUESTIONS, "--question")
+    given = {name: text for name in ABOUT if (text := getattr(asked, name))}
+    question = QUESTIONS[asked.question].about(**given)
+    if missing := [each for each in question.missing if each != "prompt"]:
+        raise ConfigError(f"--question {asked.question} needs {', '.join(f'--{each}' for each in missing)}")
+    return question
+
+
+@dataclass(frozen=True)
+class Service:
+    """A judge, where it is served, and how it is asked: the flags of the same names."""
+
+    base_url: str
+    model: str | None
+    api_key: str | None = field(repr=False)
+    max_tokens: int
+    concurrency: int
+    timeout: float
+    tries: int
+    preparation: Preparation
+    prices: Prices
+
+    def open(self) -> Judge:
+        """Raises JudgeError when no model is named and the server has not just one."""
+        return Judge(
+            self.base_url,
+            self.model or _only_model(self.base_url, self.api_key),
+            self.api_key,
+            max_tokens=self.max_tokens,
+            timeout=self.timeout,
+            patience=Patience(self.tries),
         )
-    with reported(debug), terminable():
-        from autolora_jax.cli.judging import ask
 
-        whole = ask(places, wanted, cache, out, service)
-    if not whole:
-        raise typer.Exit(INCOMPLETE)
+
+def service_of(asked: Asking, model: str | None) -> Service:
+    """The judge that options ask for. model: None: the only one that is served."""
+    names = ("base_url", "api_key", "max_tokens", "concurrency", "timeout", "tries")
+    return Service(
+        model=model,
+        preparation=Preparation(asked.image_format, asked.max_side),
+        prices=Prices(asked.price_in, asked.price_out),
+        **{name: getattr(asked, name) for name in names},
+    )
+
+
+def consult(
+    pictures: Iterable[Picture], question: Question, cache: Path, service: Service, on_progress: OnProgress
+) -> Report:
+    """The verdicts on pictures, with what they took. Raises as evaluation.judge.judge."""
+    prompts: list[str] = []
+
+    def noted() -> Iterator[Picture]:
+        for picture in pictures:
+            prompts.append(str(picture.fields.get("prompt") or ""))
+            yield picture
+
+    began = time.monotonic()
+    with service.open() as by, VerdictCache(cache) as verdicts:
+        if verdicts.broken:
+            say(f"Warning: {verdicts.broken} lines of older verdicts were none, and are left out", "yellow")
+        try:
+            judged = judge(
+                noted(),
+                question,
+                by,
+                verdicts,
+                preparation=service.preparation,
+                concurrency=service.concurrency,
+                on_progress=on_progress,
+            )
+        except BaseException as e:
+            e.add_note(f"{verdicts.path} keeps what was answered: the same command goes on from there")
+            raise
+    seconds = time.monotonic() - began
+    sent = str(service.preparation)
+    return report(judged, question, sent, numbered(prompts), prices=service.prices, seconds=seconds)
+
+
+def _only_model(base_url: str, api_key: str | None) -> str:
+    with Judge(base_url, "", api_key) as server:
+        names = server.models()
+    if len(names) != 1:
+        raise JudgeError(
+            f"{server.base_url} lists {len(names)} models ({', '.join(names[:10])}): name one with --model"
+        )
+    return names[0]
+
+
+def _tell(found: Report) -> None:
+    lost = [each for each in found.judged if each.verdict.outcome != SCORED]
+    for each in lost[:NAMED]:
+        say(f"{each.picture}: {each.verdict.outcome}: {each.verdict.why}", "yellow")
+    if len(lost) > NAMED:
+        say(f"… and {len(lost) - NAMED} more without a score", "yellow")
+    if len(found.versions) > 1:
+        say("Warning: these scores come from more than one judge, or version of one", "yellow")
+    usage, new = found.usage, found.new
+    cost = (
+        f", cost {found.prices.of(usage):.4g}, {found.prices.of(new):.4g} of it now" if found.prices != Prices() else ""
+    )
+    rows = [
+        ("pictures", ", ".join(f"{count} {outcome}" for outcome, count in found.outcomes.items())),
+        ("asked", f"about {found.asked} of them, in {found.seconds:.1f} seconds"),
+        *(("judge", f"{who}: {count} pictures") for who, count in found.versions.items()),
+        ("sent as", found.preparation),
+        ("tokens", f"{usage.prompt_tokens:,} sent, {usage.completion_tokens:,} answered{cost}"),
+    ]
+    say(listing(f"Question {found.question.name}", rows))
+    count = found.outcomes.get(SCORED, 0)
+    for name, (value, low, high) in found.means.items() if count else ():
+        sure = f" (95 %: {low:.3f} to {high:.3f})" if math.isfinite(low + high) else ""
+        print(f"{name} {value:.3f}{sure} of {count} pictures")
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

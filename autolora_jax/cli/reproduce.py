@@ -1,266 +1,220 @@
-"""`autolora reproduce`: the paper's experiments, drawn, scored and reported, one command each."""
+"""`autolora reproduce`: plan, draw, score, write what came out."""
 
-import inspect
-import shlex
-from collections.abc import Mapping
+import datetime
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
-import typer
+import jax
 
-from autolora_jax.cli.console import Debug, reported, say, terminable
-from autolora_jax.cli.flags import assignments, option
-from autolora_jax.cli.job_flags import RUN, BatchSize, Calibrate, Retry
-from autolora_jax.cli.judge_flags import (
-    BASE_URL,
-    JUDGE,
-    ApiKey,
-    BaseUrl,
-    Concurrency,
-    ImageFormat,
-    MaxSide,
-    MaxTokens,
-    PriceIn,
-    PriceOut,
-    Timeout,
-    Tries,
-)
-from autolora_jax.cli.model_flags import CompilationCache
+from autolora_jax import __version__
+from autolora_jax.batch import Summary
+from autolora_jax.batch.plan import Plan, make_plan
+from autolora_jax.batch.sources import Sources
+from autolora_jax.batch.standins import Standins
+from autolora_jax.cli import batch
+from autolora_jax.cli.console import reported, say, show
+from autolora_jax.cli.flags import told
+from autolora_jax.cli.judge import CACHE, Service, consult, service_of
+from autolora_jax.cli.progress import Display
+from autolora_jax.config import ConfigError
+from autolora_jax.evaluation.cache import FOLDER
+from autolora_jax.evaluation.encoders import open_clip, open_encoder
+from autolora_jax.evaluation.judge import Judged, Prices, Progress, Question, Report
+from autolora_jax.experiments import catalogue, changes
+from autolora_jax.experiments.drawn import Drawn, DrawnPictures, find_drawn
+from autolora_jax.experiments.experiment import Experiment
+from autolora_jax.experiments.figures import write_figures
+from autolora_jax.experiments.frontier import write_frontier
+from autolora_jax.experiments.parts import ORIGINS
+from autolora_jax.experiments.report import write_report
+from autolora_jax.experiments.results import Results
+from autolora_jax.experiments.scorers import ClipScorer, JudgeScorer, OnScored, Scorer, WorldScorer, question_of
+from autolora_jax.experiments.scoring import Method, measure, results_of
+from autolora_jax.experiments.sheets import write_sheets
+from autolora_jax.experiments.tables import write_tables
+from autolora_jax.settings.programs.program import assignments
+from autolora_jax.settings.programs.reproduce import INCOMPLETE, MORE, Reproduce
+from autolora_jax.sharding import data_mesh
+from autolora_jax.weights.errors import WeightsError
 
-EXPERIMENT, MODELS, MEASURE, OUTPUT = "Experiment", "Models", "Measure", "Output"
-MORE, INCOMPLETE = 75, 3  # EX_TEMPFAIL: stopped, the same command goes on; some pictures have no verdict yet
+PICTURES, RESULTS, SHEETS = "pictures", "results.json", "sheets"
+FORMATS = ("png", "webp", "jpeg")  # that can be measured
 PLACE = Path("reproduce")
-UNTOLD = ("experiments", "out", "compilation_cache", "api_key", "retry", "report_only", "debug")
-
-EXAMPLES = """[bold]Anywhere[/], with the built-in model, whose world has its own judge; nothing is downloaded:
-
-[cyan]autolora reproduce figure1 --model builtin[/]
-[cyan]autolora reproduce table1 --model builtin --seeds 16[/]
-
-[bold]The paper's models.[/] What it takes, before anything is downloaded; then the experiment. Its character's presence
-is judged by a vision-language model (autolora judge --help says how to serve one):
-
-[cyan]autolora reproduce table1 --dry-run[/]
-[cyan]autolora reproduce table1 --lora princess_xl_v2.safetensors --judge Qwen/Qwen2.5-VL-7B-Instruct[/]
-
-The published model and LoRA may be anywhere. Where an experiment has several, say which:
-
-[cyan]autolora reproduce table1 --model sd_xl_base --lora anna.safetensors --seeds 64 --at 0.4,0.7,1[/]
-[cyan]autolora reproduce table2 --only 'SDXL *' --lora pixel-art-xl-v1.1.safetensors=downloads/pixel.safetensors[/]
-
-What is in the folder is never drawn, measured or asked twice. More seeds: only what is new.
-
-[cyan]autolora reproduce table1 --model builtin --seeds 64[/]
-
-An experiment of your own is a file such as configs/paper/table1.py, with get_config() or get_builtin():
-
-[cyan]autolora reproduce mine.py --out mine[/]
-
-[bold]DIR holds[/] pictures/ (a job of autolora batch), results.json, tables (.md, .csv, .tex), plots, sheets/ of
-pictures side by side, and report.html, which shows them all.
-
-[bold]Exit codes[/] 0: done. 75: Ctrl-C or SIGTERM came; the same command goes on. 3: some pictures have no verdict; the
-same command asks again. 1: it can't go on, for the reason given. 2: it can't be meant.
-"""
+UNTOLD = ("experiments", "out", "compilation_cache", "retry", "report_only")  # of one run alone
 
 
-def reproduce(
-    experiments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="table1, table2, figure1 … figure8, frontier, frontier_equal, sweep, sweep_gamma, sweep_contexts, "
-            "sweep_contexts_gamma, or a .py file of that kind (it is a program and is executed). None: list them.",
-            metavar="EXPERIMENT",
-            show_default=False,
-        ),
-    ] = None,
-    list_: Annotated[bool, option("--list", panel=EXPERIMENT, help="Say what there is, and leave.")] = False,
-    seeds: Annotated[
-        str | None,
-        option(
-            "--seeds",
-            panel=EXPERIMENT,
-            default="the experiment's",
-            metavar="N|SEEDS",
-            help="How many of each prompt: 64 are 0 to 63. Or which: 0-31, or 1,5,9-12.",
-        ),
-    ] = None,
-    only: Annotated[
-        list[str] | None,
-        option("--only", panel=EXPERIMENT, metavar="METHOD", help="These methods alone; a name or a pattern."),
-    ] = None,
-    at: Annotated[
-        str | None,
-        option("--at", panel=EXPERIMENT, metavar="VALUES", help="These places of its axis: 0.4,0.7,1."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        option(
-            "--set",
-            panel=EXPERIMENT,
-            metavar="NAME=VALUE",
-            help="Change what all its pictures share, as for autolora batch: --set settings.sampler.steps=50.",
-        ),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        option(
-            "--model",
-            panel=MODELS,
-            default="the published one, from the hub",
-            metavar="PLACE",
-            help="Folder, .safetensors or hub id in its place; builtin: the experiment in small. Where there are "
-            "several: NAME=PLACE for each.",
-        ),
-    ] = None,
-    lora: Annotated[
-        list[str] | None,
-        option(
-            "--lora",
-            panel=MODELS,
-            default="the experiment's",
-            metavar="FILE[:SCALE]",
-            help="In its LoRA's place. Where there are several: NAME=FILE.",
-        ),
-    ] = None,
-    features: Annotated[
-        str | None,
-        option(
-            "--features",
-            panel=MEASURE,
-            default="dinov2-giant; builtin for the built-in model",
-            metavar="MODEL",
-            help="By whose eyes pictures differ; see autolora evaluate --help.",
-        ),
-    ] = None,
-    clip: Annotated[
-        str,
-        typer.Option("--clip", help="CLIPScore's, without a judge.", rich_help_panel=MEASURE, metavar="MODEL"),
-    ] = "clip",
-    vendi: Annotated[bool, option("--vendi", panel=MEASURE, help="Vendi scores, too.")] = False,
-    confidence: Annotated[
-        float, typer.Option("--confidence", help="Of the intervals.", rich_help_panel=MEASURE, metavar="LEVEL")
-    ] = 0.95,
-    judge: Annotated[
-        str | None,
-        option(
-            "--judge",
-            panel=JUDGE,
-            default="none: CLIPScore; the world's classifier for the built-in model",
-            metavar="MODEL",
-            help="The vision-language model, as its server has it; auto: the only one that is served.",
-        ),
-    ] = None,
-    base_url: BaseUrl = BASE_URL,
-    api_key: ApiKey = None,
-    max_tokens: MaxTokens = 512,
-    concurrency: Concurrency = 8,
-    timeout: Timeout = 120.0,
-    tries: Tries = 8,
-    image_format: ImageFormat = "png",
-    max_side: MaxSide = 1024,
-    price_in: PriceIn = 0.0,
-    price_out: PriceOut = 0.0,
-    out: Annotated[
-        Path | None,
-        option(
-            "--out",
-            "-o",
-            panel=OUTPUT,
-            default="reproduce/EXPERIMENT",
-            metavar="DIR",
-            help="Folder. Of several experiments, each has one in it.",
-        ),
-    ] = None,
-    format: Annotated[str | None, option("--format", panel=OUTPUT, default="png", help="png, webp or jpeg.")] = None,
-    batch_size: BatchSize = None,
-    retry: Retry = False,
-    compilation_cache: CompilationCache = None,
-    report_only: Annotated[
-        bool, option("--report-only", panel=RUN, help="Draw nothing; score and report what is there.")
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        option(
-            "--dry-run", panel=RUN, help="Say what there is to do and what it takes; download nothing, draw nothing."
-        ),
-    ] = False,
-    calibrate: Calibrate = False,
-    debug: Debug = False,
-) -> None:
-    """Repeat the experiments of arXiv 2410.03941, and those its reviewers asked for: draw, score, report.
-
-    Every table and figure is one command. What the paper does not say is stated as an assumption, in the report, too.
-    """
-    given = dict(locals())
-    with reported(debug, exit_code=2):
-        from autolora_jax.cli import reproducing
-        from autolora_jax.cli.judging import Service
-        from autolora_jax.cli.reproducing import Measures
-        from autolora_jax.evaluation.judge import Preparation, Prices
-
-        if list_ or not experiments:
-            reproducing.show_list()
-            return
-        small, models = "builtin" in (model or ()), [place for place in model or () if place != "builtin"]
-        flags = {"output.format": format, "batch_size": batch_size, "seeds": reproducing.read_count(seeds)}
-        changes = {**assignments(set_ or ()), **{name: value for name, value in flags.items() if value is not None}}
-        places = reproducing.read_places(at)
-        wanted = [
-            reproducing.prepare(name, small, models, lora or (), only or (), places, changes) for name in experiments
-        ]
-        if judge is not None:
-            reproducing.require_judge_can(wanted)
-        measures = Measures(
-            features=features,
-            clip=clip,
-            vendi=vendi,
-            confidence=confidence,
-            service=None
-            if judge is None
-            else Service(
-                base_url=base_url,
-                model=None if judge == "auto" else judge,
-                api_key=api_key,
-                max_tokens=max_tokens,
-                concurrency=concurrency,
-                timeout=timeout,
-                tries=tries,
-                preparation=Preparation(image_format, max_side),
-                prices=Prices(price_in, price_out),
-            ),
-        )
-    root = out or PLACE
-    folders = [out if out and len(wanted) == 1 else root / experiment.name for experiment in wanted]
-    incomplete = False
-    try:
-        with reported(debug), terminable():
-            for experiment, folder in zip(wanted, folders, strict=True):
-                if dry_run:
-                    print(reproducing.describe(experiment, folder, calibrate, retry, compilation_cache))
-                    continue
-                if not report_only:
-                    say(f"{experiment.name}: {experiment.title}", "bold")
-                    summary = reproducing.draw(experiment, folder, retry, compilation_cache)
-                    if summary.more:
-                        say("Stopped. What was begun is saved, and the same command goes on from there.", "yellow")
-                        raise typer.Exit(MORE)
-                complete = reproducing.report(experiment, folder, measures, _command(experiment.name, given))
-                incomplete = incomplete or not complete
-    except typer.Exit as e:
-        raise typer.Exit(MORE if e.exit_code in (130, 143) else e.exit_code) from None
-    if incomplete:
-        raise typer.Exit(INCOMPLETE)
-
-
-def _command(name: str, given: Mapping[str, Any]) -> str:
-    """The command of one experiment, without what is secret or of one run alone. given: all parameters."""
-    words = ["autolora", "reproduce", name]
-    for parameter in inspect.signature(reproduce).parameters.values():
-        value = given[parameter.name]
-        if parameter.name in UNTOLD or value == parameter.default:
+def run(asked: Reproduce) -> int:
+    """Draws, scores and reports experiments. MORE: it was stopped; INCOMPLETE: some pictures have no verdict."""
+    if asked.list or not asked.experiments:
+        show("Experiments: autolora reproduce NAME", [(name, catalogue.load(name).title) for name in catalogue.names()])
+        return 0
+    with reported(exit_code=2):
+        wanted = [prepare(name, asked) for name in asked.experiments]
+        if asked.judge is not None:
+            require_judge_can(wanted)
+    root = asked.out or PLACE
+    complete = True
+    for experiment in wanted:
+        folder = asked.out if asked.out and len(wanted) == 1 else root / experiment.name
+        if asked.dry_run:
+            print(describe(experiment, folder, asked))
             continue
-        flag = "--" + parameter.name.strip("_").replace("_", "-")
-        for each in value if isinstance(value, list) else [value]:
-            words += [flag] if each is True else [flag, str(each)]
-    return shlex.join(words)
+        if not asked.report_only:
+            say(f"{experiment.name}: {experiment.title}", "bold")
+            if draw(experiment, folder, asked).more:
+                say("Stopped. What was begun is saved, and the same command goes on from there.", "yellow")
+                return MORE
+        command = f"autolora reproduce {experiment.name} {told(asked, UNTOLD)}".strip()
+        complete = report(experiment, folder, asked, command) and complete
+    return 0 if complete else INCOMPLETE
+
+
+def prepare(name: str, asked: Reproduce) -> Experiment:
+    """The experiment as flags want it. Raises ConfigError."""
+    models = [place for place in asked.model if place != "builtin"]
+    experiment = catalogue.load(name, len(models) < len(asked.model))
+    experiment = changes.only(experiment, asked.only, asked.at)
+    experiment = changes.with_loras(changes.with_models(experiment, models), asked.lora)
+    seeds = tuple(range(int(asked.seeds))) if asked.seeds and asked.seeds.isdecimal() else asked.seeds
+    flags = {"output.format": asked.format, "batch_size": asked.batch_size, "seeds": seeds}
+    settings = {**assignments(asked.set_), **{name: value for name, value in flags.items() if value is not None}}
+    experiment = changes.with_settings(experiment, settings)
+    output = experiment.job.output
+    if output.format not in FORMATS or output.shard_size is not None:
+        raise ConfigError(f"{name}: its pictures are files of {', '.join(FORMATS)}; other forms can't be measured")
+    return experiment
+
+
+def require_judge_can(experiments: Sequence[Experiment]) -> None:
+    """Raises ValueError where an experiment asks what no vision-language model can be asked."""
+    for ask in (ask for experiment in experiments for ask in experiment.asks):
+        question_of(ask)
+
+
+def describe(experiment: Experiment, folder: Path, asked: Reproduce) -> str:
+    """What an experiment takes, as batch.describe says it. Nothing is downloaded, unless a batch is drawn."""
+    sources = Sources() if asked.calibrate else Standins()
+    job, place = experiment.whole_job, str(folder / PICTURES)
+    told = batch.describe(job, place, asked.calibrate, asked.retry, asked.compilation_cache, sources)
+    lines = [f"{experiment.name}: {experiment.title}", told, f"  cells           {len(experiment.cells)}"]
+    if isinstance(sources, Standins):
+        lines += [f"  not looked at   {source}: {why}{_origin(source)}" for source, why in sources.unseen.items()]
+    return "\n".join(lines)
+
+
+def draw(experiment: Experiment, folder: Path, asked: Reproduce) -> Summary:
+    """Draws what is missing. Raises as draw_job."""
+    try:
+        return batch.draw(experiment.whole_job, str(folder / PICTURES), asked.retry, asked.compilation_cache)
+    except WeightsError as e:
+        for source in changes.loras(experiment):
+            if source in str(e):
+                e.add_note(f"--lora says where you have {source}{_origin(source)}")
+        raise
+
+
+def _origin(source: str) -> str:
+    return f" ({ORIGINS[source]})" if source in ORIGINS else ""
+
+
+def report(experiment: Experiment, folder: Path, asked: Reproduce, command: str) -> bool:
+    """Measures what is drawn, and writes results, tables, plots, sheets and the report. Whether all have scores.
+
+    Raises ValueError when nothing is drawn; what models, judge and disk raise.
+    """
+    pictures, began = folder / PICTURES, time.monotonic()
+    plan = make_plan(experiment.whole_job, Sources())
+    drawn = find_drawn(plan, pictures)
+    if not len(drawn.pictures):
+        raise ValueError(f"{pictures} holds none of the pictures of {experiment.name}")
+    with Display() as display:
+
+        def tell(stage: str, done: int, count: int) -> None:
+            display.update(stage, done, count, "pictures" if stage != "Cells" else "")
+
+        by = _method(experiment, asked, pictures / FOLDER) if experiment.asks else None
+        measured = measure(experiment, drawn, by, tell) if by else None
+        results = results_of(experiment, plan, drawn, measured, by, _provenance(command, plan), tell)
+    results.write(folder / RESULTS)
+    _write(experiment, results, drawn, folder)
+    _tell(results, folder, time.monotonic() - began)
+    return not (measured and measured.again)
+
+
+def _method(experiment: Experiment, asked: Reproduce, cache: Path) -> Method:
+    """Opens the models that measure; nothing is loaded yet."""
+    mesh = data_mesh(jax.local_devices())
+    encoder = open_encoder(asked.features or ("builtin" if experiment.world else "dinov2-giant"), mesh)
+    scorer: Scorer
+    if asked.judge is not None:
+        service = service_of(asked, None if asked.judge == "auto" else asked.judge)
+        scorer = JudgeScorer(_Consultation(service, cache / CACHE))
+    elif experiment.world:
+        scorer = WorldScorer()
+    else:
+        scorer = ClipScorer(open_clip(asked.clip, mesh), cache)
+    return Method(encoder, scorer, cache, asked.confidence, asked.vendi)
+
+
+class _Consultation:
+    """Asks a judge; see scorers.Consult."""
+
+    def __init__(self, service: Service, cache: Path) -> None:
+        self._service, self._cache = service, cache
+
+    def __call__(
+        self, pictures: DrawnPictures, question: Question, on_scored: OnScored
+    ) -> tuple[Sequence[Judged], Mapping[str, str]]:
+        def show(progress: Progress) -> None:
+            on_scored(progress.done)
+
+        found = consult(pictures, question, self._cache, self._service, show)
+        return found.judged, _asked(found)
+
+
+def _asked(found: Report) -> dict[str, str]:
+    """What asking took, for the provenance."""
+    usage, name = found.usage, found.question.name
+    cost = f", cost {found.prices.of(usage):.4g}" if found.prices != Prices() else ""
+    who = "; ".join(f"{who}: {count} pictures" for who, count in found.versions.items())
+    return {
+        f"judge ({name})": f"{who or 'none answered'}; sent as {found.preparation}",
+        f"asking ({name})": f"{usage.prompt_tokens:,} tokens sent, {usage.completion_tokens:,} answered{cost}, "
+        f"{usage.seconds:.0f} seconds of answering",
+    }
+
+
+def _provenance(command: str, plan: Plan) -> dict[str, str]:
+    devices = jax.devices()
+    now = datetime.datetime.now(datetime.UTC)
+    return {
+        "command": command,
+        "date": now.isoformat(timespec="seconds"),
+        "versions": f"autolora-jax {__version__}, jax {jax.__version__}",
+        "measured on": f"{len(devices)} {devices[0].device_kind}",
+        "plan": plan.fingerprint,
+    }
+
+
+def _write(experiment: Experiment, results: Results, drawn: Drawn, folder: Path) -> None:
+    """Everything that people look at."""
+    write_sheets(experiment, folder / PICTURES, drawn.cells, folder / SHEETS)
+    if results.figures:
+        write_tables(results, folder)
+        write_frontier(results, folder)
+        try:
+            write_figures(results, folder)
+        except ModuleNotFoundError as e:
+            if e.name != "matplotlib":
+                raise
+            say("No plots: they need matplotlib, pip install 'autolora-jax[plots]'", "yellow")
+    write_report(results, folder)
+
+
+def _tell(results: Results, folder: Path, seconds: float) -> None:
+    for name, what in results.provenance.items():
+        if name.startswith("pictures "):
+            say(f"Warning: {name}: {what}", "yellow")
+    say(f"measured and written in {seconds:.0f} s", "dim")
+    print(f"{results.name}: {folder / 'report.html'}")

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.demo.classifier import SIZE
 from autolora_jax.experiments.experiment import Experiment
+from autolora_jax.settings.pictures import read_seeds
 
+STEPS = {"num_inference_steps", "sampler.steps"}  # its name, now and in version 0.1
 FEW = 3  # seeds that are named one by one
 TRAINED = 1024  # pixels of a side, of SDXL and SD3
 
@@ -20,22 +22,22 @@ def told(experiment: Experiment) -> tuple[str, ...]:
 
 def _facts(experiment: Experiment) -> Mapping[str, str]:
     """What stands for a name in braces."""
-    job, settings, sampler = experiment.job, experiment.job.settings, experiment.job.settings.sampler
+    job, settings = experiment.job, experiment.job.settings
     own = {name for cell in experiment.cells for name in cell.settings}
-    seeds, usual = [*map(str, job.seeds)], SIZE if settings.model.source == BUILTIN else TRAINED
+    seeds, usual = [*map(str, read_seeds(job.seeds, "seeds"))], SIZE if settings.model.source == BUILTIN else TRAINED
     width, height = settings.size or (usual, usual)
     none = "none, as the checkpoint's own pipeline means it (zeros for SDXL)"
     streams = {"jax": "JAX's, so compositions differ from those of other programs"}
     sd3 = "SD3, which is no ε model, has its own flow-matching Euler solver."
     return {
-        "steps": "each cell's own steps" if "sampler.steps" in own else f"{sampler.steps} steps",
+        "steps": "each cell's own steps" if own & STEPS else f"{settings.num_inference_steps} steps",
         "size": f"{width} × {height} pixels",
         "negative": none if job.negative_prompt is None else f"“{job.negative_prompt}”",
         "seeds": ", ".join(seeds if len(seeds) <= FEW else [*seeds[:FEW], "…"]),
         "count": f"{len(seeds):,}",
         "prompts": f"{len(job.prompts):,}",
-        "noise": streams.get(sampler.noise, f"{sampler.noise}'s"),
-        "solver": sampler.scheduler or "the checkpoint's own solver",
+        "noise": streams.get(settings.noise, f"{settings.noise}'s"),
+        "solver": settings.scheduler or "the checkpoint's own solver",
         "scale": ", ".join(f"{scale:g}" for scale in settings.scales()),
         "sd3": sd3 if "model.source" in own else "",
     }

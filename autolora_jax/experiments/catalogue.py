@@ -4,9 +4,9 @@ import difflib
 import re
 from pathlib import Path
 
-from autolora_jax import overrides
 from autolora_jax.config import ConfigError
 from autolora_jax.experiments.experiment import Experiment
+from autolora_jax.settings import load_preset
 
 FOLDER = Path(__file__).with_name("paper")
 ORDER = ("table", "figure", "frontier", "sweep")
@@ -28,7 +28,7 @@ def load(name: str, builtin: bool = False) -> Experiment:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(f"there is no experiment {name!r}: {hint}there are {', '.join(names())}, and .py files")
     path = Path(name) if name.endswith(".py") else FOLDER / f"{name}.py"
-    return overrides.load_preset(path, Experiment, "get_builtin" if builtin else "get_config")
+    return load_preset(path, Experiment, "get_builtin" if builtin else "get_config")
 
 
 def _place(name: str) -> tuple[int, int, str]:

@@ -5,10 +5,9 @@ import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from autolora_jax import overrides
 from autolora_jax.config import ConfigError
 from autolora_jax.experiments.experiment import Cell, Experiment, Sheet
-from autolora_jax.presets import Lora
+from autolora_jax.settings import Lora, override
 
 SOURCE, VARIANT, LORAS = "model.source", "model.variant", "loras"
 SETTINGS = "settings."  # how the names of a job's settings begin
@@ -117,7 +116,7 @@ def with_settings(experiment: Experiment, changes: Mapping[str, Any]) -> Experim
             raise ConfigError(f"--set {name}: {experiment.name} compares that; --only and --at take a part of it")
         if name == "grid" or name.startswith("prompt"):
             raise ConfigError(f"--set {name}: that is the experiment; write a file of your own for another one")
-    return dataclasses.replace(experiment, job=overrides.override(experiment.job, changes))
+    return dataclasses.replace(experiment, job=override(experiment.job, changes))
 
 
 def _assigned(experiment: Experiment, flag: str, names: Sequence[str], texts: Sequence[str]) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from autolora_jax.batch import Job
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.experiments.experiment import Ask, Cell, Experiment, Sheet
 from autolora_jax.experiments.parts import GAMMA, SILENT, SMALL
-from autolora_jax.guidance import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance, Rule
+from autolora_jax.settings import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance, Rule
 from autolora_jax.weights.families import SDXL
 
 W = SDXL.guidance_scale
@@ -91,5 +91,5 @@ def equal_steps(rule: Rule, budget: int) -> int:
 def _cell(curve: Curve, at: float, budget: int) -> Cell:
     rule = curve.rule(at)
     scale = {"lora_scale": at} if curve.values is None else {}
-    steps = {"sampler.steps": equal_steps(rule, budget)} if budget else {}
+    steps = {"num_inference_steps": equal_steps(rule, budget)} if budget else {}
     return Cell(curve.method, at, {"guidance": rule, **scale, **steps})

@@ -11,8 +11,8 @@ from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.demo.world import CHARACTER, Scene, full_caption, sample_scene
 from autolora_jax.demo.world.style import STYLE
 from autolora_jax.experiments.experiment import Ask, Cell, Experiment, Sheet
-from autolora_jax.guidance import CFG, AutoLoRA, NoGuidance, Rule
-from autolora_jax.presets import Lora, ModelConfig, SamplerConfig
+from autolora_jax.settings import CFG, AutoLoRA, Lora, ModelConfig, NoGuidance, Rule
+from autolora_jax.settings.pictures import read_seeds
 
 SDXL = ModelConfig("stabilityai/stable-diffusion-xl-base-1.0", variant="fp16")
 PRINCESS = Lora("princess_xl_v2.safetensors")
@@ -28,7 +28,7 @@ SD3: Mapping[str, Any] = {
     "model.source": "stabilityai/stable-diffusion-3-medium-diffusers",
     "model.variant": None,
     "loras": (PIXEL_ART_SD3,),
-    "sampler.scheduler": None,
+    "scheduler": None,
 }
 STEPS, SIDE = 30, 1024
 BUILTIN_STEPS = 10
@@ -73,12 +73,11 @@ NO_SMALL_SD3 = "There is no small SD3: its cells are missing."
 
 def sdxl_job(prompts: Sequence[str], seeds: int, lora: Lora = PRINCESS) -> Job:
     """A job on SDXL as the paper has it, as far as it says; seeds 0 to `seeds` - 1."""
-    sampler = SamplerConfig(STEPS, "ddim")
     return Job(
         prompts=tuple(prompts),
         negative_prompt=None,
         seeds=range(seeds),
-        settings=Settings(model=SDXL, loras=(lora,), sampler=sampler, size=(SIDE, SIDE)),
+        settings=Settings(model=SDXL, loras=(lora,), num_inference_steps=STEPS, scheduler="ddim", size=(SIDE, SIDE)),
     )
 
 
@@ -89,7 +88,7 @@ def builtin_job(
     settings = Settings(
         model=ModelConfig(BUILTIN, dtype="float32"),
         loras=(Lora(f"{BUILTIN}:{lora}", scale),),
-        sampler=SamplerConfig(steps),
+        num_inference_steps=steps,
     )
     return Job(prompts=tuple(prompts), seeds=range(seeds), settings=settings, batch_size=BUILTIN_BATCH)
 
@@ -170,7 +169,7 @@ def scale_figure(name: str, job: Job, said: str = "", small: bool = False) -> Ex
         job=job,
         cells=scale_grid(SHOWN_SCALES),
         axis="LoRA scale",
-        sheets=(Sheet("axis", prompts=len(job.prompts), seeds=len([*job.seeds])),),
+        sheets=(Sheet("axis", prompts=len(job.prompts), seeds=len(read_seeds(job.seeds, "seeds"))),),
         assumptions=SMALL if small else (said, *SILENT),
         world=small,
     )

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from autolora_jax.training.config import DataConfig, LoraConfig, LossConfig, TrainConfig
-from autolora_jax.training.optimizer import OptimizerConfig
+from autolora_jax.settings.training import DataConfig, LoraConfig, LossConfig, OptimizerConfig, TrainConfig
 from autolora_jax.training.progress import Summary, TrainProgress
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from autolora_jax.pipeline import AutoLoRAPipeline
+from autolora_jax.settings.training import DataConfig, TrainConfig
 from autolora_jax.text import Sizes, TextSettings
 from autolora_jax.text.stage import same_text
 from autolora_jax.training.buckets import Plan, assign_all, make_buckets
 from autolora_jax.training.cache import LatentCache, fingerprint
-from autolora_jax.training.config import DataConfig, TrainConfig
 from autolora_jax.training.dataset import Example, read_folder
 from autolora_jax.training.progress import OnTrain, TrainProgress
 

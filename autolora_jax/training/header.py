@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from autolora_jax.training.config import TrainConfig
+from autolora_jax.settings.training import TrainConfig
 from autolora_jax.training.dataset import Example
 from autolora_jax.training.objective import Objective
 from autolora_jax.weights import families

@@ -12,12 +12,12 @@ import numpy as np
 
 from autolora_jax import lora
 from autolora_jax.config import ConfigError
-from autolora_jax.guidance import CFG
 from autolora_jax.pipeline import AutoLoRAPipeline, Output
+from autolora_jax.settings.rules import CFG
+from autolora_jax.settings.training import TrainConfig
 from autolora_jax.sharding import WEIGHTS
 from autolora_jax.training.cache import fingerprint
 from autolora_jax.training.checkpoints import Checkpoints
-from autolora_jax.training.config import TrainConfig
 from autolora_jax.training.data import ANY_SIZE, TrainingData, open_data
 from autolora_jax.training.deltas import choose_layers, new_delta, stored_delta
 from autolora_jax.training.denoiser import DenoiserLoss

@@ -1,13 +1,11 @@
 """The optimizer: AdamW behind a clip of the gradients' norm, its learning rate warmed up and then held or let down."""
 
-import dataclasses
-import math
 from collections.abc import Callable
 from functools import cache
 
 import optax
 
-from autolora_jax.config import ConfigError
+from autolora_jax.settings.training import OptimizerConfig
 
 # name -> what the learning rate does from the end of the warm-up (peak) over the remaining steps.
 SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
@@ -15,35 +13,6 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, max(steps, 1)),
     "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, max(steps, 1)),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW (arXiv 1711.05101) with a schedule. Defaults: those of diffusers' SDXL LoRA script, with a cosine.
-
-    learning_rate: the peak. warmup_steps: from 0 up to it, linearly. schedule: a key of SCHEDULES.
-    max_grad_norm: longer gradients are scaled down to this; 0 never.
-    """
-
-    learning_rate: float = 1e-4
-    warmup_steps: int = 0
-    schedule: str = "cosine"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 1e-2
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(f"schedule = {self.schedule!r} is not known; there are {', '.join(SCHEDULES)}")
-        if not (0 < self.learning_rate < math.inf):
-            raise ConfigError(f"learning_rate = {self.learning_rate} should be above 0; 1e-4 is usual")
-        for name in ("warmup_steps", "weight_decay", "max_grad_norm"):
-            if not (0 <= getattr(self, name) < math.inf):
-                raise ConfigError(f"{name} = {getattr(self, name)} should not be below 0")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and self.epsilon > 0):
-            raise ConfigError(f"need 0 <= beta1, beta2 < 1 and epsilon > 0, not {self}")
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -24,7 +24,7 @@ from autolora_jax.demo.classifier import BATCH, SIZE, Agreement, Classifier, agr
 from autolora_jax.demo.world import LABELS, Scene, draw, full_caption, sample_scene
 from autolora_jax.evaluation import Interval, bootstrap_interval, mean_statistic
 from autolora_jax.grid import comparison_grid
-from autolora_jax.guidance import CFG
+from autolora_jax.settings import CFG
 from recipes.builtin.drawing import draw_pairs
 
 SEED = 20

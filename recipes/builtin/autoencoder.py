@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from autolora_jax.settings import OptimizerConfig
 from autolora_jax.sharding import data_mesh
 from autolora_jax.training.autoencoder import AutoencoderLoss
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.loop import fit
-from autolora_jax.training.optimizer import OptimizerConfig, make_optimizer
+from autolora_jax.training.optimizer import make_optimizer
 from autolora_jax.training.step import State, initial_state
 from recipes.builtin.console import Console
 from recipes.builtin.networks import NETWORKS, SIZE, fresh

@@ -11,13 +11,14 @@ from transformers import CLIPTokenizer
 
 from autolora_jax.demo.tokenizer import EOS, write_tokenizer
 from autolora_jax.demo.world import caption
+from autolora_jax.settings import OptimizerConfig
 from autolora_jax.sharding import data_mesh
 from autolora_jax.text.sdxl import ENCODERS, join
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.loop import fit
 from autolora_jax.training.objective import Objective
-from autolora_jax.training.optimizer import OptimizerConfig, make_optimizer
+from autolora_jax.training.optimizer import make_optimizer
 from autolora_jax.training.step import State, initial_state
 from recipes.builtin.console import Console
 from recipes.builtin.networks import MERGES, NETWORKS, SCHEDULER, SIZE, fresh

@@ -22,10 +22,11 @@ from rich.progress import track
 from autolora_jax.demo.classifier import SIZE, WEIGHTS, Classifier, Network, normalised
 from autolora_jax.demo.world import CHARACTER, LABELS, Scene, draw, labels, pixel_art, sample_scene
 from autolora_jax.demo.world.scene import IGNORED
+from autolora_jax.settings import OptimizerConfig
 from autolora_jax.sharding import data_mesh
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.loop import fit
-from autolora_jax.training.optimizer import OptimizerConfig, make_optimizer
+from autolora_jax.training.optimizer import make_optimizer
 from autolora_jax.training.step import initial_state
 from autolora_jax.weights.writing import write_safetensors
 from recipes.builtin.console import Console

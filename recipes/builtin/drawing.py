@@ -7,9 +7,9 @@ import numpy as np
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.demo.classifier import SIZE
-from autolora_jax.guidance import Rule
 from autolora_jax.noise import initial_noise
 from autolora_jax.pipeline import Output
+from autolora_jax.settings.rules import Rule
 
 
 def draw_pairs(

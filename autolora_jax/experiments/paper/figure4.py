@@ -17,7 +17,7 @@ from autolora_jax.experiments.parts import (
     curve,
     sdxl_job,
 )
-from autolora_jax.guidance import CFG, AutoLoRA
+from autolora_jax.settings import CFG, AutoLoRA
 
 GAMMAS = (1.5, 1.75, 2.0)
 SEEDS = 4

@@ -1,97 +1,36 @@
-"""Settings as text: flags, `--set name=value`, preset files and config.json are all changes to a run's config.
-
-Every setting has one spelling for all of these: seeds "0-15", size "1024x1024", a LoRA "pixel.safetensors:0.8".
-"""
+"""Settings that change: flags, `--set name=value`, preset files and config.json all say what differs from a start."""
 
 import dataclasses
 import difflib
+import re
 import runpy
 import traceback
-import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-import jax
-
-from autolora_jax import __version__, guidance
 from autolora_jax.config import ConfigError, read_json
-from autolora_jax.guidance import RULES, Rule, Value
-from autolora_jax.presets import Lora, Loras, Seeds, Size, Texts
+from autolora_jax.settings import rules
+from autolora_jax.settings.fields import groups_of, settings_of
+from autolora_jax.settings.rules import Rule
+from autolora_jax.settings.values import SPELLINGS, spelled
 
-MOST_SEEDS = 1_000_000
 Config = TypeVar("Config")  # a frozen dataclass of settings, and of others like it
-
-
-class Spelling(NamedTuple):
-    """A type of setting: reader of its text (or of a JSON value), the JSON value itself, what the text looks like."""
-
-    read: Callable[[Any], Any]
-    write: Callable[[Any], Any]
-    looks: str
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _read_whole(value: Any) -> int:
-    return int(value) if isinstance(value, int | str) else int(str(value))
-
-
-def _read_truth(value: Any) -> bool:
-    return {"true": True, "false": False}[str(value).lower()]
-
-
-def _read_values(value: Any) -> Value:
-    return tuple(map(float, value)) if isinstance(value, list) else float(value)
-
-
-def _read_seeds(text: Any) -> Seeds:
-    seeds: list[int] = []
-    for part in str(text).split(","):
-        first, dash, last = part.partition("-")
-        start = int(first)
-        end = int(last) if dash else start
-        if end < start or len(seeds) + end - start >= MOST_SEEDS:
-            raise ValueError(f"{part} is no range, or one of over {MOST_SEEDS}")
-        seeds += range(start, end + 1)
-    return tuple(seeds)
-
-
-def _write_seeds(seeds: Seeds) -> str:
-    runs: list[list[int]] = []
-    for seed in seeds:
-        if runs and seed == runs[-1][1] + 1:
-            runs[-1][1] = seed
-        else:
-            runs.append([seed, seed])
-    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
-
-
-def _read_size(text: str) -> Size:
-    width, height = text.lower().split("x")
-    return int(width), int(height)
-
-
-def _several(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
-
-
-SPELLINGS: dict[Any, Spelling] = {
-    int: Spelling(_read_whole, _same, "a whole number"),
-    float: Spelling(float, _same, "a number"),
-    Value: Spelling(_read_values, _same, "a number"),
-    str: Spelling(str, _same, "a text"),
-    bool: Spelling(_read_truth, _same, "true or false"),
-    Seeds: Spelling(_read_seeds, _write_seeds, f"seeds such as 0-15 or 1,5,9-12 (at most {MOST_SEEDS:,})"),
-    Size: Spelling(_read_size, lambda size: f"{size[0]}x{size[1]}", "WIDTHxHEIGHT in pixels, such as 1024x1024"),
-    Loras: Spelling(
-        lambda texts: tuple(map(Lora.parse, _several(texts))), lambda loras: list(map(str, loras)), "FILE[:SCALE]"
-    ),
-    Texts: Spelling(lambda texts: tuple(_several(texts)), list, "a text"),
-    Rule: Spelling(lambda name: RULES[name](), guidance.to_dict, f"one of {', '.join(RULES)}"),
+# What settings were called before -> now: both are understood in text, only the newer in Python.
+RENAMED = {
+    "sampler.steps": "num_inference_steps",
+    **{f"sampler.{name}": name for name in ("scheduler", "timestep_spacing", "guidance_rescale", "noise")},
+}
+# Names in presets and jobs that were written for version 0.1 -> what to write now.
+_SAMPLER = "num_inference_steps, scheduler, timestep_spacing, guidance_rescale and noise stand beside guidance and size"
+OLDER = {
+    "sampler": _SAMPLER,
+    "SamplerConfig": _SAMPLER,
+    "autolora_jax.overrides": "it is autolora_jax.settings.changes",
+    "autolora_jax.batch.job": "it is autolora_jax.settings, or autolora_jax.batch",
+    "autolora_jax.training.config": "it is autolora_jax.settings, or autolora_jax.training",
 }
 
 
@@ -107,12 +46,14 @@ def override(config: Config, changes: Mapping[str, Any]) -> Config:
 def _replace(config: Any, part: Any, prefix: str, changes: Mapping[str, Any]) -> Any:
     """A part of the config with its changes, all of them at once: values that only fit together may arrive together."""
     hints = typing.get_type_hints(type(part)) if dataclasses.is_dataclass(part) else {}
+    known = [field.name for field in dataclasses.fields(part)] if hints else []
     values: dict[str, Any] = {}
     deeper: dict[str, dict[str, Any]] = {}
-    for name, value in changes.items():
+    for given, value in changes.items():
+        name = RENAMED.get(given, given)
         first, dot, rest = name.partition(".")
-        if first not in hints:
-            raise _unknown(config, part, prefix + name, [prefix + known for known in hints])
+        if first not in known:
+            raise _unknown(config, part, prefix, name, known)
         if dot:
             deeper.setdefault(first, {})[rest] = value
         else:
@@ -120,7 +61,7 @@ def _replace(config: Any, part: Any, prefix: str, changes: Mapping[str, Any]) ->
     try:
         for name, inner in deeper.items():
             current = values.get(name, getattr(part, name))
-            if current is None and hints[name] == Rule | None:  # `--gamma 2` changes the rule that the run has anyway
+            if current is None and spelled(hints[name])[0] is Rule:  # `--gamma 2` changes the rule that is used anyway
                 current = dataclasses.replace(part, **values).rule()
             values[name] = _replace(config, current, f"{prefix}{name}.", inner)
         return dataclasses.replace(part, **values)
@@ -130,15 +71,20 @@ def _replace(config: Any, part: Any, prefix: str, changes: Mapping[str, Any]) ->
         raise ConfigError(str(e)) from None
 
 
-def _unknown(config: Any, part: Any, name: str, nearby: list[str]) -> ConfigError:
+def _unknown(config: Any, part: Any, prefix: str, name: str, known: list[str]) -> ConfigError:
+    if isinstance(part, Rule) and (others := rules.owners(name)):
+        advice = f"it is one of {', '.join(others)}, so choose that guidance, or"
+        return ConfigError(f"{prefix}{name} is not a setting of {type(part).__name__}: {advice} {', '.join(known)}")
     last: dict[str, str] = {}
-    for known in (*nearby, *_names(config)):
-        last.setdefault(known.rpartition(".")[2], known)
-    near = difflib.get_close_matches(name.rpartition(".")[2], last, 1)
-    hint = f" (did you mean {last[near[0]]}?)" if near else ""
-    owner = f" of {type(part).__name__}" if nearby else ""
-    there = nearby or [field.name for field in dataclasses.fields(config)]
-    return ConfigError(f"{name} is not a setting{owner}{hint}: there are {', '.join(there)}")
+    for near in (*(prefix + each for each in known), *_names(config)):
+        last.setdefault(near.rpartition(".")[2], near)
+    for full, flag in _flags(type(config)):
+        last.setdefault(flag, full)
+    close = difflib.get_close_matches(name.rpartition(".")[2], last, 1)
+    hint = f" (did you mean {last[close[0]]}?)" if close else ""
+    owner = f" of {type(part).__name__}" if known else ""
+    there = [prefix + each for each in known] or [field.name for field in dataclasses.fields(config)]
+    return ConfigError(f"{prefix}{name} is not a setting{owner}{hint}: there are {', '.join(there)}")
 
 
 def _names(part: Any, prefix: str = "") -> Iterator[str]:
@@ -150,15 +96,22 @@ def _names(part: Any, prefix: str = "") -> Iterator[str]:
             yield from _names(inner, f"{prefix}{field.name}.")
 
 
+def _flags(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted name, flag without its dashes) of settings whose flag is called otherwise."""
+    yield from (
+        (prefix + field.name, field.said.flag.strip("-").replace("-", "_"))
+        for field in settings_of(kind)
+        if field.said.flag
+    )
+    for name, inner in groups_of(kind):
+        yield from _flags(inner, f"{prefix}{name}.")
+
+
 def read(value: Any, hint: Any, name: str) -> Any:
     """The value of the setting `name`, whose field has the type `hint`. Raises ConfigError if it can't be one."""
-    optional = isinstance(hint, types.UnionType) and types.NoneType in hint.__args__
-    if optional:
-        hint = next(h for h in hint.__args__ if h is not types.NoneType)
-        if value is None or (value == "none" and hint is not Rule):
-            return None
-    if isinstance(hint, types.UnionType) and hint not in SPELLINGS:
-        hint = hint.__args__[0]  # the others are for programs to give
+    hint, optional = spelled(hint)
+    if optional and (value is None or (value == "none" and hint is not Rule)):
+        return None
     if _holds(hint, value):
         return value
     if hint not in SPELLINGS:
@@ -179,7 +132,7 @@ def _holds(hint: Any, value: Any) -> bool:
     """Whether it is no text or JSON value, but what a field of this type holds."""
     if dataclasses.is_dataclass(hint):
         return isinstance(value, cast(type, hint))
-    return isinstance(value, tuple) and typing.get_origin(hint) is tuple
+    return isinstance(value, tuple | Path) and not isinstance(value, str)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -192,21 +145,24 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def to_json(config: Any) -> dict[str, Any]:
-    """The JSON object of a config; override(type(config)(), dict(flatten(it))) is the config again."""
-    return {name: _write(getattr(config, name), hint) for name, hint in typing.get_type_hints(type(config)).items()}
+    """The JSON object of what a config keeps; override(type(config)(), dict(flatten(it))) is the config again."""
+    hints = typing.get_type_hints(type(config))
+    passing = {field.name for field in settings_of(type(config)) if not field.said.kept}
+    names = [field.name for field in dataclasses.fields(config) if field.name not in passing]
+    return {name: to_text(getattr(config, name), hints[name]) for name in names}
 
 
-def _write(value: Any, hint: Any) -> Any:
+def to_text(value: Any, hint: Any) -> Any:
+    """The JSON value of a setting."""
     if value is None:
         return None
-    if isinstance(hint, types.UnionType) and types.NoneType in hint.__args__:
-        hint = next(h for h in hint.__args__ if h is not types.NoneType)
+    hint, _ = spelled(hint)
     return SPELLINGS[hint].write(value) if hint in SPELLINGS else to_json(value)
 
 
 def record(config: Any) -> dict[str, Any]:
     """What the config.json of a run holds: load_preset reads it back."""
-    return {"autolora-jax": __version__, "jax": jax.__version__, "settings": to_json(config)}
+    return {"autolora-jax": version("autolora-jax"), "jax": version("jax"), "settings": to_json(config)}
 
 
 def load_preset(path: Path, kind: type[Config], function: str = "get_config") -> Config:
@@ -228,8 +184,15 @@ def load_preset(path: Path, kind: type[Config], function: str = "get_config") ->
     except Exception as e:  # whatever the user's own code raises
         lines = [f", line {f.lineno}" for f in traceback.extract_tb(e.__traceback__) if f.filename == str(path)]
         missing = isinstance(e, KeyError) and e.args == (function,) and not lines
-        what = f"it defines no {function}()" if missing else f"{type(e).__name__}: {e}"
+        what = f"it defines no {function}()" if missing else f"{type(e).__name__}: {e}{_newer(str(e))}"
         raise ConfigError(f"{path}{lines[-1] if lines else ''}: {what}") from e
     if not isinstance(config, kind):
         raise ConfigError(f"{path}: {function}() should return a {kind.__name__}, not a {type(config).__name__}")
     return config
+
+
+def _newer(message: str) -> str:
+    """What to write in place of what an older preset says, if its error is about that."""
+    named = re.search(r"(?:unexpected keyword argument|No module named|cannot import name) '([\w.]+)'", message)
+    advice = OLDER.get(named[1]) if named else None
+    return f"; {advice}" if advice else ""

@@ -1,0 +1,155 @@
+"""A setting is a field of a frozen dataclass that says, once, all there is to know of it.
+
+From the fields follow the flags of every program and their help, presets, config.json and `--set` (texts.py), the
+arguments of a pipeline's call (arguments.py), the manifest's columns and what a picture says of itself.
+"""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from autolora_jax.config import ConfigError
+
+
+class Table(NamedTuple):
+    """A table of the library whose names are a setting's choices: imported when a value has to be looked up in it."""
+
+    module: str
+    name: str
+
+    def names(self) -> list[str]:
+        return list(getattr(import_module(f"autolora_jax.{self.module}"), self.name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a field says beside its type and its default.
+
+    help: what it does, for --help and for the docstring of the call that takes it.
+    flag: "--steps", or "--flip/--no-flip"; by default made of the field's name. None: no flag, a program's matter.
+    short: "-o". panel: of --help. metavar: what stands for its value there.
+    argument: a word of the command line, without a flag.
+    shown: what --help says of the default, where that is not the value.
+    choices: names that a text may be. least, most: bounds of a number. advice: ends the message about one beyond them.
+    column: its name, and its type in Parquet, in a manifest and in what a picture says of itself.
+    png: its name in the line that A1111 reads; told where it is not the default, or always with `always`.
+    by_picture: may differ among the pictures of a batch: data, never a program's matter.
+    kept: stands in config.json; else it is of one run or one call alone.
+    environment: variable that gives it, too. secret: never told.
+    """
+
+    help: str = ""
+    flag: str | None = ""
+    short: str = ""
+    panel: str = ""
+    metavar: str | None = None
+    argument: bool = False
+    shown: str | None = None
+    choices: Collection[str] | Table = ()
+    least: int | float | None = None
+    most: int | float | None = None
+    advice: str = ""
+    column: tuple[str, str] | None = None
+    png: str = ""
+    always: bool = False
+    by_picture: bool = False
+    kept: bool = True
+    environment: str | None = None
+    secret: bool = False
+
+    def names(self) -> list[str]:
+        """The choices."""
+        return self.choices.names() if isinstance(self.choices, Table) else list(self.choices)
+
+
+def setting(default: Any = dataclasses.MISSING, help: str = "", **known: Any) -> Any:
+    """A field of a dataclass; known: of Setting."""
+    return dataclasses.field(default=default, metadata={"setting": Setting(help, **known)})
+
+
+class Field(NamedTuple):
+    """A setting with its name, its type and its default."""
+
+    name: str
+    hint: Any
+    default: Any
+    said: Setting
+
+
+def settings_of(kind: type) -> Iterator[Field]:
+    """The settings of a class, those of its groups left out."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if "setting" in field.metadata:
+            yield Field(field.name, hints[field.name], field.default, field.metadata["setting"])
+
+
+def groups_of(kind: type) -> Iterator[tuple[str, type]]:
+    """Name and class of each group of settings in a class."""
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hint := hints[field.name]):
+            yield field.name, typing.cast(type, hint)
+
+
+def told(settings: Any) -> dict[str, Any]:
+    """The values that have a column, by its name, in the fields' order."""
+    return {
+        field.said.column[0]: getattr(settings, field.name)
+        for field in settings_of(type(settings))
+        if field.said.column
+    }
+
+
+def columns_of(kind: type) -> dict[str, str]:
+    """The columns of a class's settings, each with its type in Parquet."""
+    return {field.said.column[0]: field.said.column[1] for field in settings_of(kind) if field.said.column}
+
+
+class Checked:
+    """A dataclass whose fields' bounds and choices are kept. Raises ConfigError that names the setting."""
+
+    def __post_init__(self) -> None:
+        for field in settings_of(type(self)):
+            value = getattr(self, field.name)
+            if is_several(field.hint):
+                object.__setattr__(self, field.name, _tuple(field.name, value))
+            elif value is not None and value is not field.default:
+                check(field.name, value, field.said)
+
+
+def is_several(hint: Any) -> bool:
+    """Whether a field holds any number of values."""
+    return typing.get_origin(hint) is tuple and typing.get_args(hint)[1:] == (...,)
+
+
+def _tuple(name: str, values: Any) -> tuple[Any, ...]:
+    if isinstance(values, str):  # whose letters would each be one
+        raise ConfigError(f"{name} = {values!r} should be several: ({values!r},) is one of them")
+    return tuple(values)
+
+
+def check(name: str, value: Any, said: Setting) -> None:
+    """Raises ConfigError for a value that is none of the choices, or beyond the bounds."""
+    if said.choices:
+        choose(value, said.names(), name)
+    values: Sequence[Any] = value if isinstance(value, tuple | list) else [value]
+    for number in (v for v in values if isinstance(v, int | float)):
+        low = -math.inf if said.least is None else said.least
+        high = math.inf if said.most is None else said.most
+        if (said.least is not None or said.most is not None) and not low <= number <= high:
+            bounds = f"between {low} and {high}" if high < math.inf else f"at least {low}"
+            advice = f"; {said.advice}" if said.advice else ""
+            raise ConfigError(f"{name} = {number} should be {bounds}{advice}")
+
+
+def choose(value: Any, names: Collection[str] | Mapping[str, Any], name: str) -> None:
+    """Raises ConfigError for what is none of the names."""
+    if value not in names:
+        near = difflib.get_close_matches(str(value), names, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(f"{name} = {value!r} is not known: {hint}there are {', '.join(names)}")

@@ -1,0 +1,365 @@
+"""What can be asked of pictures: the model, how noise becomes a picture, which prompts and seeds."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+from autolora_jax.config import ConfigError
+from autolora_jax.demo import MODEL as BUILTIN
+from autolora_jax.settings.changes import read
+from autolora_jax.settings.fields import Checked, Table, setting
+from autolora_jax.settings.rules import CFG, PANEL, AutoLoRA, Rule, Value
+from autolora_jax.settings.values import Lora, Loras, Seeds, Size, Texts
+
+if TYPE_CHECKING:
+    from autolora_jax.progress import OnProgress
+else:
+    OnProgress = Any  # numpy, which its home imports, is not for `autolora --help` to wait for
+
+MODEL, PICTURES, SAMPLING, OUTPUT = "Model", "Pictures", "Sampling", "Output"  # panels of --help
+DTYPES = ("bfloat16", "float32")
+T5_PLACES = ("device", "host")
+BASE_TEXTS = ("base", "lora")
+Text = str | Sequence[str]  # one for all, or one each
+Array = Any  # numpy's or JAX's
+BUILTIN_PROMPTS = ("a zib in the forest at night", "a zib on the beach on a sunny day")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint(Checked):
+    """Where a model is."""
+
+    source: str | None = setting(
+        None,
+        "Diffusers folder, single .safetensors file, converted folder, or hub id such as "
+        "stabilityai/stable-diffusion-xl-base-1.0. A preset may name it instead. "
+        "Without any, the small built-in model draws, to try the program.",
+        flag="model",
+        argument=True,
+    )
+    _: dataclasses.KW_ONLY
+    variant: str | None = setting(
+        None, "'fp16' takes the *.fp16.safetensors files of a folder or hub repository.", panel=MODEL
+    )
+    revision: str | None = setting(None, "Branch, tag or commit of a hub repository.", panel=MODEL)
+    tokenizer: str | None = setting(
+        None,
+        "Folder or hub id with tokenizer/, tokenizer_2/, …. A single file has none; offline it needs this.",
+        panel=MODEL,
+    )
+    text_encoders: str | None = setting(
+        None,
+        "Folder, file or hub id with the text encoders that a single file of SD3 leaves out: CLIP, and T5, which else "
+        "stays out.",
+        flag="--text-encoders-from",
+        panel=MODEL,
+        metavar="PLACE",
+    )
+    cache_dir: str | None = setting(
+        None, "Where hub files are kept.", panel=MODEL, shown="the hub's own", metavar="DIR"
+    )
+
+    def files(self) -> dict[str, Any]:
+        """Arguments of weights.checkpoint.open_checkpoint beside the source."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Checkpoint)[1:]}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(Checkpoint):
+    """Which model, and how it is loaded."""
+
+    _: dataclasses.KW_ONLY
+    dtype: str = setting(
+        "bfloat16",
+        "bfloat16 (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE), or float32: exact, "
+        "slow, twice the memory.",
+        panel=MODEL,
+        choices=DTYPES,
+        column=("dtype", "string"),
+    )
+    text_encoder_3: str | None = setting(
+        "device",
+        "Where SD3's largest text encoder, T5, and its 9.5 GB are: device; host, of a chip it would not fit on, from "
+        "where it passes through the first device; or none: the model sees zeros for it, as in a part of its training.",
+        flag="--t5",
+        panel=MODEL,
+        metavar="PLACE",
+        choices=T5_PLACES,
+    )
+    weight_shards: int = setting(
+        1,
+        "How many devices hold one copy of the weights together: for a model too large for one.",
+        panel=MODEL,
+        metavar="DEVICES",
+        least=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawingConfig(Checked):
+    """How a model draws a picture, whatever its prompt and seed. Raises ConfigError for values that can't be meant."""
+
+    guidance: Rule | Sequence[Rule] | None = setting(
+        None,
+        "autolora, cfg, none, autoguidance (guided by the base model, without CFG) or personalization (guided by a "
+        "weaker LoRA, without prompt). Each value below is for the rules named before it.",
+        panel=PANEL,
+        shown="autolora with a LoRA, cfg without",
+        metavar="RULE",
+        by_picture=True,
+    )
+    base_text: str = setting(
+        "base",
+        "(autolora, autoguidance) What the base model is told: base, by its own text encoders; or lora, by those of "
+        "the LoRA, with its words, so that only its denoiser differs.",
+        panel=PANEL,
+        metavar="WHOSE",
+        choices=BASE_TEXTS,
+        column=("base_text", "string"),
+        png="Base text",
+    )
+    guidance_rescale: Value = setting(
+        0.0,
+        "0 to 1: takes back contrast that guidance adds (arXiv 2305.08891).",
+        panel=PANEL,
+        least=0,
+        most=1,
+        column=("guidance_rescale", "double"),
+        png="Guidance rescale",
+        by_picture=True,
+    )
+    num_inference_steps: int = setting(
+        30,
+        "Solver steps; each is 2 to 4 network evaluations.",
+        flag="--steps",
+        panel=SAMPLING,
+        least=1,
+        column=("steps", "int64"),
+    )
+    scheduler: str | None = setting(
+        None,
+        "ddim, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; for SD3 flow_euler, "
+        "flow_euler_karras, flow_euler_exponential or flow_dpmpp_2m.",
+        panel=SAMPLING,
+        shown="the model's",
+        choices=Table("schedules", "SOLVERS"),
+        column=("scheduler", "string"),
+    )
+    timestep_spacing: str | None = setting(
+        None,
+        "leading, linspace or trailing.",
+        panel=SAMPLING,
+        shown="the model's",
+        choices=Table("schedules", "SPACINGS"),
+        column=("timestep_spacing", "string"),
+    )
+    noise: str = setting(
+        "jax",
+        "torch: the noise, and so the pictures, of diffusers' seeds.",
+        panel=SAMPLING,
+        choices=Table("noise", "STREAMS"),
+        column=("noise", "string"),
+        png="Noise",
+        always=True,
+    )
+    size: Size | None = setting(
+        None,
+        "Width, then height in pixels, as in A1111: 832x1216 is upright.",
+        panel=PICTURES,
+        shown="the model's",
+        metavar="WIDTHxHEIGHT",
+    )
+    clip_skip: int | None = setting(
+        None,
+        "Text encoder layers to leave out, counted as diffusers does.",
+        panel=PICTURES,
+        least=0,
+        column=("clip_skip", "int64"),
+    )
+    max_sequence_length: int = setting(
+        256,
+        "(SD3) What T5 reads, to 512.",
+        panel=PICTURES,
+        metavar="TOKENS",
+        least=1,
+        column=("max_sequence_length", "int64"),
+    )
+    lora_scale: Value | Array | None = setting(
+        None,
+        "Strength of every LoRA, instead of its own.",
+        panel=MODEL,
+        by_picture=True,
+    )
+
+    def __post_init__(self) -> None:
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ConfigError(f"size = {self.size} should be a width and a height in pixels")
+        super().__post_init__()
+
+    def sides(self) -> tuple[int | None, int | None]:
+        """(width, height), None where it is the model's."""
+        return self.size or (None, None)
+
+    def rule_of(self, tuned: bool) -> Any:
+        """The guidance, AutoLoRA by default where there is a LoRA (`tuned`), else CFG."""
+        return self.guidance if self.guidance is not None else AutoLoRA() if tuned else CFG()
+
+
+def _negative_prompt() -> Any:
+    return setting(
+        "",
+        "What not to draw. By default an empty text is encoded; 'none': what the checkpoint's own pipeline means by "
+        "none, zeros for SDXL.",
+        short="-n",
+        panel=PICTURES,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Many(Checked):
+    """How many pictures of each prompt, and at once."""
+
+    seeds: Seeds | Sequence[int] | int | str = setting(
+        (0,),
+        "A picture each: 0-15, or 1,5,9-12. Same seed, same noise.",
+        panel=PICTURES,
+        metavar="SEEDS",
+    )
+    batch_size: int = setting(
+        4,
+        "Pictures per device at once; more are drawn in turn. Less needs less memory: 4 fit a chip of 16 GB at "
+        "1024x1024 in bfloat16.",
+        panel=SAMPLING,
+        least=1,
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seeds", read_seeds(self.seeds, "seeds"))
+        super().__post_init__()
+
+
+@dataclasses.dataclass(frozen=True)
+class Call(Many, DrawingConfig):
+    """What a call of a pipeline takes: pictures of every prompt and seed, ordered (p0,s0), (p0,s1), …, (p1,s0), …
+
+    Raises ConfigError, a ValueError, for values that can't be meant.
+    """
+
+    prompt: Text = setting(help="What to draw: a text, or several.")
+    negative_prompt: Text | Sequence[str | None] | None = _negative_prompt()
+    _: dataclasses.KW_ONLY
+    prompt_2: Text | None = setting(None, "What the second text encoder reads; by default the same.")
+    prompt_3: Text | None = setting(None, "What SD3's third, T5, reads; by default the same.")
+    negative_prompt_2: Text | None = setting(None, "The same of the negative prompt.")
+    negative_prompt_3: Text | None = setting(None, "The same of the negative prompt.")
+    height: int | None = setting(None, "Pixels, multiples of 8 (SDXL) or 16 (SD3), instead of `size`.")
+    width: int | None = setting(None, "As height.")
+    original_size: Size | None = setting(None, "(height, width), SDXL's, as in diffusers; by default the picture's.")
+    crops_coords_top_left: Size = setting((0, 0), "(top, left), SDXL's, as in diffusers.")
+    target_size: Size | None = setting(None, "(height, width), SDXL's, as in diffusers; by default the picture's.")
+    negative_original_size: Size | None = setting(None, "As diffusers, together with negative_target_size alone.")
+    negative_crops_coords_top_left: Size = setting((0, 0), "As the others.")
+    negative_target_size: Size | None = setting(None, "As diffusers, together with negative_original_size alone.")
+    latents: Array | None = setting(None, "Unit-variance initial noise [n, h/8, w/8, c], instead of that of the seeds.")
+    output_type: str = setting(
+        "pil", '"pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 c]).', choices=("pil", "np", "latent")
+    )
+    paired: bool = setting(False, "Picture i is prompt i with seed i, instead of every prompt with every seed.")
+    on_progress: OnProgress | None = setting(
+        None,
+        "Called with Progress as the work proceeds; steps are reported as devices finish them, with what they have "
+        "come to. What it raises ends the call, within a step or two, as Ctrl-C does.",
+    )
+    on_images: Callable[[Any], None] | None = setting(
+        None,
+        "Called with the Output of each batch, in order, as soon as it is drawn: what it saves is safe if a later "
+        "batch fails, and the devices draw on meanwhile.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size and (self.width or self.size[0], self.height or self.size[1]) != self.size:
+            raise ConfigError(f"size = {self.size}, but width = {self.width} and height = {self.height}: give one")
+
+    def sides(self) -> tuple[int | None, int | None]:
+        return self.size or (self.width, self.height)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureConfig(DrawingConfig):
+    """How a picture is drawn, whatever its prompt and seed, and with which files."""
+
+    model: ModelConfig = ModelConfig()
+    loras: Loras = setting(
+        (),
+        "LoRA file, folder or hub id, and its strength (1). Repeat it to add several.",
+        flag="--lora",
+        panel=MODEL,
+        metavar="FILE[:SCALE]",
+    )
+    embeddings: Texts = setting(
+        (),
+        "Textual-inversion embedding (.safetensors): prompts call it by the file's name. Repeat it to add several. "
+        "Those that a LoRA's file brings are loaded with it.",
+        flag="--embedding",
+        panel=MODEL,
+        metavar="FILE",
+    )
+
+    def rule(self) -> Any:
+        """The guidance of this run."""
+        return self.rule_of(bool(self.loras))
+
+    def drawing(self) -> dict[str, Any]:
+        """The part that a Call takes."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(DrawingConfig)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerateConfig(Many, PictureConfig):
+    """A picture for every prompt and seed, and where they go."""
+
+    prompts: Texts = setting(
+        (), "What to draw. Repeat it for several prompts.", flag="--prompt", short="-p", panel=PICTURES
+    )
+    negative_prompt: str | None = _negative_prompt()
+    compare: bool = setting(
+        False,
+        "Draw also the base model and the LoRA with CFG, from the same noise, and grid.png of all.",
+        flag="--compare/--no-compare",
+        panel=OUTPUT,
+    )
+    out: str = setting("out", "Folder. Pictures are numbered on from those that are in it.", short="-o", panel=OUTPUT)
+
+    @classmethod
+    def start(cls, changes: Mapping[str, Any]) -> "GenerateConfig":
+        """What these changes are made to: without a model a run of the built-in one and its LoRA, side by side."""
+        if changes.get("model.source") is not None:
+            return cls()
+        return dataclasses.replace(cls(), seeds=(0, 1), compare=True).or_builtin()
+
+    def or_builtin(self) -> "GenerateConfig":
+        """It; where no model is named, which means the built-in one, with what that draws where it is not said."""
+        if self.model.source is not None:
+            return self
+        dtype = "float32" if self.model == ModelConfig() else self.model.dtype
+        return dataclasses.replace(
+            self,
+            model=dataclasses.replace(self.model, dtype=dtype),
+            loras=self.loras or (Lora(f"{BUILTIN}:character"),),
+            prompts=self.prompts or BUILTIN_PROMPTS,
+        )
+
+
+def read_seeds(value: Any, name: str) -> Seeds:
+    """Seeds from a text, a number or several. Raises ConfigError."""
+    if isinstance(value, str):
+        return read(value, Seeds, name)
+    try:
+        seeds = (int(value),) if isinstance(value, Integral) else tuple(map(int, value))
+    except (TypeError, ValueError):
+        seeds = ()
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**63:
+        raise ConfigError(f"{name} = {value!r} should be one or more whole numbers from 0 to 2^63 - 1")
+    return seeds

@@ -1,0 +1,120 @@
+"""What `autolora batch` can be asked for."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autolora_jax.config import ConfigError
+from autolora_jax.settings.fields import setting
+from autolora_jax.settings.jobs import Job
+from autolora_jax.settings.pictures import OUTPUT
+from autolora_jax.settings.programs.program import RUN, Program, calibrate, changed, compilation_cache, retry
+from autolora_jax.settings.values import Texts
+
+MACHINES = "Many machines"  # panel of --help
+MORE = 75  # EX_TEMPFAIL: stopped, the same command goes on
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch(Program):
+    """Draw tens of thousands of pictures: prompts × settings × seeds, on machines that may vanish at any moment.
+
+    Each picture has a key of all that determines it, and a row in manifest.jsonl (and .parquet, with pyarrow).
+    What is finished is never drawn again, whatever happens: run the same command until its exit code is 0.
+    """
+
+    job: Path = setting(
+        help="Python file with get_config(), see below. It is a program and is executed.", argument=True
+    )
+    out: str = setting(
+        help="Folder, or gs://…, s3://… (with gcsfs or s3fs installed). What it holds is not drawn again.",
+        short="-o",
+        panel=OUTPUT,
+        metavar="DIR|URL",
+    )
+    settings: Job = Job()
+    set_: Texts = changed("settings.num_inference_steps=28", "the job")
+    retry: bool = retry()
+    compilation_cache: str | None = compilation_cache()
+    dry_run: bool = setting(False, "Say what there is to do and what it takes; draw nothing.", panel=RUN)
+    calibrate: bool = calibrate()
+    distributed: bool = setting(
+        False,
+        "Draw with all processes of a Cloud TPU slice, SLURM step, mpirun or GKE job; each runs this command.",
+        panel=MACHINES,
+    )
+    coordinator_address: str | None = setting(
+        None, "Elsewhere: where all reach process 0.", panel=MACHINES, metavar="HOST:PORT"
+    )
+    num_processes: int | None = setting(None, "How many there are.", panel=MACHINES)
+    process_id: int | None = setting(None, "Which of them this one is, from 0.", panel=MACHINES)
+    ray: str | None = setting(
+        None,
+        "Draw with a fleet: workers that come and go as a Ray cluster has room. Its host:port; auto: that of this "
+        "machine; local: this machine alone. The command itself needs no device.",
+        panel=MACHINES,
+        metavar="ADDRESS",
+    )
+    workers: int | None = setting(
+        None,
+        "(--ray) At once, at most: a cluster that scales starts machines for them.",
+        panel=MACHINES,
+        shown="as many as there is room for now",
+    )
+    resources: Texts = setting(
+        (),
+        "(--ray) Of each worker: --resources TPU=4, or --resources GPU=1 --resources CPU=8.",
+        panel=MACHINES,
+        shown="all TPUs of a machine, or a GPU, or a CPU",
+        metavar="NAME=AMOUNT",
+    )
+
+    @classmethod
+    def configured(cls, kind: Any, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+        if options["job"].suffix != ".py":
+            raise ConfigError(f"{options['job']} should be a Python file whose get_config() returns a Job")
+        return super().configured(kind, {**options, "config": options["job"]}, changes)
+
+    STOPPED = MORE
+    EXAMPLES = """[bold]A job[/] is a Python file whose get_config() returns it:
+
+[cyan]from autolora_jax import CFG, AutoLoRA
+from autolora_jax.batch import Job, Settings
+from autolora_jax.presets import Lora, ModelConfig
+
+def get_config() -> Job:
+    return Job(
+        prompt_file="prompts.jsonl",  # prompt; negative_prompt, seeds and id if need be
+        seeds=tuple(range(512)),
+        settings=Settings(model=ModelConfig("sd_xl_base_1.0.safetensors"), loras=(Lora("anna.safetensors"),)),
+        grid={"guidance": \\[CFG(5.0), AutoLoRA(1.5)], "lora_scale": \\[0.4, 0.7, 1.0]},
+    )[/]
+
+[bold]Examples[/]
+
+What it will take, and then the job:
+
+[cyan]autolora batch job.py --out anna --dry-run --calibrate[/]
+[cyan]autolora batch job.py --out anna[/]
+
+Into a bucket, as WebDataset shards of 1,000 WebP pictures:
+
+[cyan]autolora batch job.py --out gs://bucket/anna --format webp --shards 1000[/]
+
+Only what evaluate needs, 8 KB a picture:
+
+[cyan]autolora batch job.py --out anna.features --format features && autolora evaluate anna.features[/]
+
+More seeds, later: only what is new is drawn.
+
+[cyan]autolora batch job.py --out anna --seeds 0-1023[/]
+
+By a fleet of eight workers of a Ray cluster, each with four chips; docs/ray.md has recipes:
+
+[cyan]autolora batch job.py --out gs://bucket/anna --ray auto --workers 8 --resources TPU=4[/]
+
+[bold]Exit codes[/] 0: all is drawn. 75: Ctrl-C or SIGTERM came; what was begun is saved, the same command goes on.
+1: it can't go on, for the reason given. 2: the job can't be meant. 134: another of its processes vanished, or did not
+come; the same command goes on.
+"""

@@ -1,0 +1,70 @@
+"""What `autolora generate` can be asked for."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autolora_jax.config import ConfigError
+from autolora_jax.settings.fields import setting
+from autolora_jax.settings.pictures import OUTPUT, PICTURES, GenerateConfig
+from autolora_jax.settings.programs.program import Program, changed, compilation_cache, config_file
+from autolora_jax.settings.values import Texts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generate(Program):
+    """Draw pictures with a LoRA-tuned SDXL or SD3, one for every prompt and seed.
+
+    Each PNG carries its settings where A1111, ComfyUI and civitai look for them; config.json beside them holds the
+    run's. Pictures are saved as they are finished.
+    """
+
+    settings: GenerateConfig = GenerateConfig()
+    compilation_cache: str | None = compilation_cache()
+    prompt_file: Path | None = setting(None, "Text file with a prompt a line, added to --prompt.", panel=PICTURES)
+    overwrite: bool = setting(False, "Number from 0000 and replace pictures of the same name.", panel=OUTPUT)
+    config: Path | None = config_file()
+    set_: Texts = changed("num_inference_steps=28", "config.json")
+
+    @classmethod
+    def configured(cls, kind: Any, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+        lines = _lines(options["prompt_file"]) if "prompt_file" in options else []
+        prompts = {"prompts": [*changes.get("prompts", ()), *lines]} if lines else {}
+        return super().configured(kind, options, {**changes, **prompts}).or_builtin()
+
+    def check(self) -> None:
+        if not self.settings.prompts:
+            raise ConfigError("draw what? Give a --prompt or a --prompt-file")
+        if self.settings.compare and not self.settings.loras:
+            raise ConfigError("--compare sets a LoRA beside the base model: add --lora FILE")
+
+    EXAMPLES = """[bold]Examples[/]
+
+Four pictures with the paper's guidance:
+
+[cyan]autolora generate sd_xl_base_1.0.safetensors --lora pixel-art-xl.safetensors --prompt "a corgi" --seeds 0-3[/]
+
+Base model, LoRA and AutoLoRA side by side, from the same noise:
+
+[cyan]autolora generate MODEL --lora princess_xl_v2.safetensors:0.8 --prompt "Anna" --seeds 0-7 --compare[/]
+
+A preset, with another γ and fewer steps:
+
+[cyan]autolora generate MODEL --config configs/sdxl_autolora.py --lora FILE --prompt "Anna" --gamma 2 --steps 20[/]
+
+The same run again, elsewhere:
+
+[cyan]autolora generate --config out/config.json --out again[/]
+"""
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise ConfigError(f"{path} holds no prompt: one a line is expected")
+    return prompts

@@ -1,0 +1,57 @@
+"""What `autolora merge` can be asked for."""
+
+import dataclasses
+from pathlib import Path
+
+from autolora_jax.settings.fields import setting
+from autolora_jax.settings.pictures import OUTPUT, Checkpoint
+from autolora_jax.settings.programs.program import ON_HOST, Program
+from autolora_jax.settings.values import Loras
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Merge(Program, Checkpoint):
+    """Write a model with LoRAs merged into its weights: W + Σ scale · ΔW, of every network and kind of LoRA.
+
+    It draws what the model draws with these LoRAs, in any program; their scales are fixed, and AutoLoRA has no base.
+
+    Layer by layer: a diffusers folder takes the memory of a layer, the Orbax form that of the largest network.
+    """
+
+    source: str = setting(
+        flag="model",
+        help="Single .safetensors, diffusers or converted folder, hub id, 'builtin'.",
+        argument=True,
+        metavar="MODEL",
+    )
+    loras: Loras = setting(
+        help="LoRA files, folders or hub ids, and their strengths (1).", argument=True, metavar="LORA[:SCALE]"
+    )
+    out: Path = setting(
+        help="New folder. It appears when all is written, or not at all.", short="-o", panel=OUTPUT, metavar="DIR"
+    )
+    format: str = setting(
+        "diffusers",
+        "diffusers, a folder that diffusers and autolora load; or orbax, which loads faster here.",
+        panel=OUTPUT,
+    )
+    dtype: str | None = setting(
+        None,
+        "float32, float16 or bfloat16 of the new weights. Sums are taken in float32 and rounded once.",
+        panel=OUTPUT,
+        shown="as stored",
+    )
+
+    ENVIRONMENT = ON_HOST
+    EXAMPLES = """[bold]Examples[/]
+
+[cyan]autolora merge sd_xl_base_1.0.safetensors pixel-art-xl.safetensors:0.9 --out pixel-art-sdxl[/]
+
+Two LoRAs, in the form that loads fastest here:
+
+[cyan]autolora merge MODEL style.safetensors:0.7 character.safetensors --out merged --format orbax --dtype bfloat16[/]
+
+What came out is a model:
+
+[cyan]autolora generate pixel-art-sdxl --prompt "a cute corgi"[/]
+"""

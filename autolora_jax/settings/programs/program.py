@@ -1,0 +1,95 @@
+"""What command lines are made of: a class for each program, whose docstring, fields and examples are its --help.
+
+`cli.<name>.run` does what an object of the class asks for.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from autolora_jax.config import ConfigError
+from autolora_jax.settings.changes import load_preset, override
+from autolora_jax.settings.fields import Checked, setting
+from autolora_jax.settings.pictures import MODEL
+
+RUN, PRESETS = "Run", "Presets"  # panels of --help
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program(Checked):
+    """A program's options. A field `settings` holds those that presets, config.json and `--set` know."""
+
+    EXAMPLES: ClassVar[str] = ""
+    STOPPED: ClassVar[int | None] = None  # exit code when Ctrl-C or SIGTERM came, where it is not the shells' own
+    ENVIRONMENT: ClassVar[Mapping[str, str]] = {}  # variables that are set, unless they are, before JAX is imported
+
+    @classmethod
+    def configured(cls, kind: Any, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+        """Its settings, of this kind: a preset's, or the usual ones, changed by `--set` and then by flags.
+
+        options: of this program, as far as they are given. changes: to the settings, by their dotted names.
+        Raises ConfigError.
+        """
+        start = load_preset(options["config"], kind) if options.get("config") else kind.start(changes)
+        return override(start, {**assignments(options.get("set_", ())), **changes})
+
+    def check(self) -> None:
+        """Raises ConfigError for options that don't fit together."""
+
+
+# No accelerator is taken, one core does the work: on the matrices of a network LAPACK's threads wait for each other
+# more than they work; an eigendecomposition of [1280, 1280] took 0.5 s with two, 0.16 s with one.
+ON_HOST = {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def compilation_cache() -> Any:
+    return setting(
+        None,
+        "Where compiled programs are kept, so that the next run need not compile them: a folder, a bucket's URL, or "
+        "'off'; else autolora-jax/programs in your cache folder. AUTOLORA_COMPILATION_CACHE says it for all runs.",
+        panel=MODEL,
+        metavar="PLACE",
+    )
+
+
+def config_file() -> Any:
+    return setting(
+        None,
+        "Preset (.py) or the config.json of an earlier run; flags change it. A .py is a program and is executed: use "
+        "only presets that you trust.",
+        panel=PRESETS,
+        metavar="FILE",
+    )
+
+
+def changed(example: str, where: str) -> Any:
+    return setting(
+        (),
+        f"Change any setting by its name in {where}: --set {example}. Flags win over it.",
+        flag="--set",
+        panel=PRESETS,
+        metavar="NAME=VALUE",
+    )
+
+
+def retry() -> Any:
+    return setting(False, "Draw also what failed before, or came out not finite.", panel=RUN)
+
+
+def calibrate() -> Any:
+    return setting(False, "(--dry-run) Draw a batch to estimate the time, and drop it.", panel=RUN)
+
+
+def confidence(panel: str) -> Any:
+    return setting(0.95, "Of the intervals.", panel=panel, metavar="LEVEL")
+
+
+def assignments(texts: Iterable[str]) -> dict[str, str]:
+    """The changes of several `--set NAME=VALUE`. Raises ConfigError for one without =."""
+    changes = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r} should be NAME=VALUE, such as model.dtype=float32")
+        changes[name.strip()] = value.strip()
+    return changes

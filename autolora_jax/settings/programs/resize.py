@@ -1,0 +1,45 @@
+"""What `autolora resize` can be asked for."""
+
+import dataclasses
+from pathlib import Path
+
+from autolora_jax.settings.fields import setting
+from autolora_jax.settings.programs.lora_file import FILE, RANKS, conv_rank, max_error, out
+from autolora_jax.settings.programs.program import ON_HOST, Program
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resize(Program):
+    """Lower a LoRA's ranks: a smaller file that loads and draws faster, as near to it as that many ranks can be.
+
+    Every layer gets the nearest change of lower rank, and you are told how much is missing. No base model is read.
+
+    LoHa, LoKr and whole differences become plain LoRA.
+
+    In kohya's dialect SD3's q, k and v are one module, which takes the ranks of all three: --dialect peft keeps them.
+    """
+
+    lora: str = setting(
+        help="A .safetensors file, a folder that holds one, or a hub id.", argument=True, metavar="LORA"
+    )
+    out: Path = out()
+    rank: int | None = setting(None, "Ranks of every layer.", panel=RANKS, shown="with --max-error the layer's own")
+    max_error: float | None = max_error()
+    conv_rank: int | None = conv_rank()
+    model: str | None = setting(
+        None,
+        "Its base model, if that has another size than the published SDXL, SD3 and SD3.5: folder or hub id.",
+        panel=FILE,
+    )
+    dialect: str | None = setting(None, "kohya or peft.", panel=FILE, shown="the file's own")
+    save_dtype: str | None = setting(None, "float32, float16 or bfloat16.", panel=FILE, shown="the file's own")
+
+    ENVIRONMENT = ON_HOST
+    EXAMPLES = """[bold]Examples[/]
+
+[cyan]autolora resize style.safetensors --out style-r8.safetensors --rank 8[/]
+
+As few ranks as every layer can do with, to miss at most 5 % of its change:
+
+[cyan]autolora resize style.safetensors --out style-small.safetensors --max-error 0.05[/]
+"""

@@ -1,0 +1,244 @@
+"""Guidance rules: what of the base model and of the tuned one goes into a step, by the numbers that users set.
+
+| rule                                  | base −      | base +   | weak −      | LoRA −  | LoRA + |
+|---------------------------------------|-------------|----------|-------------|---------|--------|
+| NoGuidance: the tuned model alone     |             |          |             |         | 1      |
+| CFG(w) on the tuned model, Eq. 4      |             |          |             | 1−w     | w      |
+| AutoGuidance(w), Eq. 5, bad = base    |             | 1−w      |             |         | w      |
+| AutoLoRA(γ, 1, 1), Eq. 6              |             | 1−γ      |             |         | γ      |
+| AutoLoRA(γ, w1, w2), Eq. 7            | (1−γ)(1−w1) | (1−γ)w1  |             | γ(1−w2) | γw2    |
+| PersonalizationGuidance(w, ω)         |             |          | 1−w         |         | w      |
+
+(− negative prompt, + prompt; weak = the LoRA at ω times its scale.) A rule is a class here and a row of RULES: its
+fields are its flags, and its coefficients a row of guidance.Plan's table.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from autolora_jax.settings.fields import Field, setting, settings_of
+
+Value = float | Sequence[float]  # one for all images, or one per image
+Scale = Value | None  # None: what is usual for the model, see Rule.filled
+PANEL = "Guidance"  # of --help
+USUAL = "SDXL 5.0, SD3 7.0"
+
+
+class Branch(NamedTuple):
+    """One network evaluation: which weights ("base", "weak" or "lora"), which prompt (0 negative, 1 positive)."""
+
+    weights: str
+    prompt: int
+
+
+BASE_NEG, BASE_POS = Branch("base", 0), Branch("base", 1)
+WEAK_NEG = Branch("weak", 0)
+LORA_NEG, LORA_POS = Branch("lora", 0), Branch("lora", 1)
+
+Coefficients = dict[Branch, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A guidance rule, active on the steps i with int(start·n) <= i < int(stop·n) of n; `outside()` holds elsewhere.
+
+    Its values may be sequences, one per image; `at` is the rule of one. Raises ValueError for what is no number.
+    """
+
+    SCALES: ClassVar[tuple[str, ...]] = ()  # the fields that are scales of classifier-free guidance
+
+    start: float = setting(
+        0.0,
+        "Where guidance sets in: a fraction of the steps.",
+        panel=PANEL,
+        column=("start", "double"),
+    )
+    stop: float = setting(
+        1.0,
+        "Where it ends. Outside, autolora goes on as CFG (half the cost), the others without guidance.",
+        panel=PANEL,
+        column=("stop", "double"),
+    )
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.start <= self.stop <= 1.0:
+            raise ValueError(
+                f"guidance interval start={self.start}, stop={self.stop}: need 0 <= start <= stop <= 1 "
+                "(fractions of the steps; the default 0.0, 1.0 guides every step)"
+            )
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.name in self.SCALES:
+                continue
+            try:
+                several = not isinstance(value, float | int | str) and getattr(value, "shape", (1,)) != ()
+                numbers = tuple(map(float, value)) if several else (float(value),)
+            except (TypeError, ValueError):
+                numbers = (math.nan,)
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError(f"{field.name}={value!r}: need a finite number, or one per image")
+            if several:
+                object.__setattr__(self, field.name, numbers)
+
+    def coefficients(self) -> Coefficients:
+        """The table row inside the interval, of a rule of one image."""
+        raise AssertionError("a rule defines its row")
+
+    def outside(self) -> "Rule":
+        """The rule outside the interval: the tuned model without this rule's guidance."""
+        return NoGuidance()
+
+    def weak_factor(self) -> Any:
+        """ω: LoRA scale of the weak branch relative to the image's own."""
+        return 0.0
+
+    def filled(self, usual: float) -> "Rule":
+        """The rule with its open scales at what is usual for a model: 5.0 for SDXL, 7.0 for SD3 in the paper."""
+        open_scales = {name: usual for name in self.SCALES if getattr(self, name) is None}
+        return dataclasses.replace(self, **open_scales) if open_scales else self
+
+    def at(self, i: int) -> "Rule":
+        """The rule of image i."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{k: v[i] if isinstance(v, tuple) else v for k, v in values.items()})
+
+    def _number(self, name: str) -> float:
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"{name} of {self} is open; a pipeline fills in what is usual for its model, else give it")
+        return float(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoGuidance(Rule):
+    """The LoRA-tuned model alone: one evaluation a step."""
+
+    def coefficients(self) -> Coefficients:
+        return {LORA_POS: 1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class CFG(Rule):
+    """Classifier-free guidance of the tuned model: e(∅) + w·(e(y) − e(∅)), Eq. 4. Two evaluations a step, w = 1 one.
+
+    w: None is the paper's, 5.0 for SDXL, 7.0 for SD3.
+    """
+
+    w: Scale = setting(
+        None,
+        "The rule's scale; 1 is no guidance.",
+        panel=PANEL,
+        shown=f"{USUAL}, autoguidance 1.5",
+        column=("w", "double"),
+    )
+
+    SCALES = ("w",)
+
+    def coefficients(self) -> Coefficients:
+        w = self._number("w")
+        return {LORA_NEG: 1 - w, LORA_POS: w}
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoLoRA(Rule):
+    """The tuned model guided by its base: e_base^{w1} + γ·(e_LoRA^{w2} − e_base^{w1}), Eqs. 6, 7 of arXiv 2410.03941.
+
+    gamma: γ; 1.5 in the paper. 1 is the tuned model with CFG(w2), 0 the base model with CFG(w1).
+    w1, w2: CFG scales of the base and the tuned model; None is the paper's, 5.0 for SDXL, 7.0 for SD3. w1 = w2 = 1 is
+        Eq. 6, without CFG: two evaluations a step instead of four.
+    Outside [start, stop) γ is 1: the tuned model keeps its CFG(w2).
+    """
+
+    gamma: Value = setting(
+        1.5,
+        "γ, from the base model through the LoRA: 0 base, 1 LoRA, above 1 beyond it.",
+        panel=PANEL,
+        column=("gamma", "double"),
+    )
+    w1: Scale = setting(None, "CFG scale of the base model.", panel=PANEL, shown=USUAL, column=("w1", "double"))
+    w2: Scale = setting(None, "CFG scale of the LoRA model.", panel=PANEL, shown=USUAL, column=("w2", "double"))
+
+    SCALES = ("w1", "w2")
+
+    def coefficients(self) -> Coefficients:
+        g, w1, w2 = self._number("gamma"), self._number("w1"), self._number("w2")
+        return {
+            BASE_NEG: (1 - g) * (1 - w1),
+            BASE_POS: (1 - g) * w1,
+            LORA_NEG: g * (1 - w2),
+            LORA_POS: g * w2,
+        }
+
+    def outside(self) -> Rule:
+        return CFG(self.w2)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoGuidance(Rule):
+    """Guidance by a worse model (arXiv 2406.02507), here the base: e_base + w·(e_LoRA − e_base), Eq. 5."""
+
+    w: Value = setting(1.5, panel=PANEL, column=("w", "double"))
+
+    def coefficients(self) -> Coefficients:
+        w = self._number("w")
+        return {BASE_POS: 1 - w, LORA_POS: w}
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonalizationGuidance(Rule):
+    """Guidance by a weakened LoRA without the prompt (arXiv 2508.00319): e_ω(∅) + w·(e_LoRA(y) − e_ω(∅)).
+
+    omega: ω, the LoRA scale of the unconditional branch relative to the image's: 0 = base weights, 1 = CFG(w).
+    """
+
+    w: Scale = setting(None, panel=PANEL, column=("w", "double"))
+    omega: Value = setting(
+        0.5,
+        "ω, strength of the weaker LoRA relative to the LoRA.",
+        panel=PANEL,
+        column=("omega", "double"),
+    )
+
+    SCALES = ("w",)
+
+    def coefficients(self) -> Coefficients:
+        w = self._number("w")
+        return {WEAK_NEG: 1 - w, LORA_POS: w}
+
+    def weak_factor(self) -> Any:
+        return self.omega
+
+
+# Names for command lines and files.
+RULES: dict[str, type[Rule]] = {
+    "autolora": AutoLoRA,
+    "cfg": CFG,
+    "none": NoGuidance,
+    "autoguidance": AutoGuidance,
+    "personalization": PersonalizationGuidance,
+}
+
+
+def to_dict(rule: Rule) -> dict[str, Any]:
+    """A rule as JSON values: {"rule": its name in RULES, "gamma": 1.5, …, "start": 0.0, "stop": 1.0}."""
+    name = next(name for name, kind in RULES.items() if kind is type(rule))
+    values = dataclasses.asdict(rule)
+    interval = {key: values.pop(key) for key in ("start", "stop")}
+    return {"rule": name, **values, **interval}
+
+
+def owners(number: str) -> list[str]:
+    """The names of the rules that have a number; [] for one that they all have, or none."""
+    having = [name for name, kind in RULES.items() if number in {field.name for field in dataclasses.fields(kind)}]
+    return having if len(having) < len(RULES) else []
+
+
+def numbers() -> dict[str, Field]:
+    """Every number of a rule, as the first that has it describes it; those of all rules last."""
+    found: dict[str, Field] = {}
+    for kind in RULES.values():
+        for field in settings_of(kind):
+            found.setdefault(field.name, field)
+    return dict(sorted(found.items(), key=lambda named: not owners(named[0])))

@@ -1,0 +1,143 @@
+"""The types of settings, and the one spelling that each has: in flags, `--set`, presets and config.json."""
+
+import dataclasses
+import functools
+import math
+import operator
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from autolora_jax.config import ConfigError
+from autolora_jax.settings import rules
+from autolora_jax.settings.rules import RULES, Rule, Value
+
+MOST_SEEDS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """A LoRA (file, folder or hub id) and its strength."""
+
+    source: str
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.source or not math.isfinite(self.scale):
+            raise ConfigError(f"LoRA {self.source!r} at scale {self.scale}: need a file and a finite scale")
+
+    @classmethod
+    def parse(cls, text: str) -> "Lora":
+        """FILE[:SCALE]: only a number after the last colon is a scale, and not if a file bears the whole name."""
+        source, colon, scale = text.rpartition(":")
+        if not colon or Path(text).exists():
+            return cls(text)
+        try:
+            number = float(scale)
+        except ValueError:
+            return cls(text)  # the colon of C:\loras\pixel.safetensors
+        return cls(source, number)
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.scale!r}"
+
+
+Loras = tuple[Lora, ...]
+Texts = tuple[str, ...]
+Paths = tuple[Path, ...]
+Numbers = tuple[float, ...]
+Seeds = tuple[int, ...]
+Size = tuple[int, int]  # width, height
+
+
+class Spelling(NamedTuple):
+    """A type of setting: reader of its text (or of a JSON value), the JSON value itself, what the text looks like."""
+
+    read: Callable[[Any], Any]
+    write: Callable[[Any], Any]
+    looks: str
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _read_whole(value: Any) -> int:
+    return int(value) if isinstance(value, int | str) else int(str(value))
+
+
+def _read_truth(value: Any) -> bool:
+    return {"true": True, "false": False}[str(value).lower()]
+
+
+def _read_values(value: Any) -> Value:
+    return tuple(map(float, value)) if isinstance(value, list) else float(value)
+
+
+def _read_seeds(text: Any) -> Seeds:
+    seeds: list[int] = []
+    for part in str(text).split(","):
+        first, dash, last = part.partition("-")
+        start = int(first)
+        end = int(last) if dash else start
+        if end < start or len(seeds) + end - start >= MOST_SEEDS:
+            raise ValueError(f"{part} is no range, or one of over {MOST_SEEDS}")
+        seeds += range(start, end + 1)
+    return tuple(seeds)
+
+
+def _write_seeds(seeds: Seeds) -> str:
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][1] + 1:
+            runs[-1][1] = seed
+        else:
+            runs.append([seed, seed])
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _read_size(text: str) -> Size:
+    width, height = text.lower().split("x")
+    return int(width), int(height)
+
+
+def _read_numbers(text: Any) -> Numbers:
+    return tuple(map(float, text.split(","))) if isinstance(text, str) else tuple(map(float, text))
+
+
+def _several(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str | Path) else list(value)
+
+
+SPELLINGS: dict[Any, Spelling] = {
+    int: Spelling(_read_whole, _same, "a whole number"),
+    float: Spelling(float, _same, "a number"),
+    Value: Spelling(_read_values, _same, "a number"),
+    str: Spelling(str, _same, "a text"),
+    bool: Spelling(_read_truth, _same, "true or false"),
+    Path: Spelling(Path, str, "a path"),
+    Seeds: Spelling(_read_seeds, _write_seeds, f"seeds such as 0-15 or 1,5,9-12 (at most {MOST_SEEDS:,})"),
+    Numbers: Spelling(_read_numbers, list, "numbers such as 0.4,0.7,1"),
+    Size: Spelling(_read_size, lambda size: f"{size[0]}x{size[1]}", "WIDTHxHEIGHT in pixels, such as 1024x1024"),
+    Loras: Spelling(
+        lambda texts: tuple(map(Lora.parse, _several(texts))), lambda loras: list(map(str, loras)), "FILE[:SCALE]"
+    ),
+    Texts: Spelling(lambda texts: tuple(_several(texts)), list, "a text"),
+    Paths: Spelling(lambda paths: tuple(map(Path, _several(paths))), lambda paths: list(map(str, paths)), "paths"),
+    Rule: Spelling(lambda name: RULES[name](), rules.to_dict, f"one of {', '.join(RULES)}"),
+}
+
+
+def spelled(hint: Any) -> tuple[Any, bool]:
+    """(the type in SPELLINGS that a field's type is told by, whether it may be None).
+
+    Of several types the first one counts: the others are for programs to give.
+    """
+    parts = list(hint.__args__) if isinstance(hint, types.UnionType) else [hint]
+    optional = types.NoneType in parts
+    inner = [part for part in parts if part is not types.NoneType]
+    if hint in SPELLINGS or len(inner) == 1:
+        return (hint if hint in SPELLINGS else inner[0]), optional
+    whole = functools.reduce(operator.or_, inner)
+    return (whole if whole in SPELLINGS else inner[0]), optional
