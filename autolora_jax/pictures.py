@@ -18,6 +18,8 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from autolora_jax import __version__
 from autolora_jax.files import writing
+from autolora_jax.settings.fields import settings_of
+from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.rules import CFG, AutoLoRA, PersonalizationGuidance, Rule, to_dict
 
 # Our solver -> A1111's name of it; the end of a name becomes its "Schedule type".
@@ -123,10 +125,8 @@ def parameters(settings: Mapping[str, Any]) -> str:
         "Guidance": type(rule).__name__,
         # Names of one letter are not read by A1111.
         **{name if len(name) > 1 else f"guidance {name}": value for name, value in values},
-        "Guidance rescale": settings["guidance_rescale"] or None,
         "LoRA scales": " ".join(f"{scale:g}" for scale in loras.values()) or None,
-        "Base text": settings["base_text"] if settings["base_text"] != "base" else None,
-        "Noise": settings["noise"],
+        **_own(settings),
         "Version": f"autolora-jax {__version__}",
     }
     prompt = " ".join([settings["prompt"], *(f"<lora:{name}:{scale:g}>" for name, scale in loras.items())])
@@ -137,6 +137,16 @@ def parameters(settings: Mapping[str, Any]) -> str:
         ", ".join(f"{name}: {_quoted(value)}" for name, value in fields.items() if value is not None),
     ]
     return "\n".join(lines)
+
+
+def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What A1111 has no name for, of those settings that have one in its line; at its default only what is `always`."""
+    named = ((field, settings.get(field.said.column[0])) for field in settings_of(DrawingConfig) if field.said.column)
+    return {
+        field.said.png: value
+        for field, value in named
+        if field.said.png and (field.said.always or value not in (None, field.default))
+    }
 
 
 def _cfg_scale(rule: Rule) -> Any:

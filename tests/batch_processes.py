@@ -15,12 +15,13 @@ from typing import IO, Any
 
 import jax
 
+import autolora_jax.cli.batch  # noqa: F401  # imported once, not in every run
 from autolora_jax.batch import processes, work
 from autolora_jax.batch.draw import Draw, Drawing
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.run import run
 from autolora_jax.batch.work import Work
-from autolora_jax.cli import app, batching  # noqa: F401  # imported once, not in every run
+from autolora_jax.cli import app
 from tests.batch_jobs import FakeSources, Runs, draw, serve
 
 JOB = """

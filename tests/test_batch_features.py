@@ -97,7 +97,7 @@ def test_they_are_measured_as_the_pictures_without_a_model(
 ):
     flags = "--group-by", "prompt,lora_scales"
     expected = evaluated(tmp_path / "a", drawn, *flags, "--features", "builtin", "--batch-size", 1)
-    monkeypatch.delattr("autolora_jax.cli.evaluating.open_encoder")
+    monkeypatch.delattr("autolora_jax.cli.evaluate.open_encoder")
     for given in ((), ("--features", "builtin")):
         found = evaluated(tmp_path / "b", kept, *flags, *given)
         assert {**found, "places": None} == {**expected, "places": None}

@@ -31,9 +31,7 @@ def test_values_are_read_as_flags_are_or_are_what_the_field_holds():
     values = [a, "a:0.5", ["a:0.5"], (a,), [a, "b"], ()]
     found = Job(grid={"loras": values}).all_settings()
     assert [s.loras for s in found] == [(a,), (a,), (a,), (a,), (a, b), ()]
-    found = Job(
-        grid={"model": [ModelConfig("m")], "num_inference_steps": [9], "guidance.w": [2, "3"]}
-    ).all_settings()
+    found = Job(grid={"model": [ModelConfig("m")], "num_inference_steps": [9], "guidance.w": [2, "3"]}).all_settings()
     assert {(s.model.source, s.num_inference_steps) for s in found} == {("m", 9)}
     assert [s.guidance for s in found] == [CFG(2.0), CFG(3.0)]
 

@@ -31,10 +31,6 @@ def key(**changes) -> str:
     return plan(settings=dataclasses.replace(SETTINGS, **changes)).row(0).key
 
 
-def sampler(**changes) -> dict:
-    return {"sampler": dataclasses.replace(SETTINGS.sampler, **changes)}
-
-
 # ---- keys ------------------------------------------------------------------------------------------------------------
 
 # Setting -> values that draw different pictures.
@@ -55,13 +51,11 @@ DECISIVE = {
         PersonalizationGuidance(2.0, 0.5),
         PersonalizationGuidance(2.0, 0.6),
     ],
-    "sampler": [
-        SamplerConfig(3),
-        SamplerConfig(3, "ddim"),
-        SamplerConfig(3, timestep_spacing="linspace"),
-        SamplerConfig(3, guidance_rescale=0.5),
-        SamplerConfig(3, noise="torch"),
-    ],
+    "num_inference_steps": [3, 4],
+    "scheduler": ["ddim"],
+    "timestep_spacing": ["linspace"],
+    "guidance_rescale": [0.5],
+    "noise": ["torch"],
     "size": [(16, 32), (32, 16)],
     "clip_skip": [0, 1],
     "base_text": ["lora"],
@@ -72,7 +66,7 @@ ALIKE = [
     ({"model": ModelConfig("fake")}, {"model": ModelConfig("fake", text_encoder_3="host")}),
     ({"guidance": None}, {"guidance": AutoLoRA(1.5, 5.0, 5.0)}),
     ({"lora_scale": 0.7}, {"loras": (Lora("a", 0.7),)}),
-    (sampler(scheduler=None), sampler(scheduler="euler")),
+    ({"scheduler": None}, {"scheduler": "euler"}),
     ({"size": None}, {"size": (1024, 1024)}),
     ({"max_sequence_length": 256}, {"max_sequence_length": 128}),  # SDXL has no T5
 ]
@@ -112,7 +106,7 @@ def test_the_same_twice_is_drawn_once():
 
 def test_order_is_prompt_settings_seed():
     rows = [plan("a", Prompt("b", "no", (7,)), seeds=(0, 1), grid={"clip_skip": [0, 1]}).row(i) for i in range(6)]
-    found = [(row.prompt, row.negative_prompt, row.recipe.program.clip_skip, row.seed) for row in rows]
+    found = [(row.prompt, row.negative_prompt, row.recipe.drawing.clip_skip, row.seed) for row in rows]
     assert found == [("a", "", skip, seed) for skip in (0, 1) for seed in (0, 1)] + [
         ("b", "no", skip, 7) for skip in (0, 1)
     ]
@@ -123,8 +117,8 @@ def test_order_is_prompt_settings_seed():
     [
         ({"prompts": ()}, "prompts"),
         ({"settings": dataclasses.replace(SETTINGS, size=(20, 16))}, "multiple of 8"),
-        ({"settings": dataclasses.replace(SETTINGS, **sampler(steps=2000))}, "1000 training timesteps"),
-        ({"settings": dataclasses.replace(SETTINGS, **sampler(scheduler="flow_euler"))}, "not for this checkpoint"),
+        ({"settings": dataclasses.replace(SETTINGS, num_inference_steps=2000)}, "1000 training timesteps"),
+        ({"settings": dataclasses.replace(SETTINGS, scheduler="flow_euler")}, "not for this checkpoint"),
         ({"settings": dataclasses.replace(SETTINGS, loras=(), guidance=AutoLoRA())}, "no LoRA"),
     ],
 )
@@ -140,7 +134,7 @@ GRID = {
     "guidance": [CFG(3.0), AutoLoRA(1.5), AutoLoRA(2.0), AutoLoRA(1.0)],
     "loras": [Lora("a", 0.5), Lora("a", 1.0), Lora("b")],
     "size": [(16, 16), (16, 32)],
-    "sampler.guidance_rescale": [0.0, 0.5],
+    "guidance_rescale": [0.0, 0.5],
     "model": [ModelConfig("one"), ModelConfig("two")],
 }
 

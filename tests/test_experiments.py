@@ -114,7 +114,7 @@ def test_table_2_is_the_papers():
     assert published["SDXL AutoLoRA"]["Div-SA"] == 0.704
     recipes = dict(zip((cell.method for cell in experiment.cells), plan_of(experiment).recipes, strict=True))
     assert recipes["SD3 AutoLoRA"].rule == AutoLoRA(1.5, 7.0, 7.0) and recipes["SDXL CFG"].rule == CFG(5.0)
-    used = {name: (r.load.model.name, r.load.loras[0].source, r.program.scheduler) for name, r in recipes.items()}
+    used = {name: (r.load.model.name, r.load.loras[0].source, r.drawing.scheduler) for name, r in recipes.items()}
     assert used["SD3 CFG"] == (SD3.partition("/")[2], "nerijs/pixel-art-medium-128-v0.1", "flow_euler")
     assert used["SDXL CFG"] == (SDXL.partition("/")[2], "pixel-art-xl-v1.1.safetensors", "ddim")
 
@@ -122,7 +122,7 @@ def test_table_2_is_the_papers():
 def test_equal_means_equal():
     experiment = catalogue.load("frontier_equal")
     assert {recipe.evaluations for recipe in plan_of(experiment).recipes} == {120}
-    assert {recipe.program.steps for recipe in plan_of(experiment).recipes} == {120, 60, 40, 30}
+    assert {recipe.drawing.num_inference_steps for recipe in plan_of(experiment).recipes} == {120, 60, 40, 30}
     points = {curve.method: sum(cell.method == curve.method for cell in experiment.cells) for curve in CURVES}
     assert {*points.values()} == {5}
     assert equal_steps(AutoLoRA(2.0, 5.0, 5.0, stop=0.5), 36) == 12
@@ -136,7 +136,7 @@ def test_assumptions_are_those_of_the_run():
         assumptions.told(changes.with_settings(catalogue.load("table1", builtin=True), {"settings.sampler.steps": 2}))
     )
     assert "with 2 steps" in said and "10 steps" not in said and "in 32 pictures a cell" in said
-    flags = {"seeds": (7, 9), "settings.size": (64, 32), "settings.sampler.noise": "torch", "negative_prompt": "blur"}
+    flags = {"seeds": (7, 9), "settings.size": (64, 32), "settings.noise": "torch", "negative_prompt": "blur"}
     said = " ".join(assumptions.told(changes.with_settings(catalogue.load("figure3"), flags)))
     assert "30 steps, 64 × 32 pixels" in said and "no negative prompt: “blur”" in said
     assert "no seeds: 7, 9; the noise is torch's" in said and "the LoRA's scale is 1." in said

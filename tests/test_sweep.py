@@ -35,7 +35,7 @@ def test_a_sweep_has_its_size_on_the_built_in_model_in_any_case(name: str):
     assert catalogue.load(name, builtin=True) == experiment
     plan = make_plan(experiment.whole_job, Standins())
     assert (len(plan), sum(recipe.evaluations for recipe in plan.recipes)) == SIZES[name]
-    assert {recipe.program.steps for recipe in plan.recipes} == {16}
+    assert {recipe.drawing.num_inference_steps for recipe in plan.recipes} == {16}
 
 
 def test_the_table_has_the_papers_shape():

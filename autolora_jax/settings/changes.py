@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.settings import rules
 from autolora_jax.settings.fields import groups_of, settings_of
-from autolora_jax.settings.rules import Rule
+from autolora_jax.settings.rules import RULES, Rule
 from autolora_jax.settings.values import SPELLINGS, spelled
 
 Config = TypeVar("Config")  # a frozen dataclass of settings, and of others like it
@@ -24,12 +24,16 @@ RENAMED = {
     **{f"sampler.{name}": name for name in ("scheduler", "timestep_spacing", "guidance_rescale", "noise")},
 }
 # Names in presets and jobs that were written for version 0.1 -> what to write now.
-_SAMPLER = "num_inference_steps, scheduler, timestep_spacing, guidance_rescale and noise stand beside guidance and size"
+_SAMPLER = (
+    "instead of sampler=SamplerConfig(steps=28, …) write num_inference_steps=28, …: scheduler, timestep_spacing, "
+    "guidance_rescale and noise, too, stand beside guidance and size"
+)
 OLDER = {
     "sampler": _SAMPLER,
     "SamplerConfig": _SAMPLER,
     "autolora_jax.overrides": "it is autolora_jax.settings.changes",
     "autolora_jax.batch.job": "it is autolora_jax.settings, or autolora_jax.batch",
+    **dict.fromkeys((kind.__name__ for kind in RULES.values()), "guidance rules are in autolora_jax itself"),
     "autolora_jax.training.config": "it is autolora_jax.settings, or autolora_jax.training",
 }
 

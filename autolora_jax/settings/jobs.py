@@ -108,6 +108,11 @@ class Job(Many):
             if isinstance(values, str) or not isinstance(values, Sequence) or not values:
                 raise ConfigError(f"grid: {name} = {values!r} should be a list of one or more values")
 
+    @classmethod
+    def start(cls, changes: Mapping[str, Any], preset: "Job | None" = None) -> "Job":
+        """What these changes are made to."""
+        return preset or cls()
+
     def all_settings(self) -> list[Settings]:
         """The settings of each picture of a prompt and seed. Raises ConfigError for names and values that can't be."""
         return [override(self.settings, changes) for grid in self.grid or ({},) for changes in _product(grid)]

@@ -156,7 +156,7 @@ class DrawingConfig(Checked):
     )
     noise: str = setting(
         "jax",
-        "torch: the noise, and so the pictures, of diffusers' seeds.",
+        "jax, or torch: the noise, and so the pictures, of diffusers' seeds.",
         panel=SAMPLING,
         choices=Table("noise", "STREAMS"),
         column=("noise", "string"),
@@ -333,22 +333,19 @@ class GenerateConfig(Many, PictureConfig):
     out: str = setting("out", "Folder. Pictures are numbered on from those that are in it.", short="-o", panel=OUTPUT)
 
     @classmethod
-    def start(cls, changes: Mapping[str, Any]) -> "GenerateConfig":
-        """What these changes are made to: without a model a run of the built-in one and its LoRA, side by side."""
-        if changes.get("model.source") is not None:
-            return cls()
-        return dataclasses.replace(cls(), seeds=(0, 1), compare=True).or_builtin()
-
-    def or_builtin(self) -> "GenerateConfig":
-        """It; where no model is named, which means the built-in one, with what that draws where it is not said."""
-        if self.model.source is not None:
-            return self
-        dtype = "float32" if self.model == ModelConfig() else self.model.dtype
+    def start(cls, changes: Mapping[str, Any], preset: "GenerateConfig | None" = None) -> "GenerateConfig":
+        """What these changes are made to. A run without a model is one of the built-in one, with what that draws where
+        nothing is said: without a preset, too, base model, LoRA and AutoLoRA side by side."""
+        start = preset or cls()
+        if (changes.get("model.source") or start.model.source) is not None:
+            return start
         return dataclasses.replace(
-            self,
-            model=dataclasses.replace(self.model, dtype=dtype),
-            loras=self.loras or (Lora(f"{BUILTIN}:character"),),
-            prompts=self.prompts or BUILTIN_PROMPTS,
+            start,
+            model=ModelConfig(dtype="float32") if start.model == ModelConfig() else start.model,
+            loras=start.loras or (Lora(f"{BUILTIN}:character"),),
+            prompts=start.prompts or BUILTIN_PROMPTS,
+            seeds=start.seeds if preset else (0, 1),
+            compare=start.compare if preset else True,
         )
 
 

@@ -206,7 +206,7 @@ class TrainingRun(Checked):
     )
     save_dtype: str = setting(
         "float32",
-        "Of the file: float32, or float16 for half the size.",
+        "Of the file: float32, or float16 or bfloat16 for half the size.",
         panel=OUTPUT,
         choices=Table("weights.lora.export", "DTYPES"),
     )
@@ -221,11 +221,13 @@ class TrainingRun(Checked):
             raise ConfigError(f"out = {self.out!r} should be a file whose name ends in .safetensors")
 
     @classmethod
-    def start(cls, changes: Mapping[str, Any]) -> "TrainingRun":
+    def start(cls, changes: Mapping[str, Any], preset: "TrainingRun | None" = None) -> "TrainingRun":
         """What these changes are made to. The built-in model is small: bfloat16 would save nothing."""
-        if changes.get("model.source", BUILTIN) == BUILTIN:
-            return cls(model=ModelConfig(BUILTIN, dtype="float32"))
-        return cls()
+        start = preset or cls()
+        source = changes.get("model.source") or start.model.source or BUILTIN
+        if source == BUILTIN and start.model in (ModelConfig(), ModelConfig(BUILTIN)):
+            return dataclasses.replace(start, model=ModelConfig(BUILTIN, dtype="float32"))
+        return start
 
     def folder(self) -> Path:
         """The work folder."""

@@ -106,6 +106,10 @@ def _read_numbers(text: Any) -> Numbers:
     return tuple(map(float, text.split(","))) if isinstance(text, str) else tuple(map(float, text))
 
 
+def _write_numbers(numbers: Numbers) -> str:
+    return ",".join(f"{number:.12g}" for number in numbers)
+
+
 def _several(value: Any) -> list[Any]:
     return [value] if isinstance(value, str | Path) else list(value)
 
@@ -118,7 +122,7 @@ SPELLINGS: dict[Any, Spelling] = {
     bool: Spelling(_read_truth, _same, "true or false"),
     Path: Spelling(Path, str, "a path"),
     Seeds: Spelling(_read_seeds, _write_seeds, f"seeds such as 0-15 or 1,5,9-12 (at most {MOST_SEEDS:,})"),
-    Numbers: Spelling(_read_numbers, list, "numbers such as 0.4,0.7,1"),
+    Numbers: Spelling(_read_numbers, _write_numbers, "numbers such as 0.4,0.7,1"),
     Size: Spelling(_read_size, lambda size: f"{size[0]}x{size[1]}", "WIDTHxHEIGHT in pixels, such as 1024x1024"),
     Loras: Spelling(
         lambda texts: tuple(map(Lora.parse, _several(texts))), lambda loras: list(map(str, loras)), "FILE[:SCALE]"

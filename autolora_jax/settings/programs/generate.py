@@ -31,7 +31,7 @@ class Generate(Program):
     def configured(cls, kind: Any, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
         lines = _lines(options["prompt_file"]) if "prompt_file" in options else []
         prompts = {"prompts": [*changes.get("prompts", ()), *lines]} if lines else {}
-        return super().configured(kind, options, {**changes, **prompts}).or_builtin()
+        return super().configured(kind, options, {**changes, **prompts})
 
     def check(self) -> None:
         if not self.settings.prompts:

@@ -30,8 +30,9 @@ class Program(Checked):
         options: of this program, as far as they are given. changes: to the settings, by their dotted names.
         Raises ConfigError.
         """
-        start = load_preset(options["config"], kind) if options.get("config") else kind.start(changes)
-        return override(start, {**assignments(options.get("set_", ())), **changes})
+        changes = {**assignments(options.get("set_", ())), **changes}
+        preset = load_preset(options["config"], kind) if options.get("config") else None
+        return override(kind.start(changes, preset), changes)
 
     def check(self) -> None:
         """Raises ConfigError for options that don't fit together."""
