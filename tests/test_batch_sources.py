@@ -18,7 +18,7 @@ def test_the_built_in_models_hash_stays_what_it_is():
     """It changes with its files alone: else pictures that users have would be drawn again."""
     model = Sources().model(ModelConfig())
     assert model.sha256 == "e00bf5a1b061dbcd29d48bc1a8d70c6d4a0dd8176af52a23fccce0a813a333ab"
-    assert (model.name, model.unit, model.trained_size, model.channels) == ("builtin", 8, 96, 8)
+    assert (model.name, *model.canvas[:4]) == ("builtin", 8, 1, 12, 8)
 
 
 def test_a_lora_is_known_by_its_file():

@@ -169,9 +169,9 @@ def test_one_picture_has_no_diversity(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     "flags, code, said",
     [
-        (["--metrics", "fid"], 2, "--metrics fid: choose from diversity, vendi, clipscore"),
+        (["--metrics", "fid"], 2, "--metrics = 'fid' is not known: there are diversity, vendi, clipscore"),
         (["--confidence", "95"], 2, "--confidence 95 should be between 0 and 1"),
-        (["--dtype", "int8"], 2, "--dtype int8: choose from float32, bfloat16"),
+        (["--dtype", "int8"], 2, "dtype = 'int8' is not known: there are float32, bfloat16"),
         (["--features", "dinov3"], 1, "dinov3 does not exist; give a folder with config.json"),
         ([], 1, "--features builtin measures what the built-in model drew"),
         (

@@ -17,8 +17,9 @@ from autolora_jax.batch import Job, OutputConfig, Settings, gallery, read_manife
 from autolora_jax.batch.gallery.page import CHUNK, FOLDER, HEAD
 from autolora_jax.batch.manifest import COLUMNS
 from autolora_jax.batch.storage import Bucket, Folder, StorageError
-from autolora_jax.cli import generate
+from autolora_jax.cli.flags import flags_of
 from autolora_jax.settings import Lora
+from autolora_jax.settings.programs import Generate
 from tests.batch_jobs import SIDE, draw_all
 from tests.browser import visit as visit_file
 from tests.browser import wait
@@ -111,7 +112,7 @@ def test_a_bucket_has_a_page_too():
 
 def test_the_copied_command_has_flags_that_exist():
     flags = re.findall(r'\["--([a-z0-9-]+)"', gallery.page.page())
-    assert len(flags) > 20 and {flag.replace("-", "_") for flag in flags} <= generate.FLAGS.keys()
+    assert len(flags) > 20 and {flag.replace("-", "_") for flag in flags} <= {f.parameter for f in flags_of(Generate)}
 
 
 # ---- thumbnails, sheets, the command ---------------------------------------------------------------------------------

@@ -305,10 +305,10 @@ def test_figures_that_do_not_exist_are_not_printed(server: JudgeServer, tmp_path
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--question", "beauty"], 2, "choose from cps, pc, sa, pc-sa"),
+        (["--question", "beauty"], 2, "there are cps, pc, sa, pc-sa"),
         (["--question", "cps"], 2, "needs --character"),
         (["--question", "sa", "--character", "Anna"], 2, "does not take character; it takes style, poor, good"),
-        (["--question", "sa", "--style", "a", "--image-format", "gif"], 2, "png or jpeg"),
+        (["--question", "sa", "--style", "a", "--image-format", "gif"], 2, "there are png, jpeg"),
         (["--question", "pc"], 1, "000.png does not tell its prompt"),
         (["--question", "sa", "--style", "a", "--base-url", "nowhere"], 1, "is no address of a server"),
         (["--question", "sa", "--style", "a", "--cache", "{folder}/000.png"], 1, "is no cache of verdicts"),

@@ -69,7 +69,8 @@ class Recipe:
     def program(self) -> Program:
         """What it shares with those that it is drawn with."""
         own = {field.name: field.default for field in settings_of(DrawingConfig) if field.said.by_picture}
-        shared = dataclasses.replace(self.drawing, **own, guidance_rescale=float(self.drawing.guidance_rescale != 0))
+        own["guidance_rescale"] = float(self.drawing.guidance_rescale != 0)  # whether there is any
+        shared = dataclasses.replace(self.drawing, **own)
         return Program(shared, self.segments)
 
     @property

@@ -142,10 +142,10 @@ def _collect(
     return found
 
 
-def _group_names(group_by: str | None, fields: Sequence[Fields]) -> list[str]:
+def _group_names(group_by: str, fields: Sequence[Fields]) -> list[str]:
     """The fields to group by. Raises ValueError for one that no picture has."""
     told = {name for each in fields for name in each}
-    if group_by is None:
+    if not group_by:
         return ["prompt"] if "prompt" in told else []
     names = [] if group_by == "none" else [name.strip() for name in group_by.split(",")]
     for name in names:

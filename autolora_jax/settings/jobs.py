@@ -80,7 +80,7 @@ class OutputConfig(Checked):
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Job(Many):
     """Pictures of every prompt with all settings and seeds. Raises ConfigError for values that can't be meant.
 

@@ -69,7 +69,6 @@ class Checkpoint(Checked):
 class ModelConfig(Checkpoint):
     """Which model, and how it is loaded."""
 
-    _: dataclasses.KW_ONLY
     dtype: str = setting(
         "bfloat16",
         "bfloat16 (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE), or float32: exact, "

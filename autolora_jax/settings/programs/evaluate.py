@@ -39,8 +39,8 @@ class Evaluate(Program):
         panel=METRICS,
         metavar="FILE",
     )
-    group_by: str | None = setting(
-        None,
+    group_by: str = setting(
+        "",
         "What pictures that are compared have in common: prompt, folder, or whatever is told of them, such as "
         "prompt,guidance; none: compare all. The last row averages over groups.",
         panel=METRICS,
