@@ -1,6 +1,7 @@
 """Plots of an experiment's results: which are drawn, what is on them, and that nothing lies on anything."""
 
 import dataclasses
+import importlib
 import itertools
 import math
 import re
@@ -15,7 +16,7 @@ from matplotlib import pyplot
 from PIL import Image
 
 from autolora_jax.evaluation import Interval
-from autolora_jax.experiments.figures import NARROW, drawings, page_figures, write_figures
+from autolora_jax.experiments.plotting import NARROW, drawings, page_figures, write_figures
 from autolora_jax.experiments.plotting.canvas import Mark, label_points, looks, new_figure, spread
 from autolora_jax.experiments.plotting.panels import against, along_axis, beside
 from autolora_jax.experiments.report import values
@@ -123,15 +124,15 @@ def test_the_papers_tables_are_drawn(tmp_path: Path):
         assert len(write_figures(dataclasses.replace(given, plots=given.plots[-1:], frontier=()), tmp_path)) >= 3
 
 
-def test_matplotlib_is_an_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Without it the modules are importable, and what to install is said, on the page as well."""
+def test_matplotlib_is_an_extra(monkeypatch: pytest.MonkeyPatch):
+    """Without it the other modules are importable, and what to install is said, on the page as well."""
     loaded = [name for name in sys.modules if name.startswith(("matplotlib", "autolora_jax.experiments.plotting"))]
     for name in loaded:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     given = results(cell("LoRA", None, {"Div": 0.2}))
     with pytest.raises(ModuleNotFoundError, match=r"autolora-jax\[plots\]") as caught:
-        write_figures(given, tmp_path)
+        importlib.import_module("autolora_jax.experiments.plotting")
     assert caught.value.name == "matplotlib"
     page = values(given)
     assert page["drawings"] == [] and "pip install 'autolora-jax[plots]'. Then the same command" in page["undrawn"]

@@ -18,12 +18,12 @@ import pytest
 from PIL import Image
 
 from autolora_jax.evaluation import Interval
-from autolora_jax.experiments import inlining
-from autolora_jax.experiments.figures import drawings
+from autolora_jax.experiments import report
 from autolora_jax.experiments.findings import compared, findings, outcome
+from autolora_jax.experiments.plotting import drawings
 from autolora_jax.experiments.report import PAGE, values, write_report
 from autolora_jax.experiments.results import Results
-from autolora_jax.experiments.settings import settings_table, shared_settings
+from autolora_jax.experiments.tables import settings_table, shared_settings
 from tests.browser import visit, wait
 from tests.made_up_results import (
     METHODS,
@@ -175,21 +175,21 @@ def noise(path: Path, width: int, height: int, **options: Any) -> Path:
 
 
 def test_pictures_are_shrunk_until_the_page_is_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(inlining, "LARGEST", 60_000)
-    monkeypatch.setattr(inlining, "TOTAL", 300_000)
-    monkeypatch.setattr(inlining, "SHORTEST", 50)
+    monkeypatch.setattr(report, "LARGEST", 60_000)
+    monkeypatch.setattr(report, "TOTAL", 300_000)
+    monkeypatch.setattr(report, "SHORTEST", 50)
     large = noise(tmp_path / "a.jpg", 600, 240, comment=b"what it shows", quality=100)
-    [alone] = inlining.inlined([large])
+    [alone] = report.inlined([large])
     assert alone["caption"] == "what it shows" and 300 < alone["width"] < 600 and size(alone) <= 60_000
-    many = inlining.inlined([large] * 10)
+    many = report.inlined([large] * 10)
     assert 200_000 < sum(map(size, many)) <= 300_000
-    [small] = inlining.inlined([noise(tmp_path / "b.png", 60, 40)])
+    [small] = report.inlined([noise(tmp_path / "b.png", 60, 40)])
     assert (small["width"], small["height"], small["caption"]) == (60, 40, "b")
 
 
 def test_a_small_sheet_stays_as_it_is(tmp_path: Path):
     path = noise(tmp_path / "a.jpg", 60, 40, quality=90)
-    [found] = inlining.inlined([path])
+    [found] = report.inlined([path])
     assert base64.b64decode(found["src"].partition(",")[2]) == path.read_bytes()
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from autolora_jax.evaluation.judge import QUESTIONS, Preparation
-from autolora_jax.evaluation.judge.answers import Unusable, read_answer
+from autolora_jax.evaluation.judge.protocol import Unusable, read_answer
 
 GIVEN = {"character": "Anna", "prompt": 'a "cat"\non a mat', "style": "pixel art"}
 

@@ -18,13 +18,12 @@ from autolora_jax.cli.console import say, show
 from autolora_jax.cli.judging import CACHE, Service, consult
 from autolora_jax.cli.progress import Display
 from autolora_jax.config import ConfigError
-from autolora_jax.evaluation.cache import FOLDER
 from autolora_jax.evaluation.encoders import open_clip, open_encoder
+from autolora_jax.evaluation.features import FOLDER
 from autolora_jax.evaluation.judge import Judged, Prices, Progress, Question, Report
 from autolora_jax.experiments import catalogue, changes
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, find_drawn
 from autolora_jax.experiments.experiment import Experiment
-from autolora_jax.experiments.figures import write_figures
 from autolora_jax.experiments.frontier import write_frontier
 from autolora_jax.experiments.parts import ORIGINS
 from autolora_jax.experiments.report import write_report
@@ -203,13 +202,15 @@ def _write(experiment: Experiment, results: Results, drawn: Drawn, folder: Path)
     write_sheets(experiment, folder / PICTURES, drawn.cells, folder / SHEETS)
     if results.figures:
         write_tables(results, folder)
-        write_frontier(results, folder)
         try:
+            from autolora_jax.experiments.plotting import write_figures
+
             write_figures(results, folder)
         except ModuleNotFoundError as e:
             if e.name != "matplotlib":
                 raise
             say("No plots: they need matplotlib, pip install 'autolora-jax[plots]'", "yellow")
+        write_frontier(results, folder)
     write_report(results, folder)
 
 

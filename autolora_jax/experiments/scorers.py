@@ -14,7 +14,7 @@ from autolora_jax.evaluation.clipscore import clip_scores_of
 from autolora_jax.evaluation.encoders import Clip
 from autolora_jax.evaluation.features import collect
 from autolora_jax.evaluation.judge import QUESTIONS, Judged, Question
-from autolora_jax.evaluation.judge.verdict import SCORED
+from autolora_jax.evaluation.judge.verdicts import SCORED
 from autolora_jax.evaluation.pictures import Picture
 from autolora_jax.experiments.drawn import DrawnPictures
 from autolora_jax.experiments.experiment import Ask

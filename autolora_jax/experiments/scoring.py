@@ -10,13 +10,19 @@ import numpy as np
 from autolora_jax.batch.plan import Plan
 from autolora_jax.evaluation import Interval
 from autolora_jax.evaluation.features import Collected, PictureEncoder, collect
-from autolora_jax.evaluation.measures import VENDI, numbered, vendi_measure
-from autolora_jax.evaluation.scores import DIVERSITY, Sample, intervals, paired_differences, pairs
-from autolora_jax.experiments.assumptions import told
+from autolora_jax.evaluation.scores import (
+    DIVERSITY,
+    VENDI,
+    Sample,
+    intervals,
+    numbered,
+    paired_differences,
+    pairs,
+    vendi_measure,
+)
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, Shot
-from autolora_jax.experiments.experiment import Cell, Experiment
-from autolora_jax.experiments.labels import LABELS
-from autolora_jax.experiments.results import CellResult, Results
+from autolora_jax.experiments.experiment import Cell, Experiment, assumed
+from autolora_jax.experiments.results import LABELS, CellResult, Results
 from autolora_jax.experiments.scorers import CLIPSCORE, Scored, Scorer, asked_scores
 
 OnProgress = Callable[[str, int, int], None]  # (stage, pictures done, of how many)
@@ -103,7 +109,7 @@ def results_of(
         frontier=tuple(_renamed(name, renamed) for name in experiment.frontier),
         confidence=by.confidence if by else 0.95,
         meaning=_meanings(given, by),
-        assumptions=told(experiment),
+        assumptions=assumed(experiment),
         provenance={
             **provenance,
             **_sources(plan),

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from autolora_jax.evaluation.bootstrap import Interval
+from autolora_jax.evaluation.intervals import Interval
 from autolora_jax.evaluation.judge.questions import BEST, Question
 from autolora_jax.evaluation.judge.run import Judged
-from autolora_jax.evaluation.judge.verdict import SCORED, Usage, Verdict
+from autolora_jax.evaluation.judge.verdicts import SCORED, Usage, Verdict
 from autolora_jax.evaluation.scores import Sample, intervals
 
 

@@ -1,6 +1,5 @@
 """Panels of plots: a figure along the axis, two figures against each other, a figure of methods beside each other."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -10,10 +9,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from autolora_jax.evaluation import Interval
-from autolora_jax.experiments.labels import label
-from autolora_jax.experiments.layout import between, number, sure
+from autolora_jax.experiments.markup import between, number
 from autolora_jax.experiments.plotting.canvas import GREY, TEXT, Look, Mark, looks, plain, tell
-from autolora_jax.experiments.results import CellResult, Results
+from autolora_jax.experiments.results import CellResult, Results, label
 
 BAND: dict[str, Any] = {"alpha": 0.15, "linewidth": 0}
 LINE: dict[str, Any] = {"linewidth": 1.6, "markersize": 4.5, "markeredgewidth": 0}
@@ -44,7 +42,7 @@ def along_axis(axes: Axes, results: Results, figure: str, pairs: Mapping[str, st
             ends.append(Mark(places[-1], found[-1].value, told, look.colour))
         for interval in level:
             axes.axhline(interval.value, color=look.colour, label=None if placed else plain(told), **LEVEL)
-            if sure(interval):
+            if interval.sure:
                 axes.axhspan(interval.low, interval.high, color=look.colour, **BAND)
         if level and not placed:
             ends.append(Mark(_last(results), level[-1].value, told, look.colour))
@@ -103,11 +101,7 @@ def beside(axes: Axes, results: Results, figure: str, pairs: Mapping[str, str] =
 
 def measured(cells: Iterable[CellResult], *figures: str) -> list[CellResult]:
     """Those that have all these figures."""
-    return [
-        cell
-        for cell in cells
-        if all(name in cell.figures and math.isfinite(cell.figures[name].value) for name in figures)
-    ]
+    return [cell for cell in cells if cell.has(*figures)]
 
 
 def _told(results: Results, cell: CellResult, figures: Sequence[str], pairs: Mapping[str, str] = NONE) -> str:
