@@ -136,11 +136,11 @@ def report(experiment: Experiment, folder: Path, measures: Measures, command: st
 
         by = _method(experiment, measures, pictures / FOLDER) if experiment.asks else None
         measured = measure(experiment, drawn, by, tell) if by else None
-        results = results_of(experiment, plan, drawn, measured, by, _provenance(command, plan), tell)
+        results = results_of(experiment, plan, drawn, measured, _provenance(command, plan), tell)
     results.write(folder / RESULTS)
     _write(experiment, results, drawn, folder)
     _tell(results, folder, time.monotonic() - began)
-    return not (measured and measured.again)
+    return not (measured and measured.scored.again)
 
 
 def _method(experiment: Experiment, measures: Measures, cache: Path) -> Method:

@@ -11,8 +11,7 @@ from typing import Any
 
 from autolora_jax.batch import Job, Settings
 from autolora_jax.demo import MODEL as BUILTIN
-from autolora_jax.demo.world import CHARACTER, Scene, full_caption
-from autolora_jax.demo.world.style import STYLE
+from autolora_jax.demo.world import CHARACTER, STYLE, Scene, full_caption
 from autolora_jax.experiments.experiment import Ask, Cell, Experiment
 from autolora_jax.guidance import CFG, AutoLoRA, NoGuidance, Rule
 from autolora_jax.presets import Lora, ModelConfig, SamplerConfig

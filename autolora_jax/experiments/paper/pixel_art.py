@@ -9,8 +9,7 @@ the paper's, and so are the prompts in pixel_art_prompts.txt.
 
 import numpy as np
 
-from autolora_jax.demo.world import full_caption, sample_scene
-from autolora_jax.demo.world.style import STYLE
+from autolora_jax.demo.world import STYLE, full_caption, sample_scene
 from autolora_jax.experiments.experiment import Experiment, Sheet
 from autolora_jax.experiments.parts import (
     NO_SMALL_SD3,
