@@ -17,7 +17,7 @@ from PIL import Image
 
 from autolora_jax.evaluation import Interval
 from autolora_jax.experiments.plotting import NARROW, drawings, page_figures, write_figures
-from autolora_jax.experiments.plotting.canvas import Mark, label_points, looks, new_figure, spread
+from autolora_jax.experiments.plotting.canvas import Mark, label_points, looks, new_figure
 from autolora_jax.experiments.plotting.panels import against, along_axis, beside
 from autolora_jax.experiments.report import values
 from tests.made_up_results import about, cell, results, table_1, table_2
@@ -53,11 +53,12 @@ def test_curves_are_the_results():
         cell("none", 1.0, {"CPS": 0.5}),
     )
     _, (axes,) = new_figure(1, 1, 4.0, 3.0)
-    ends = along_axis(axes, given, "Div")
-    assert [(end.text, end.x, end.y) for end in ends] == [("LoRA", 1.0, 0.2), ("base", 1.0, 0.4), ("alone", 1.0, 0.6)]
+    along_axis(axes, given, "Div")
+    assert axes.get_legend_handles_labels()[1] == ["LoRA", "base", "alone"]
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["LoRA"].get_xydata().tolist() == [[0.5, 0.1], [1.0, 0.2]]
     assert [*lines["base"].get_ydata()] == [0.4, 0.4]  # a level line
+    assert lines["alone"].get_xydata().tolist() == [[1.0, 0.6]]
     paper = next(line for line in axes.lines if line.get_markerfacecolor() == "white")
     assert paper.get_xydata().tolist() == [[1.0, 0.3]] and paper.get_color() == lines["LoRA"].get_color()
     assert axes.get_xlabel() == "LoRA scale"
@@ -91,16 +92,6 @@ def test_looks_are_told_apart():
     assert len({*looks(names).values()}) == 20
     assert len({look.colour for look in looks(names[:7]).values()}) == 7
     assert looks(names)["method 3"] == looks(names[:4])["method 3"]
-
-
-def test_spread_moves_as_little_as_it_needs():
-    places = np.array([0.1, 0.5, 0.52, 0.9])
-    assert np.allclose(spread(places, 0.1), [0.1, 0.46, 0.56, 0.9])
-    assert np.allclose(spread(np.array([0.0, 0.0, 0.99, 1.0]), 0.1), [0.0, 0.1, 0.9, 1.0])
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        moved = spread(np.sort(rng.random(6)), 0.12)
-        assert (np.diff(moved) >= 0.12 - 1e-9).all() and moved[0] >= 0 and moved[-1] <= 1 + 1e-9
 
 
 def test_labels_lie_on_no_label_and_no_point():

@@ -24,7 +24,6 @@ from autolora_jax.experiments.markup import number
 from autolora_jax.experiments.plotting.canvas import (
     TEXT,
     entitle,
-    label_ends,
     label_points,
     looks,
     new_figure,
@@ -38,9 +37,7 @@ from autolora_jax.experiments.results import Results, label, ordered
 NARROW = 3.6  # inches: a phone's screen
 HALF, PLANE, FULL = 6.4, 7.6, 10.8  # a figure that has another one beside it on a wide page, and those that have none
 PANEL = 3.5  # inches that a panel takes at least, where several stand side by side
-ROOMY = 6.0  # inches from which on names stand beside their curves
 FEW = 5  # methods whose steps can be told apart
-SHORT = 24  # letters of a name that stands beside its curve
 
 
 class Drawing(NamedTuple):
@@ -173,14 +170,11 @@ def _frontier(results: Results, found: Sequence[Frontier], width: float, title: 
 
 
 def _along(results: Results, name: str, told: str, width: float, title: str, pairs: Mapping[str, str] = NONE) -> Figure:
-    """A figure along the axis, with the methods' names beside their curves, or above where there is no room."""
+    """A figure along the axis."""
     figure, (axes,) = new_figure(1, 1, width, _height(width))
-    ends = along_axis(axes, results, name, pairs)
+    along_axis(axes, results, name, pairs)
     axes.set_ylabel(plain(told), fontsize=TEXT)
-    named = width >= ROOMY and max((len(end.text) for end in ends), default=0) <= SHORT
-    entitle(figure, title, _note(results, "bands"), None if named else axes)
-    if named:
-        label_ends(axes, ends)
+    entitle(figure, title, _note(results, "bands"), axes)
     return figure
 
 

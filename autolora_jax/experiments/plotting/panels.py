@@ -23,14 +23,13 @@ ZERO: dict[str, Any] = {"color": GREY, "linewidth": 1, "zorder": BELOW}
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def along_axis(axes: Axes, results: Results, figure: str, pairs: Mapping[str, str] = NONE) -> list[Mark]:
-    """Draws a figure of all methods and returns where their curves end. Cells without a place on it are level lines.
+def along_axis(axes: Axes, results: Results, figure: str, pairs: Mapping[str, str] = NONE) -> None:
+    """Draws a figure of all methods. Cells without a place on it are level lines.
 
     pairs: where the figures are differences, what each method and the one it is compared with are called together.
     """
     if pairs:
         axes.axhline(0.0, **ZERO)
-    ends: list[Mark] = []
     for method, look in looks(results.methods).items():
         curve = results.curve(method)
         placed = [(cell.at, cell.figures[figure]) for cell in measured(curve, figure) if cell.at is not None]
@@ -39,20 +38,16 @@ def along_axis(axes: Axes, results: Results, figure: str, pairs: Mapping[str, st
         if placed:
             places, found = [at for at, _ in placed], [interval for _, interval in placed]
             _line(axes, places, found, look, told)
-            ends.append(Mark(places[-1], found[-1].value, told, look.colour))
         for interval in level:
             axes.axhline(interval.value, color=look.colour, label=None if placed else plain(told), **LEVEL)
             if interval.sure:
                 axes.axhspan(interval.low, interval.high, color=look.colour, **BAND)
-        if level and not placed:
-            ends.append(Mark(_last(results), level[-1].value, told, look.colour))
         _paper(axes, look, [(cell.at, cell.published.get(figure)) for cell in curve])
         for cell in measured(curve, figure):
             where = _last(results) if cell.at is None else cell.at
             tell(axes, where, cell.figures[figure].value, _told(results, cell, [figure], pairs))
     _ticks(axes, results)
     axes.set_xlabel(plain(results.axis), fontsize=TEXT)
-    return ends
 
 
 def against(axes: Axes, results: Results, x: str, y: str, names: Mapping[str, str] = NONE) -> list[Mark]:
