@@ -114,73 +114,59 @@ def collect(
     on_progress: called with (pictures read, the encoder that computes or "").
     Raises OSError and ValueError for what `pictures` does; a bad picture is no error, but told of.
     """
-    run = _Run(encoders, cache, on_progress or (lambda *_: None))
-    with ThreadPoolExecutor(PREPARING) as pool:
-        for picture in pictures:
-            run.take(picture, pool)
-        run.finish()
-    good = [known for known in run.read if known.sha256 not in run.bad]
-    digests = [known.sha256 for known in good]
-    features = {encoder.name: kept.rows(digests) for encoder, kept in zip(encoders, run.caches, strict=True)}
-    bad = {known.key: run.bad[known.sha256] for known in run.read if known.sha256 in run.bad}
-    return Collected(good, features, bad)
+    tell = on_progress or (lambda *_: None)
+    caches = [FeatureCache(cache, encoder.identity, encoder.size) for encoder in encoders]
+    read: list[Known] = []
+    bad: dict[str, str] = {}  # sha256 -> why
+    asked: set[str] = set()
+    # Pictures wait to be prepared by threads, then in a queue an encoder for a full batch.
+    preparing: deque[tuple[str, Future[dict[int, np.ndarray]]]] = deque()
+    queues: list[list[tuple[str, np.ndarray]]] = [[] for _ in encoders]
+    most = 2 * max((encoder.encode.rows for encoder in encoders), default=0)
 
-
-class _Run:
-    """One call of `collect`: pictures wait to be prepared by threads, then in a queue an encoder for a full batch."""
-
-    def __init__(
-        self, encoders: Sequence[PictureEncoder], cache: Path | None, on_progress: Callable[[int, str], None]
-    ) -> None:
-        self.encoders, self.on_progress = encoders, on_progress
-        self.caches = [FeatureCache(cache, encoder.identity, encoder.size) for encoder in encoders]
-        self.read: list[Known] = []
-        self.bad: dict[str, str] = {}  # sha256 -> why
-        self._asked: set[str] = set()
-        self._preparing: deque[tuple[str, Future[dict[int, np.ndarray]]]] = deque()
-        self._queues: list[list[tuple[str, np.ndarray]]] = [[] for _ in encoders]
-        self._most = 2 * max((encoder.encode.rows for encoder in encoders), default=0)
-
-    def take(self, picture: Picture, pool: ThreadPoolExecutor) -> None:
-        digest = picture.sha256
-        self.read.append(Known(picture.key, digest, picture.fields))
-        missing = [i for i, cache in enumerate(self.caches) if digest not in cache]
-        if missing and digest not in self._asked:
-            self._asked.add(digest)
-            self._preparing.append((digest, pool.submit(self._prepared, picture, missing)))
-            while len(self._preparing) > self._most:
-                self._settle()
-        self.on_progress(len(self.read), "")
-
-    def finish(self) -> None:
-        while self._preparing:
-            self._settle()
-        for i, _ in enumerate(self.encoders):
-            self._encode(i)
-
-    def _prepared(self, picture: Picture, missing: list[int]) -> dict[int, np.ndarray]:
+    def prepare(picture: Picture, missing: list[int]) -> dict[int, np.ndarray]:
         image = picture.image()
-        return {i: self.encoders[i].prepare(image) for i in missing}
+        return {i: encoders[i].prepare(image) for i in missing}
 
-    def _settle(self) -> None:
+    def settle() -> None:
         """The picture that has waited longest goes on to the queues."""
-        digest, future = self._preparing.popleft()
+        digest, future = preparing.popleft()
         try:
             prepared = future.result()
         except PictureError as e:
-            self.bad[digest] = str(e)
+            bad[digest] = str(e)
             return
         for i, pixels in prepared.items():
-            self._queues[i].append((digest, pixels))
-            if len(self._queues[i]) == self.encoders[i].encode.rows:
-                self._encode(i)
+            queues[i].append((digest, pixels))
+            if len(queues[i]) == encoders[i].encode.rows:
+                encode(i)
 
-    def _encode(self, i: int) -> None:
-        if queue := self._queues[i]:
-            self.on_progress(len(self.read), self.encoders[i].name)
-            digests, pixels = zip(*queue, strict=True)
-            self.caches[i].add(digests, self.encoders[i].encode(np.stack(pixels)))
-            queue.clear()
+    def encode(i: int) -> None:
+        if queues[i]:
+            tell(len(read), encoders[i].name)
+            digests, pixels = zip(*queues[i], strict=True)
+            caches[i].add(digests, encoders[i].encode(np.stack(pixels)))
+            queues[i].clear()
+
+    with ThreadPoolExecutor(PREPARING) as pool:
+        for picture in pictures:
+            digest = picture.sha256
+            read.append(Known(picture.key, digest, picture.fields))
+            missing = [i for i, kept in enumerate(caches) if digest not in kept]
+            if missing and digest not in asked:
+                asked.add(digest)
+                preparing.append((digest, pool.submit(prepare, picture, missing)))
+                while len(preparing) > most:
+                    settle()
+            tell(len(read), "")
+        while preparing:
+            settle()
+        for i, _ in enumerate(encoders):
+            encode(i)
+    good = [known for known in read if known.sha256 not in bad]
+    digests = [known.sha256 for known in good]
+    features = {encoder.name: kept.rows(digests) for encoder, kept in zip(encoders, caches, strict=True)}
+    return Collected(good, features, {known.key: bad[known.sha256] for known in read if known.sha256 in bad})
 
 
 class FeatureCache:

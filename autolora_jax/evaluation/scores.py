@@ -17,7 +17,6 @@ from autolora_jax.evaluation.diversity import diversity_statistic, vendi_of
 from autolora_jax.evaluation.intervals import (
     Interval,
     Statistic,
-    Weights,
     bootstrap_interval,
     jackknife_interval,
     mean_statistic,
@@ -58,11 +57,7 @@ class Sample:
 
 def product(one: Statistic, other: Statistic) -> Statistic:
     """Of two statistics of the same pictures."""
-
-    def multiplied(weights: Weights) -> Float[np.ndarray, "r"]:
-        return one(weights) * other(weights)
-
-    return multiplied
+    return lambda weights: one(weights) * other(weights)
 
 
 def intervals(sample: Sample, **bootstrap: Any) -> dict[str, Interval]:
