@@ -43,7 +43,7 @@ def sign(difference: Interval) -> int | None:
 def compared(results: Results) -> str:
     """A sentence: which methods, where, on what, how many pictures there are."""
     methods = _listed(results.methods) if len(results.methods) <= 5 else f"{len(results.methods)} methods"
-    places = sorted({cell.at for cell in results.cells if cell.at is not None})
+    places = results.places
     along = f" at {len(places)} values of {results.axis} ({places[0]:g} to {places[-1]:g})" if len(places) > 1 else ""
     one = len(results.prompts) == 1
     what = f"the prompt “{results.prompts[0]}”" if one else f"{len(results.prompts)} prompts"

@@ -113,6 +113,11 @@ class Results:
         return tuple(dict.fromkeys(cell.method for cell in self.cells))
 
     @property
+    def places(self) -> list[float]:
+        """On the axis, where cells are; none where no cell has one."""
+        return sorted({cell.at for cell in self.cells if cell.at is not None})
+
+    @property
     def figures(self) -> tuple[str, ...]:
         """Names of the figures that any cell has, in order."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.figures))

@@ -124,7 +124,7 @@ def _differences(results: Results, name: str, width: float, title: str = "") -> 
     )
     pairs = {cell.method: f"{cell.method} − {cell.against}" for cell in results.cells if cell.against}
     told = f"Difference in {name}"
-    if any(cell.at is not None for cell in results.cells):
+    if results.places:
         return _along(paired, name, told, width, title, pairs)
     figure, (axes,) = new_figure(1, 1, width, 1.2 + 0.3 * len(pairs))
     beside(axes, paired, name, pairs)
@@ -135,7 +135,7 @@ def _differences(results: Results, name: str, width: float, title: str = "") -> 
 
 def _overview(results: Results, figures: Sequence[str], width: float, title: str = "") -> Figure:
     """A panel for each figure."""
-    axis, columns = any(cell.at is not None for cell in results.cells), max(1, min(int(width / PANEL), len(figures)))
+    axis, columns = bool(results.places), max(1, min(int(width / PANEL), len(figures)))
     height = 3.0 if axis else 1.0 + 0.3 * len(results.methods)
     figure, panels = new_figure(len(figures), columns, width / columns, height)
     for axes, name in zip(panels, figures, strict=True):

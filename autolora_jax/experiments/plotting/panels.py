@@ -44,7 +44,7 @@ def along_axis(axes: Axes, results: Results, figure: str, pairs: Mapping[str, st
                 axes.axhspan(interval.low, interval.high, color=look.colour, **BAND)
         _paper(axes, look, [(cell.at, cell.published.get(figure)) for cell in curve])
         for cell in measured(curve, figure):
-            where = _last(results) if cell.at is None else cell.at
+            where = cell.at if cell.at is not None else max(results.places, default=1.0)
             tell(axes, where, cell.figures[figure].value, _told(results, cell, [figure], pairs))
     _ticks(axes, results)
     axes.set_xlabel(plain(results.axis), fontsize=TEXT)
@@ -136,13 +136,9 @@ def _errors(found: Sequence[Interval]) -> Float[np.ndarray, "2 n"]:
     return np.maximum(np.array(distances, float).reshape(-1, 2).T, 0)
 
 
-def _last(results: Results) -> float:
-    return max((cell.at for cell in results.cells if cell.at is not None), default=1.0)
-
-
 def _ticks(axes: Axes, results: Results) -> None:
     """The places of the axis themselves, as long as there is room to write them."""
-    places = sorted({cell.at for cell in results.cells if cell.at is not None})
+    places = results.places
     room = min(14, 3.5 * axes.figure.get_figwidth() / axes.get_gridspec().ncols)  # type: ignore[union-attr]
     if len(places) > 1 and min(np.diff(places)) >= (places[-1] - places[0]) / room:
         axes.set_xticks(places, [f"{place:g}" for place in places])
