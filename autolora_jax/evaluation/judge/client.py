@@ -81,13 +81,13 @@ class Judge:
 
         pause: how to wait; what it raises ends the waiting. Raises JudgeError when asking on is of no use.
         """
-        asked = question.asked()
-        messages: list[Message] = [protocol.question(asked.text, image)]
+        schema = question.schema
+        messages: list[Message] = [protocol.question(question.text, image)]
         usage, why, reply = Usage(), "", None
         texts: list[str] = []
         for _ in range(1 + self._reasks):
             try:
-                reply = self._reply(messages, asked.schema, pause)
+                reply = self._reply(messages, schema, pause)
             except Fault as fault:
                 if fault.kind == HOPELESS:
                     raise JudgeError(f"{self.base_url} gives no answers: {fault}") from None
@@ -97,7 +97,7 @@ class Judge:
             if reply.refusal:
                 return Verdict(REFUSED, self._version(reply), why=reply.refusal, texts=(*texts,), usage=usage)
             try:
-                answer = protocol.read_answer(reply.text, asked.schema)
+                answer = protocol.read_answer(reply.text, schema)
             except Unusable as e:
                 why = f"the answer was cut off after {self._max_tokens} tokens" if reply.cut else str(e)
                 said = reply.text[: protocol.SHOWN]

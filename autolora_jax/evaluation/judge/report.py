@@ -71,7 +71,7 @@ class Report:
         """All of it, and every picture's verdict."""
         question: dict[str, Any] = {"name": self.question.name, "parameters": dict(self.question.parameters)}
         if not self.question.missing:  # else each picture has its own
-            question |= {"text": self.question.asked().text, "digest": self.question.asked().digest}
+            question |= {"text": self.question.text, "digest": self.question.digest}
         return {
             "question": question,
             "preparation": self.preparation,

@@ -161,7 +161,7 @@ def _judged(
 ) -> Judged:
     """Looks, then asks, unless somebody else is asking: then waits and looks again."""
     question = about(picture, question)
-    key = Key(picture.sha256, question.asked().digest, str(preparation), by.model)
+    key = Key(picture.sha256, question.digest, str(preparation), by.model)
     if found := cache.find(key, by.served):
         return Judged(picture.key, found, True)
     with cache.claim(key, pause):
