@@ -29,8 +29,9 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from autolora_jax import guidance, lora
-from autolora_jax.guidance import COLUMNS, LORA_POS
+from autolora_jax.guidance import COLUMNS
 from autolora_jax.schedules import Schedule
+from autolora_jax.settings.rules import LORA_POS
 from autolora_jax.sharding import Axes, map_images, part_specs, put_together
 
 Tree = Mapping[str, Any]

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from autolora_jax.evaluation import Interval
-from autolora_jax.experiments.catalogue import FOLDER
+from autolora_jax.experiments.parts import PAPER
 from autolora_jax.experiments.results import CellResult, Results
 
-COLUMNS = {"LoRA": "lora", "AutoLoRA": "autolora", "LoRA + CFG": "lora_cfg", "AutoLoRA + CFG": "autolora_cfg"}
-METHODS = tuple(COLUMNS)
+METHODS = ("LoRA", "AutoLoRA", "LoRA + CFG", "AutoLoRA + CFG")
 PAIRS = {"AutoLoRA": "LoRA", "AutoLoRA + CFG": "LoRA + CFG"}
 SHARED = {
     "model": "stable-diffusion-xl-base-1.0",
@@ -50,18 +49,17 @@ def results(*cells: CellResult, **more: Any) -> Results:
     return Results(cells=cells, **(given | more))
 
 
-def _rows(name: str) -> list[dict[str, str]]:
-    with (FOLDER / name).open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _published(name: str) -> list[tuple[str, str, dict[str, float]]]:
+    """(method, place on the axis, the paper's figures of it), row by row."""
+    with (PAPER / name).open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [(row.pop("method"), row.pop("at"), {figure: float(text) for figure, text in row.items()}) for row in rows]
 
 
 # LoRA scale -> (diversity, CPS) of each method, as the paper has them.
-TABLE_1 = {
-    float(row["lora_scale"]): tuple(
-        (float(row[f"{column}_diversity"]), float(row[f"{column}_cps"])) for column in COLUMNS.values()
-    )
-    for row in _rows("table1.csv")
-}
+TABLE_1: dict[float, tuple[tuple[float, float], ...]] = {}
+for _method, _at, _row in _published("table1.csv"):
+    TABLE_1[float(_at)] = (*TABLE_1.get(float(_at), ()), (_row["Div"], _row["CPS"]))
 
 
 def table_1(times: float = 1.01, **changes: Any) -> Results:
@@ -112,8 +110,7 @@ def table_1(times: float = 1.01, **changes: Any) -> Results:
 
 def table_2() -> Results:
     """All of Table 2, a hundredth below the paper's: no axis, two products, no frontier."""
-    columns = {"Div": "diversity", "PC": "prompt_correspondence", "SA": "style_adherence"}
-    numbers = {row["method"]: {name: float(row[key]) for name, key in columns.items()} for row in _rows("table2.csv")}
+    numbers = {method: {name: row[name] for name in ("Div", "PC", "SA")} for method, _, row in _published("table2.csv")}
     cells = []
     for method, figures in numbers.items():
         figures |= {f"Div-{name}": figures["Div"] * figures[name] for name in ("PC", "SA")}

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from autolora_jax.demo.classifier import BATCH, SIZE, WEIGHTS, Classifier, Judgement, Network, agreement
-from autolora_jax.demo.world import CHARACTER, LABELS, Scene, draw, labels, sample_scene
+from autolora_jax.demo.world import CHARACTER, LABELS, Scene, draw, full_caption, labels, sample_scene
 from autolora_jax.demo.world.scene import IGNORED
 from recipes.builtin.classifier import BLUR, NOISE, ClassifierLoss, Drawn, accuracy, drawn
 from recipes.builtin.damage import blurred, damaged, noised, to_bytes
@@ -115,7 +115,7 @@ def test_agreement_judges_what_the_caption_says_alone():
         dataclasses.replace(plain, size="big", side="left"),
         dataclasses.replace(zib, colour="blue", sky="snow"),
     ]
-    judged = agreement(certain(shown), [cat, cat, plain, zib])
+    judged = agreement(certain(shown), [full_caption(scene) for scene in (cat, cat, plain, zib)])
     np.testing.assert_allclose(judged.mean, [1, 4 / 6, 1, 3 / 4])
     np.testing.assert_array_equal(judged.all_right, [1, 0, 1, 0])
     np.testing.assert_array_equal(judged.right["side"], [1, 0, np.nan, np.nan])

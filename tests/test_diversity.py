@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from autolora_jax.evaluation import bootstrap_interval, diversity, diversity_statistic, mean_statistic
-from autolora_jax.evaluation.bootstrap import resampled
+from autolora_jax.evaluation.intervals import resampled
 
 EXACT = 1e-12  # float64 against float64; seen 2e-16
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from autolora_jax.batch import OutputConfig
 from autolora_jax.batch.draw import Drawing, Pictures
-from autolora_jax.experiments import sheets, tiles
+from autolora_jax.experiments import sheets
 from autolora_jax.experiments.experiment import Cell, Experiment, Sheet
 from autolora_jax.experiments.sheets import picture_keys, write_sheets
 from autolora_jax.grid import comparison_grid
-from autolora_jax.settings import Job
+from autolora_jax.settings.jobs import Job
 from tests.batch_jobs import SETTINGS, SIDE, draw, draw_all, plan_of, rows_of
 
 PROMPTS = ("a cat", "ein süßer Hund, γ", "a bird")
@@ -118,7 +118,7 @@ def test_missing_pictures_leave_a_tile_that_says_why(tmp_path: Path, monkeypatch
     (tmp_path / drawn[keys[1][0, 3]]["file"]).unlink()
     keys[0] = {**keys[0], (0, 4): "0" * 20}
     words: list[str] = []
-    monkeypatch.setattr(tiles, "_empty", lambda size, why: words.append(why) or Image.new("RGB", size))
+    monkeypatch.setattr(sheets, "_empty", lambda size, why: words.append(why) or Image.new("RGB", size))
     write_sheets(what, tmp_path, keys, tmp_path)
     assert sorted(words) == ["not drawn yet", "not finite", "not readable"]
     [(columns, _, _)] = grids
@@ -172,10 +172,10 @@ def test_tiles_are_small_and_of_one_size(tmp_path: Path):
         told = {"key": key, "status": "ok", "file": f"{key}.png", "member": None, "width": width, "height": height}
         rows.append(json.dumps(told) + "\n")
     (tmp_path / "manifest.jsonl").write_text("".join(rows))
-    shown = tiles.Tiles(tmp_path, {json.loads(row)["key"] for row in rows})
+    shown = sheets.Tiles(tmp_path, {json.loads(row)["key"] for row in rows})
     assert shown.size == (512, 512) and {shown[json.loads(row)["key"]].size for row in rows} == {(512, 512)}
     narrow = shown[f"{3:020}"]
     assert narrow.getpixel((10, 256)) == (255, 255, 255) and narrow.getpixel((256, 256)) == (200, 0, 0)
     many = {f"{i:020}" for i in range(2000)}
-    width, height = tiles.Tiles(tmp_path, many).size
-    assert 100 < width == height < 150 and 2000 * width * height <= tiles.PIXELS
+    width, height = sheets.Tiles(tmp_path, many).size
+    assert 100 < width == height < 150 and 2000 * width * height <= sheets.PIXELS

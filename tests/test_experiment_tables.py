@@ -9,11 +9,9 @@ import pytest
 
 from autolora_jax.evaluation import Interval
 from autolora_jax.experiments.frontier import write_frontier
-from autolora_jax.experiments.labels import LABELS, heading, label, ordered
-from autolora_jax.experiments.layout import Table, best, number, records, span, tables
-from autolora_jax.experiments.markup import latex_text, markdown_text
-from autolora_jax.experiments.results import Results
-from autolora_jax.experiments.tables import write_tables
+from autolora_jax.experiments.markup import Table, best, latex_text, markdown_text, number, span
+from autolora_jax.experiments.results import LABELS, Results, heading, label, ordered
+from autolora_jax.experiments.tables import records, tables, write_tables
 from tests.made_up_results import about, cell, results, table_1, table_2, without_intervals
 
 NAN = math.nan
@@ -211,6 +209,6 @@ def test_latex_is_well_formed(which: str, small: Results, tmp_path: Path):
 
 def test_a_single_cell_and_none_at_all(tmp_path: Path):
     (table,) = tables(results(cell("LoRA", 1.0, {"Div": 0.2})))
-    assert texts(table) == [["1", "0.200 ± 0.010"]] and strong(table) == [[False]]
+    assert texts(table) == [["1", "0.200 ± 0.010"]] and strong(table) == [[False]] and "Bold" not in table.note
     assert tables(results(cell("LoRA", 1.0, {}))) == ()
     assert len(write_tables(results(cell("LoRA", 1.0, {})), tmp_path)) == 3

@@ -8,9 +8,10 @@ import pytest
 from autolora_jax.batch import estimate
 from autolora_jax.batch.plan import Plan, make_plan
 from autolora_jax.batch.standins import PUBLISHED, Standins
-from autolora_jax.experiments import assumptions, catalogue, changes
-from autolora_jax.experiments.curves import CURVES, equal_steps
-from autolora_jax.experiments.experiment import Experiment
+from autolora_jax.experiments import catalogue, changes
+from autolora_jax.experiments.experiment import Experiment, assumed
+from autolora_jax.experiments.paper.beyond import CURVES, equal_steps
+from autolora_jax.experiments.parts import PAPER
 from autolora_jax.experiments.scorers import question_of
 from autolora_jax.settings import Lora, ModelConfig
 from autolora_jax.settings.rules import CFG, AutoLoRA
@@ -56,8 +57,12 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 def test_there_is_a_file_for_every_table_and_figure_of_the_paper():
     figures = [f"figure{i}" for i in range(1, 9)]
     assert catalogue.names() == ("table1", "table2", *figures, "frontier", "frontier_equal", *SWEEPS)
-    assert (ROOT / "configs" / "paper").resolve() == catalogue.FOLDER
+    assert (ROOT / "configs" / "paper").resolve() == PAPER
     assert {*SIZES, *SWEEPS} == {*catalogue.names()}
+    example = str(ROOT / "configs" / "paper" / "table1.py")  # what `autolora reproduce --help` names
+    assert [catalogue.load(example, small) for small in (False, True)] == [
+        catalogue.load("table1", small) for small in (False, True)
+    ]
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -75,7 +80,7 @@ def test_an_experiment_has_the_papers_size_and_its_cells_are_its_settings(name: 
             assert recipe.scales == (cell.at,)
         assert recipe.size == (1024, 1024)
     assert all(question_of(ask).missing in ((), ("prompt",)) for ask in experiment.asks)
-    said = assumptions.told(experiment)
+    said = assumed(experiment)
     assert len(said) >= 4 and all(said) and not [text for text in said if "{" in text]
 
 
@@ -133,20 +138,20 @@ def test_equal_means_equal():
 def test_assumptions_are_those_of_the_run():
     """What flags change is told as it was drawn, and not as the experiment's file has it."""
     said = " ".join(
-        assumptions.told(changes.with_settings(catalogue.load("table1", builtin=True), {"settings.sampler.steps": 2}))
+        assumed(changes.with_settings(catalogue.load("table1", builtin=True), {"settings.sampler.steps": 2}))
     )
     assert "with 2 steps" in said and "10 steps" not in said and "in 32 pictures a cell" in said
     flags = {"seeds": (7, 9), "settings.size": (64, 32), "settings.noise": "torch", "negative_prompt": "blur"}
-    said = " ".join(assumptions.told(changes.with_settings(catalogue.load("figure3"), flags)))
+    said = " ".join(assumed(changes.with_settings(catalogue.load("figure3"), flags)))
     assert "30 steps, 64 × 32 pixels" in said and "no negative prompt: “blur”" in said
     assert "no seeds: 7, 9; the noise is torch's" in said and "the LoRA's scale is 1." in said
     louder = changes.with_loras(catalogue.load("figure2", builtin=True), ["builtin:character:0.8"])
-    assert "The LoRA's scale is 0.8: at 1" in assumptions.told(louder)[0]
-    assert "each cell's own steps" in " ".join(assumptions.told(catalogue.load("frontier_equal")))
-    sd3 = [text for text in assumptions.told(changes.only(catalogue.load("table2"), ["SDXL *"])) if "SD3" in text]
-    assert not sd3 and "SD3, which is no ε model" in " ".join(assumptions.told(catalogue.load("table2")))
+    assert "The LoRA's scale is 0.8: at 1" in assumed(louder)[0]
+    assert "each cell's own steps" in " ".join(assumed(catalogue.load("frontier_equal")))
+    sd3 = [text for text in assumed(changes.only(catalogue.load("table2"), ["SDXL *"])) if "SD3" in text]
+    assert not sd3 and "SD3, which is no ε model" in " ".join(assumed(catalogue.load("table2")))
     mine = dataclasses.replace(catalogue.load("table1"), assumptions=("{a|b} {", "{seeds}"))
-    assert assumptions.told(mine) == ("{a|b} {", "0, 1, 2, …")  # others' braces stay
+    assert assumed(mine) == ("{a|b} {", "0, 1, 2, …")  # others' braces stay
 
 
 # ---- plans before anything is there ----------------------------------------------------------------------------------

@@ -18,12 +18,10 @@ from transformers import Dinov2Model as Reference
 
 from autolora_jax.config import ConfigError, ImageProcessorConfig, image_processor
 from autolora_jax.demo.classifier import SIZE, Classifier
-from autolora_jax.evaluation.cache import FeatureCache
 from autolora_jax.evaluation.clipscore import clip_scores, clip_scores_of
-from autolora_jax.evaluation.encoders import open_clip, open_encoder
-from autolora_jax.evaluation.features import Encoder, PictureEncoder, collect
+from autolora_jax.evaluation.encoders import normalised, open_clip, open_encoder, prepared
+from autolora_jax.evaluation.features import Encoder, FeatureCache, PictureEncoder, collect
 from autolora_jax.evaluation.pictures import Pictures
-from autolora_jax.evaluation.preparation import normalised, prepared
 from autolora_jax.sharding import data_mesh
 from autolora_jax.weights import WeightsError
 from tests.parity import error, normal

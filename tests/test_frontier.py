@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from autolora_jax.evaluation import Interval
-from autolora_jax.experiments.figures import write_figures
-from autolora_jax.experiments.frontier import frontier_tables, frontiers, write_frontier
-from autolora_jax.experiments.pareto import Point, dominated_area, efficient, levels, reach
+from autolora_jax.experiments.frontier import (
+    Point,
+    dominated_area,
+    efficient,
+    frontier_tables,
+    frontiers,
+    levels,
+    reach,
+    write_frontier,
+)
+from autolora_jax.experiments.plotting import write_figures
 from tests.made_up_results import cell, results, table_1
 
 NAN = math.nan
@@ -109,7 +117,9 @@ def test_frontiers_of_results(small):
 
 def test_files_say_it_all(small, tmp_path: Path):
     markdown, table = write_frontier(small, tmp_path / "new")
+    assert "![" not in markdown.read_text(encoding="utf-8")  # as without matplotlib
     picture = write_figures(small, tmp_path / "new")[-1]
+    assert write_frontier(small, tmp_path / "new") == [markdown, table]
     text = markdown.read_text(encoding="utf-8")
     assert "| LoRA | **1.200** | 0.500 – 2.100 |" in text and "The methods differ in how often" in text
     assert f"]({picture.name})" in text

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from autolora_jax.evaluation.judge import Usage, Verdict, VerdictCache, Version
-from autolora_jax.evaluation.judge.cache import Key
+from autolora_jax.evaluation.judge.verdicts import Key
 
 KEY = Key("ab" * 32, "cd" * 32, "png, at most 1024 pixels a side", "tiny")
 VERSION = Version("tiny", "example/tiny, server 1", "tiny-0711", "fp_1", "json_schema")

@@ -64,11 +64,11 @@ def test_what_is_sent(server: JudgeServer):
     }
     assert asked.body["response_format"] == {
         "type": "json_schema",
-        "json_schema": {"name": "answer", "strict": True, "schema": ANNA.asked().schema},
+        "json_schema": {"name": "answer", "strict": True, "schema": ANNA.schema},
     }
     (message,) = asked.body["messages"]  # and none from the system, which the paper's judge refuses beside pictures
     assert message["role"] == "user" and [part["type"] for part in message["content"]] == ["image_url", "text"]
-    assert message["content"][1]["text"] == ANNA.asked().text and asked.shade == 3
+    assert message["content"][1]["text"] == ANNA.text and asked.shade == 3
 
 
 PASSING = {

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from autolora_jax.evaluation.judge import QUESTIONS, Preparation
-from autolora_jax.evaluation.judge.answers import Unusable, read_answer
+from autolora_jax.evaluation.judge.protocol import Unusable, read_answer
 
 GIVEN = {"character": "Anna", "prompt": 'a "cat"\non a mat', "style": "pixel art"}
 
 
 def asked(name: str, **more: str):
     question = QUESTIONS[name]
-    return question.about(**{key: GIVEN[key] for key in question.missing}, **more).asked()
+    return question.about(**{key: GIVEN[key] for key in question.missing}, **more)
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
@@ -47,13 +47,13 @@ def test_questions_say_what_the_paper_says():
 
 
 def test_any_style_will_do():
-    text = QUESTIONS["sa"].about(style="ukiyo-e", poor="soft shading").asked().text
+    text = QUESTIONS["sa"].about(style="ukiyo-e", poor="soft shading").text
     assert "1: very poorly (soft shading)." in text and "3: fairly well." in text and "pixel" not in text
 
 
 def test_a_digest_is_of_all_that_is_asked():
     digests = [asked(name).digest for name in QUESTIONS]
-    digests += [asked("cps", description="x").digest, QUESTIONS["cps"].about(character="Elsa").asked().digest]
+    digests += [asked("cps", description="x").digest, QUESTIONS["cps"].about(character="Elsa").digest]
     assert len({*digests}) == len(QUESTIONS) + 2
     assert asked("cps").digest == asked("cps").digest
 
@@ -62,7 +62,7 @@ def test_parameters_are_checked():
     with pytest.raises(ValueError, match="question cps does not take style; it takes character, description"):
         QUESTIONS["cps"].about(style="pixel art")
     with pytest.raises(ValueError, match="question pc-sa needs prompt, style"):
-        QUESTIONS["pc-sa"].asked()
+        _ = QUESTIONS["pc-sa"].text
     assert QUESTIONS["pc-sa"].about(style="a").missing == ("prompt",)
 
 

@@ -250,7 +250,7 @@ def test_a_report_counts_what_it_took(server: JudgeServer, tmp_path: Path):
     again = report(run(server, folder), ANNA, "png", groups, prices=prices)
     assert again.usage == first.usage and again.new.answers == again.asked == 0 and again.means == first.means
     content = json.loads(json.dumps(again.json(), allow_nan=False))
-    assert content["scores"]["CPS"]["share"] == 0.5 and content["question"]["digest"] == ANNA.asked().digest
+    assert content["scores"]["CPS"]["share"] == 0.5 and content["question"]["digest"] == ANNA.digest
     assert content["pictures"][3] == {
         "picture": "003.png",
         "outcome": "scored",

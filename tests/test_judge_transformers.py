@@ -68,7 +68,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     from tests.tiny_judge import save_tiny_judge
 
     folder = tmp_path_factory.mktemp("served")
-    save_tiny_judge(folder / "tiny-judge", ANNA.asked().text)
+    save_tiny_judge(folder / "tiny-judge", ANNA.text)
     served = Served(folder / "tiny-judge", folder / "work")
     served.start()
     yield served

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from autolora_jax.evaluation import bootstrap, bootstrap_interval, diversity, mean_statistic
+from autolora_jax.evaluation import bootstrap_interval, diversity, mean_statistic
+from autolora_jax.evaluation import intervals as sureness
 from autolora_jax.evaluation.scores import Sample, intervals, paired_differences, pairs
 
 EXACT = 1e-12  # float64 against float64; seen 4e-16
@@ -33,7 +34,7 @@ def test_products_are_diversity_times_mean():
 def test_a_product_takes_both_factors_from_one_resample():
     one = sample()
     of = one.statistics()
-    weights = bootstrap.resampled(GROUPS, 50, seed=2)
+    weights = sureness.resampled(GROUPS, 50, seed=2)
     np.testing.assert_array_equal(of["Div-PC"](weights), of["Div"](weights) * of["PC"](weights))
     wanted = bootstrap_interval(lambda weights: of["Div"](weights) * of["PC"](weights), GROUPS, resamples=100)
     assert intervals(one, resamples=100)["Div-PC"] == wanted
@@ -105,7 +106,7 @@ def test_intervals_of_many_pictures_need_little_memory(monkeypatch: pytest.Monke
         shapes.append(weights.shape)
         return mean_statistic(values)(weights)
 
-    monkeypatch.setattr(bootstrap, "AT_ONCE", 7000)
+    monkeypatch.setattr(sureness, "AT_ONCE", 7000)
     np.testing.assert_allclose(bootstrap_interval(seen, groups, resamples=30), whole, rtol=0, atol=EXACT)
     assert shapes == [(1, 1000), *[(7, 1000)] * 4, (2, 1000)]
 

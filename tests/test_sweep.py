@@ -10,8 +10,7 @@ from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.standins import Standins
 from autolora_jax.demo.classifier import Judgement
 from autolora_jax.demo.judge import world_scores
-from autolora_jax.demo.world import LABELS, named
-from autolora_jax.demo.world.character import CONTEXT
+from autolora_jax.demo.world import CONTEXT, LABELS, named
 from autolora_jax.experiments import catalogue
 from autolora_jax.experiments.parts import CONTEXTS, METHODS
 from autolora_jax.experiments.results import Results

@@ -254,6 +254,8 @@ from pathlib import Path
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
 
+import autolora_jax.evaluation.encoders
+import autolora_jax.evaluation.judge
 import autolora_jax.pipeline
 from autolora_jax.config import CLIPTextConfig
 from autolora_jax.text.tokens import open_tokenizer

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from autolora_jax.evaluation import diversity
-from autolora_jax.evaluation.jackknife import BLOCKS, jackknife_interval
-from autolora_jax.evaluation.measures import numbered, sample_measure, tabulate, vendi_measure
-from autolora_jax.evaluation.scores import Sample
-from autolora_jax.evaluation.vendi import vendi_of, vendi_score
+from autolora_jax.evaluation.diversity import vendi_of, vendi_score
+from autolora_jax.evaluation.intervals import BLOCKS, jackknife_interval
+from autolora_jax.evaluation.scores import Sample, numbered, sample_measure, tabulate, vendi_measure
 
 EXACT = 1e-9  # a picture; float64, but eigenvalues of other matrices; seen 1e-13
 

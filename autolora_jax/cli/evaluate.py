@@ -11,14 +11,12 @@ import numpy as np
 from autolora_jax.cli.console import say
 from autolora_jax.cli.evaluation_table import Results
 from autolora_jax.cli.progress import Display
-from autolora_jax.evaluation.cache import FOLDER
 from autolora_jax.evaluation.clipscore import clip_scores_of
 from autolora_jax.evaluation.encoders import Clip, PictureEncoder, open_clip, open_encoder
-from autolora_jax.evaluation.features import Collected, collect
+from autolora_jax.evaluation.features import FOLDER, Collected, collect
 from autolora_jax.evaluation.kept import Source, gather, source_of
-from autolora_jax.evaluation.measures import Measure, Row, numbered, sample_measure, tabulate, vendi_measure
 from autolora_jax.evaluation.pictures import Fields, Pictures, as_text, labels
-from autolora_jax.evaluation.scores import Sample
+from autolora_jax.evaluation.scores import Measure, Row, Sample, numbered, sample_measure, tabulate, vendi_measure
 from autolora_jax.settings.programs.evaluate import CLIPSCORE, DIVERSITY, VENDI, Evaluate
 from autolora_jax.sharding import data_mesh
 from autolora_jax.weights.errors import WeightsError

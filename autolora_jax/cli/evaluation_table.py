@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autolora_jax import files
-from autolora_jax.evaluation.bootstrap import Interval
-from autolora_jax.evaluation.measures import Row
+from autolora_jax.evaluation import Interval
+from autolora_jax.evaluation.scores import Row
 
 WIDTH = 160  # columns of a table that goes to a file
 

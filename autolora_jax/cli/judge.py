@@ -12,7 +12,7 @@ from autolora_jax import files
 from autolora_jax.cli.console import reported, say
 from autolora_jax.cli.progress import Display
 from autolora_jax.config import ConfigError
-from autolora_jax.evaluation.cache import FOLDER
+from autolora_jax.evaluation.features import FOLDER
 from autolora_jax.evaluation.judge import (
     QUESTIONS,
     Judge,
@@ -28,9 +28,9 @@ from autolora_jax.evaluation.judge import (
     report,
 )
 from autolora_jax.evaluation.judge.client import endpoint
-from autolora_jax.evaluation.judge.verdict import SCORED
-from autolora_jax.evaluation.measures import numbered
+from autolora_jax.evaluation.judge.verdicts import SCORED
 from autolora_jax.evaluation.pictures import Picture, Pictures
+from autolora_jax.evaluation.scores import numbered
 from autolora_jax.settings.fields import choose
 from autolora_jax.settings.programs.asking import Asking
 from autolora_jax.settings.programs.judge import Judge as Asked

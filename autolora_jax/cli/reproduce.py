@@ -18,13 +18,12 @@ from autolora_jax.cli.flags import told
 from autolora_jax.cli.judge import CACHE, Service, consult, service_of
 from autolora_jax.cli.progress import Display
 from autolora_jax.config import ConfigError
-from autolora_jax.evaluation.cache import FOLDER
 from autolora_jax.evaluation.encoders import open_clip, open_encoder
+from autolora_jax.evaluation.features import FOLDER
 from autolora_jax.evaluation.judge import Judged, Prices, Progress, Question, Report
 from autolora_jax.experiments import catalogue, changes
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, find_drawn
 from autolora_jax.experiments.experiment import Experiment
-from autolora_jax.experiments.figures import write_figures
 from autolora_jax.experiments.frontier import write_frontier
 from autolora_jax.experiments.parts import ORIGINS
 from autolora_jax.experiments.report import write_report
@@ -135,11 +134,11 @@ def report(experiment: Experiment, folder: Path, asked: Reproduce, command: str)
 
         by = _method(experiment, asked, pictures / FOLDER) if experiment.asks else None
         measured = measure(experiment, drawn, by, tell) if by else None
-        results = results_of(experiment, plan, drawn, measured, by, _provenance(command, plan), tell)
+        results = results_of(experiment, plan, drawn, measured, _provenance(command, plan), tell)
     results.write(folder / RESULTS)
     _write(experiment, results, drawn, folder)
     _tell(results, folder, time.monotonic() - began)
-    return not (measured and measured.again)
+    return not (measured and measured.scored.again)
 
 
 def _method(experiment: Experiment, asked: Reproduce, cache: Path) -> Method:
@@ -202,13 +201,15 @@ def _write(experiment: Experiment, results: Results, drawn: Drawn, folder: Path)
     write_sheets(experiment, folder / PICTURES, drawn.cells, folder / SHEETS)
     if results.figures:
         write_tables(results, folder)
-        write_frontier(results, folder)
         try:
+            from autolora_jax.experiments.plotting import write_figures
+
             write_figures(results, folder)
         except ModuleNotFoundError as e:
             if e.name != "matplotlib":
                 raise
             say("No plots: they need matplotlib, pip install 'autolora-jax[plots]'", "yellow")
+        write_frontier(results, folder)
     write_report(results, folder)
 
 

@@ -27,8 +27,7 @@ from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Int, UInt8
 from safetensors.numpy import load_file
 
-from autolora_jax.demo.world import CHARACTER, LABELS, Scene, labels
-from autolora_jax.demo.world.scene import IGNORED
+from autolora_jax.demo.world import CHARACTER, LABELS, named
 
 SIZE = 96  # pixels along a side
 FEATURES = 96
@@ -74,12 +73,25 @@ class Agreement(NamedTuple):
     """How n pictures agree with what their captions say.
 
     right: attribute -> [n], 1 right, 0 wrong, NaN where the caption does not speak of it.
-    mean: [n], over the spoken attributes. all_right: [n], 1 where every one of them is right.
     """
 
     right: dict[str, Float[np.ndarray, "n"]]
-    mean: Float[np.ndarray, "n"]
-    all_right: Float[np.ndarray, "n"]
+
+    def share(self, *attributes: str) -> Float[np.ndarray, "n"]:
+        """What is right of these attributes, as far as they are spoken of; NaN where none is."""
+        table = np.stack([self.right[name] for name in attributes])  # [attributes n]
+        with np.errstate(invalid="ignore"):  # 0 / 0
+            return np.nansum(table, axis=0) / (~np.isnan(table)).sum(axis=0)
+
+    @property
+    def mean(self) -> Float[np.ndarray, "n"]:
+        """Over all attributes."""
+        return self.share(*LABELS)
+
+    @property
+    def all_right(self) -> Float[np.ndarray, "n"]:
+        """1 where everything is right that the caption says."""
+        return np.where(np.isnan(self.mean), np.nan, self.mean == 1)
 
 
 class Classifier:
@@ -114,24 +126,14 @@ class Classifier:
         return Judgement(*jax.tree.map(lambda *x: np.concatenate(x)[: len(pixels)], *parts))
 
 
-def agreement(judgement: Judgement, scenes: Sequence[Scene]) -> Agreement:
-    """How the pictures agree with the full captions of their scenes: one scene a picture.
-
-    A full caption does not say a medium size, the middle or a zib's colour: these are not judged.
-    """
-    wanted = {name: np.array([spoken_labels(scene)[name] for scene in scenes]) for name in LABELS}
+def agreement(judgement: Judgement, captions: Sequence[str]) -> Agreement:
+    """How the pictures agree with what is said of the world: one caption a picture."""
+    said, found = [named(caption) for caption in captions], judgement.classes
     right = {
-        name: np.where(wanted[name] == IGNORED, np.nan, found == wanted[name])
-        for name, found in judgement.classes.items()
+        name: [float(found[name][i] == words[name]) if name in words else np.nan for i, words in enumerate(said)]
+        for name in LABELS
     }
-    table = np.stack([*right.values()])  # [attributes n]
-    return Agreement(right, np.nanmean(table, axis=0), np.nanmin(table, axis=0))
-
-
-def spoken_labels(scene: Scene) -> dict[str, int]:
-    """`labels` of what the full caption says; IGNORED for what it leaves unsaid."""
-    unsaid = [name for name in ("size", "side") if not getattr(scene, name)]
-    return {**labels(scene), **dict.fromkeys(unsaid, IGNORED)}
+    return Agreement({name: np.array(values, np.float64) for name, values in right.items()})
 
 
 @jax.jit

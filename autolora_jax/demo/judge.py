@@ -16,10 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from autolora_jax.demo.classifier import Judgement
-from autolora_jax.demo.world import LABELS, named
-from autolora_jax.demo.world.character import CONTEXT
-from autolora_jax.demo.world.style import PIXELS
+from autolora_jax.demo.classifier import Judgement, agreement
+from autolora_jax.demo.world import CONTEXT, LABELS, PIXELS
 
 BEST = 5
 SURROUNDINGS = ("place", "sky", "size", "side")
@@ -33,28 +31,16 @@ def world_scores(
     judgement: Judgement, pixels: UInt8[np.ndarray, "n h w 3"], prompts: Sequence[str]
 ) -> dict[str, Float64[np.ndarray, "n"]]:
     """The scores of pictures, by name. Those that depend on the prompt are NaN where it names nothing for them."""
-    found = correspondence(judgement, prompts)
+    found = agreement(judgement, prompts)
     trained = [judgement.classes[name] == LABELS[name].index(getattr(CONTEXT, name)) for name in ("place", "sky")]
     return {
         "CPS": BEST * judgement.presence.astype(np.float64),
-        "PC": BEST * found,
+        "PC": BEST * found.mean,
         "SA": BEST * adherence(pixels),
-        "Surroundings": correspondence(judgement, prompts, SURROUNDINGS),
-        "All right": np.where(np.isnan(found), np.nan, found == 1),
+        "Surroundings": found.share(*SURROUNDINGS),
+        "All right": found.all_right,
         "Training context": np.logical_and(*trained).astype(np.float64),
     }
-
-
-def correspondence(
-    judgement: Judgement, prompts: Sequence[str], attributes: Sequence[str] = (*LABELS,)
-) -> Float64[np.ndarray, "n"]:
-    """The share of what each prompt names of some attributes that its picture shows; NaN where it names none."""
-    found = judgement.classes
-    shares = np.full(len(prompts), np.nan)
-    for i, prompt in enumerate(prompts):
-        if right := [found[name][i] == which for name, which in named(prompt).items() if name in attributes]:
-            shares[i] = np.mean(right)
-    return shares
 
 
 def adherence(pixels: UInt8[np.ndarray, "n h w 3"]) -> Float64[np.ndarray, "n"]:

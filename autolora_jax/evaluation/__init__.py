@@ -5,8 +5,7 @@ found = collect(Pictures("out"), [encoder], cache=Path("out/.autolora"))  # eval
 print(diversity(found.features["dinov2-giant"]))
 """
 
-from autolora_jax.evaluation.bootstrap import Interval, bootstrap_interval, mean_statistic
-from autolora_jax.evaluation.diversity import diversity, diversity_statistic
-from autolora_jax.evaluation.vendi import vendi_score
+from autolora_jax.evaluation.diversity import diversity, diversity_statistic, vendi_score
+from autolora_jax.evaluation.intervals import Interval, bootstrap_interval, mean_statistic
 
 __all__ = ["Interval", "bootstrap_interval", "diversity", "diversity_statistic", "mean_statistic", "vendi_score"]

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float64
 
-from autolora_jax.evaluation.cache import FeatureCache
 from autolora_jax.evaluation.diversity import unit_vectors
 from autolora_jax.evaluation.encoders import Clip
+from autolora_jax.evaluation.features import FeatureCache
 
 SCALE = 100.0
 

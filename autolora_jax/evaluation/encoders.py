@@ -11,16 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, UInt8
+from jaxtyping import Array, Float, Float32, UInt8
 from PIL import Image
-from transformers import CLIPTokenizer
 
-from autolora_jax.config import CLIPConfig, Dinov2Config, ImageProcessorConfig, image_processor, read_json
+from autolora_jax.config import (
+    CLIPConfig,
+    CLIPTextConfig,
+    Dinov2Config,
+    ImageProcessorConfig,
+    image_processor,
+    read_json,
+)
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.demo import classifier
 from autolora_jax.evaluation.features import BATCH_SIZE, Encoder, PictureEncoder, Placement
-from autolora_jax.evaluation.preparation import normalised, prepared
 from autolora_jax.models.attention import default_implementation
+from autolora_jax.text.tokens import open_tokenizer
 from autolora_jax.training.image_files import PictureError
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.networks import network_of
@@ -48,7 +54,7 @@ class Clip:
         self.identity = f"{self.pictures.identity}-texts"
         self._texts = model.encoder(functools.partial(model.apply, method="text_features"))
         self._length = config.text_config.max_position_embeddings
-        self._tokenizer = functools.cache(lambda: CLIPTokenizer.from_pretrained(model.pretrained.tokenizer()))
+        self._tokenizer = functools.cache(lambda: open_tokenizer(CLIPTextConfig, model.pretrained.tokenizer()))
 
     def texts(self, texts: Sequence[str]) -> Float32[np.ndarray, "n d"]:
         """A vector a text. Warns of texts that are too long to be read whole."""
@@ -131,6 +137,26 @@ class _Model:
             lambda image: prepared(image, wants),
             self.encoder(lambda params, pixels: function(params, normalised(pixels, wants))),
         )
+
+
+def prepared(image: Image.Image, config: ImageProcessorConfig) -> UInt8[np.ndarray, "h w 3"]:
+    """An RGB picture as a vision model sees it, by transformers' processors: the middle, of 8-bit pixels, of what it is
+    once its shortest edge was resized (bicubic, antialiased).
+
+    Source: transformers 5.23 image_processing_backends.py PilBackend; image_transforms.py for how it rounds.
+    """
+    width, height = image.size
+    shortest = min(width, height)
+    width, height = (config.size * edge // shortest for edge in (width, height))
+    left, top = ((edge - config.crop_size) // 2 for edge in (width, height))
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, left + config.crop_size, top + config.crop_size)))
+
+
+def normalised(pixels: UInt8[Array, "n h w 3"], config: ImageProcessorConfig) -> Float[Array, "n h w 3"]:
+    """Prepared pixels as the network takes them."""
+    mean, std = (jnp.asarray(x, jnp.float32)[None, None, None] for x in (config.image_mean, config.image_std))
+    return (pixels.astype(jnp.float32) / 255 - mean) / std
 
 
 def _image_processor(pretrained: Pretrained) -> ImageProcessorConfig:

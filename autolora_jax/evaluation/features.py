@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import json
 import math
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +18,6 @@ from jaxtyping import Array, Float32, Shaped, UInt8
 from PIL import Image
 
 from autolora_jax.compilation import keep_programs
-from autolora_jax.evaluation.cache import FeatureCache
 from autolora_jax.evaluation.pictures import Fields, Picture
 from autolora_jax.sharding import map_images, pad_rows, replicated, split_images
 from autolora_jax.training.image_files import PictureError
@@ -24,6 +25,8 @@ from autolora_jax.training.image_files import PictureError
 Placement = jax.sharding.Sharding
 BATCH_SIZE = 16  # pictures a device
 PREPARING = 8  # threads that decode and resize
+FOLDER = ".autolora"  # in the pictures' folder, for what is kept
+KEY, CHECK = 32, 4  # bytes of a SHA-256 and of a CRC-32
 
 
 class Encoder:
@@ -111,70 +114,123 @@ def collect(
     on_progress: called with (pictures read, the encoder that computes or "").
     Raises OSError and ValueError for what `pictures` does; a bad picture is no error, but told of.
     """
-    run = _Run(encoders, cache, on_progress or (lambda *_: None))
-    with ThreadPoolExecutor(PREPARING) as pool:
-        for picture in pictures:
-            run.take(picture, pool)
-        run.finish()
-    good = [known for known in run.read if known.sha256 not in run.bad]
-    digests = [known.sha256 for known in good]
-    features = {encoder.name: kept.rows(digests) for encoder, kept in zip(encoders, run.caches, strict=True)}
-    bad = {known.key: run.bad[known.sha256] for known in run.read if known.sha256 in run.bad}
-    return Collected(good, features, bad)
+    tell = on_progress or (lambda *_: None)
+    caches = [FeatureCache(cache, encoder.identity, encoder.size) for encoder in encoders]
+    read: list[Known] = []
+    bad: dict[str, str] = {}  # sha256 -> why
+    asked: set[str] = set()
+    # Pictures wait to be prepared by threads, then in a queue an encoder for a full batch.
+    preparing: deque[tuple[str, Future[dict[int, np.ndarray]]]] = deque()
+    queues: list[list[tuple[str, np.ndarray]]] = [[] for _ in encoders]
+    most = 2 * max((encoder.encode.rows for encoder in encoders), default=0)
 
-
-class _Run:
-    """One call of `collect`: pictures wait to be prepared by threads, then in a queue an encoder for a full batch."""
-
-    def __init__(
-        self, encoders: Sequence[PictureEncoder], cache: Path | None, on_progress: Callable[[int, str], None]
-    ) -> None:
-        self.encoders, self.on_progress = encoders, on_progress
-        self.caches = [FeatureCache(cache, encoder.identity, encoder.size) for encoder in encoders]
-        self.read: list[Known] = []
-        self.bad: dict[str, str] = {}  # sha256 -> why
-        self._asked: set[str] = set()
-        self._preparing: deque[tuple[str, Future[dict[int, np.ndarray]]]] = deque()
-        self._queues: list[list[tuple[str, np.ndarray]]] = [[] for _ in encoders]
-        self._most = 2 * max((encoder.encode.rows for encoder in encoders), default=0)
-
-    def take(self, picture: Picture, pool: ThreadPoolExecutor) -> None:
-        digest = picture.sha256
-        self.read.append(Known(picture.key, digest, picture.fields))
-        missing = [i for i, cache in enumerate(self.caches) if digest not in cache]
-        if missing and digest not in self._asked:
-            self._asked.add(digest)
-            self._preparing.append((digest, pool.submit(self._prepared, picture, missing)))
-            while len(self._preparing) > self._most:
-                self._settle()
-        self.on_progress(len(self.read), "")
-
-    def finish(self) -> None:
-        while self._preparing:
-            self._settle()
-        for i, _ in enumerate(self.encoders):
-            self._encode(i)
-
-    def _prepared(self, picture: Picture, missing: list[int]) -> dict[int, np.ndarray]:
+    def prepare(picture: Picture, missing: list[int]) -> dict[int, np.ndarray]:
         image = picture.image()
-        return {i: self.encoders[i].prepare(image) for i in missing}
+        return {i: encoders[i].prepare(image) for i in missing}
 
-    def _settle(self) -> None:
+    def settle() -> None:
         """The picture that has waited longest goes on to the queues."""
-        digest, future = self._preparing.popleft()
+        digest, future = preparing.popleft()
         try:
             prepared = future.result()
         except PictureError as e:
-            self.bad[digest] = str(e)
+            bad[digest] = str(e)
             return
         for i, pixels in prepared.items():
-            self._queues[i].append((digest, pixels))
-            if len(self._queues[i]) == self.encoders[i].encode.rows:
-                self._encode(i)
+            queues[i].append((digest, pixels))
+            if len(queues[i]) == encoders[i].encode.rows:
+                encode(i)
 
-    def _encode(self, i: int) -> None:
-        if queue := self._queues[i]:
-            self.on_progress(len(self.read), self.encoders[i].name)
-            digests, pixels = zip(*queue, strict=True)
-            self.caches[i].add(digests, self.encoders[i].encode(np.stack(pixels)))
-            queue.clear()
+    def encode(i: int) -> None:
+        if queues[i]:
+            tell(len(read), encoders[i].name)
+            digests, pixels = zip(*queues[i], strict=True)
+            caches[i].add(digests, encoders[i].encode(np.stack(pixels)))
+            queues[i].clear()
+
+    with ThreadPoolExecutor(PREPARING) as pool:
+        for picture in pictures:
+            digest = picture.sha256
+            read.append(Known(picture.key, digest, picture.fields))
+            missing = [i for i, kept in enumerate(caches) if digest not in kept]
+            if missing and digest not in asked:
+                asked.add(digest)
+                preparing.append((digest, pool.submit(prepare, picture, missing)))
+                while len(preparing) > most:
+                    settle()
+            tell(len(read), "")
+        while preparing:
+            settle()
+        for i, _ in enumerate(encoders):
+            encode(i)
+    good = [known for known in read if known.sha256 not in bad]
+    digests = [known.sha256 for known in good]
+    features = {encoder.name: kept.rows(digests) for encoder, kept in zip(encoders, caches, strict=True)}
+    return Collected(good, features, {known.key: bad[known.sha256] for known in read if known.sha256 in bad})
+
+
+class FeatureCache:
+    """Features by the SHA-256 (hexadecimal) of what they are features of. Without a folder, in memory alone.
+
+    A file a model, beside the pictures: a line of JSON, which names the model, then records of one length: the SHA-256
+    of a picture's file, float32 features, a checksum. Records are only ever added, whole ones after the last whole one,
+    so a run that is stopped loses nothing, and two at a time can at worst write the same again.
+    """
+
+    def __init__(self, folder: Path | None, identity: str, size: int) -> None:
+        """identity: of the model and of all else that the features depend on; size: of a vector.
+
+        Raises OSError when the folder can't be made or read.
+        """
+        self.size = size
+        self._vectors: dict[bytes, np.ndarray] = {}
+        self._path: Path | None = None
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._path = folder / f"{identity}.features"
+            self._header = json.dumps({"features": identity, "size": size}).encode() + b"\n"
+            self._end = self._read(self._path)
+
+    def __contains__(self, digest: str) -> bool:
+        return bytes.fromhex(digest) in self._vectors
+
+    def rows(self, digests: Sequence[str]) -> Float32[np.ndarray, "n d"]:
+        """The features of these, all of which are there."""
+        found = [self._vectors[bytes.fromhex(digest)] for digest in digests]
+        return np.stack(found) if found else np.zeros((0, self.size), np.float32)
+
+    def add(self, digests: Sequence[str], vectors: Float32[np.ndarray, "n d"]) -> None:
+        """Keeps features, on disk at once. Raises OSError."""
+        records = [
+            (key := bytes.fromhex(digest), body := np.asarray(vector, "<f4").tobytes(), _checksum(key, body))
+            for digest, vector in zip(digests, vectors, strict=True)
+        ]
+        self._vectors |= {key: vector for (key, _, _), vector in zip(records, vectors, strict=True)}
+        if self._path is not None and records:
+            content = b"".join(b"".join(record) for record in records)
+            if not self._end:
+                content = self._header + content
+            with self._path.open("r+b" if self._end else "wb") as file:
+                file.seek(self._end)
+                file.write(content)
+            self._end += len(content)
+
+    def _read(self, path: Path) -> int:
+        """Takes in what is whole; returns where that ends. 0: nothing is, and the file begins anew."""
+        if not path.exists():
+            return 0
+        content = path.read_bytes()
+        if not content.startswith(self._header):
+            return 0
+        length = KEY + 4 * self.size + CHECK
+        starts = range(len(self._header), len(content) - length + 1, length)
+        for start in starts:
+            record = content[start : start + length]
+            key, body, check = record[:KEY], record[KEY:-CHECK], record[-CHECK:]
+            if check == _checksum(key, body):
+                self._vectors[key] = np.frombuffer(body, "<f4")
+        return len(self._header) + len(starts) * length
+
+
+def _checksum(key: bytes, body: bytes) -> bytes:
+    return zlib.crc32(key + body).to_bytes(CHECK, "little")

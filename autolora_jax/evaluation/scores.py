@@ -1,4 +1,4 @@
-"""What scores of pictures say together: means, the products with diversity, and differences between two sets.
+"""What scores of pictures say together: means, the products with diversity, differences between two sets, and tables.
 
 A set is one way of drawing: its pictures, the group (prompt) of each, what a judge or a classifier gave each, and the
 features that diversity is measured on. Intervals are bootstrap intervals over the pictures of a group; a product takes
@@ -6,23 +6,25 @@ both its factors from the same resample, a difference both its sets.
 Source: arXiv 2410.03941, section 5: Div-CPS, Div-PC, Div-SA = diversity × mean score.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from autolora_jax.evaluation.bootstrap import (
+from autolora_jax.evaluation.diversity import diversity_statistic, vendi_of
+from autolora_jax.evaluation.intervals import (
     Interval,
     Statistic,
-    Weights,
     bootstrap_interval,
+    jackknife_interval,
     mean_statistic,
 )
-from autolora_jax.evaluation.diversity import diversity_statistic
 
-DIVERSITY = "Div"
+DIVERSITY, VENDI = "Div", "Vendi"
+# Indices of pictures -> the figures of these pictures, by name.
+Measure = Callable[[Int[np.ndarray, "m"]], Mapping[str, Interval]]
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,7 @@ class Sample:
 
 def product(one: Statistic, other: Statistic) -> Statistic:
     """Of two statistics of the same pictures."""
-
-    def multiplied(weights: Weights) -> Float[np.ndarray, "r"]:
-        return one(weights) * other(weights)
-
-    return multiplied
+    return lambda weights: one(weights) * other(weights)
 
 
 def intervals(sample: Sample, **bootstrap: Any) -> dict[str, Interval]:
@@ -109,3 +107,51 @@ def pairs(first: Sequence[Hashable], second: Sequence[Hashable]) -> tuple[Int[np
         raise ValueError("the two sets have no prompt and seed in common: there are no pairs to compare")
     one, other = (np.array([place[key] for key in shared]) for place in places)
     return one, other
+
+
+class Row(NamedTuple):
+    """A line of a table. label: what its pictures have in common."""
+
+    label: tuple[str, ...]
+    pictures: int
+    figures: Mapping[str, Interval]
+
+
+def sample_measure(sample: Sample, **bootstrap: Any) -> Measure:
+    """Diversity, mean scores and their products, with bootstrap intervals; see `intervals`."""
+    return lambda rows: intervals(sample.rows(rows), **bootstrap)
+
+
+def vendi_measure(features: Float[np.ndarray, "n d"], groups: Int[np.ndarray, "n"], level: float = 0.95) -> Measure:
+    """The Vendi score within a group, averaged over the groups, with a jackknife interval.
+
+    A bootstrap would not do: pictures that are drawn twice are alike, so nearly all resamples score far lower.
+    """
+
+    def figure(rows: Int[np.ndarray, "m"]) -> dict[str, Interval]:
+        found = jackknife_interval(vendi_of(features[rows]), groups[rows], level=level)
+        return {VENDI: found._replace(low=np.maximum(found.low, 1.0))}  # no set has less than one picture
+
+    return figure
+
+
+def tabulate(measures: Sequence[Measure], labels: Sequence[tuple[str, ...]]) -> tuple[list[Row], Row]:
+    """A row for each group, in the order in which they appear, and one for all pictures, with an empty label.
+
+    labels: the group of each picture. Raises ValueError when there are no pictures.
+    """
+    if not labels:
+        raise ValueError("there are no pictures to measure")
+    groups = numbered(labels)
+
+    def row(label: tuple[str, ...], rows: Int[np.ndarray, "m"]) -> Row:
+        return Row(label, len(rows), {name: value for of in measures for name, value in of(rows).items()})
+
+    single = [row(label, np.flatnonzero(groups == i)) for i, label in enumerate(dict.fromkeys(labels))]
+    return single, row((), np.arange(len(labels)))
+
+
+def numbered(labels: Sequence[Hashable]) -> Int[np.ndarray, "n"]:
+    """Labels as numbers, 0 for the first one that appears."""
+    order = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    return np.array([order[label] for label in labels], np.int64)

@@ -2,12 +2,15 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autolora_jax.config import ConfigError
-from autolora_jax.experiments.experiment import Cell, Experiment, Sheet
-from autolora_jax.settings import Lora, override
+from autolora_jax.experiments.experiment import Experiment, Sheet
+from autolora_jax.settings import Lora
+from autolora_jax.settings.changes import override
 
 SOURCE, VARIANT, LORAS = "model.source", "model.variant", "loras"
 SETTINGS = "settings."  # how the names of a job's settings begin
@@ -34,19 +37,14 @@ def with_models(experiment: Experiment, texts: Sequence[str]) -> Experiment:
     for name, found in places.items():
         if len(found) > 1:
             raise ConfigError(f"--model: {name} is given {len(found)} times; give it once")
-    if not places:
-        return experiment
 
-    def changed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    def changed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
         if settings.get(SOURCE) not in places:
-            return dict(settings)
+            return settings
         # The variant is of the published files.
         return {**settings, SOURCE: places[settings[SOURCE]][0], VARIANT: None}
 
-    own = experiment.job.settings.model
-    shared = changed({SOURCE: own.source, VARIANT: own.variant})
-    model = dataclasses.replace(own, source=shared[SOURCE], variant=shared[VARIANT])
-    return _changed(experiment, {"model": model}, changed)
+    return _changed(experiment, (SOURCE, VARIANT), changed)
 
 
 def with_loras(experiment: Experiment, texts: Sequence[str]) -> Experiment:
@@ -56,19 +54,14 @@ def with_loras(experiment: Experiment, texts: Sequence[str]) -> Experiment:
     Raises ConfigError when it isn't clear which one is meant.
     """
     files = _assigned(experiment, "--lora", loras(experiment), texts)
-    if not files:
-        return experiment
 
-    def new(old: Lora) -> list[Lora]:
-        return [_at(old, text) for text in files.get(old.source, [])] or [old]
+    def changed(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        if LORAS not in settings:
+            return settings
+        new = ([_at(old, text) for text in files.get(old.source, [])] or [old] for old in settings[LORAS])
+        return {**settings, LORAS: tuple(itertools.chain.from_iterable(new))}
 
-    def replaced(some: Iterable[Lora]) -> tuple[Lora, ...]:
-        return tuple(lora for old in some for lora in new(old))
-
-    def changed(settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {**settings, **({LORAS: replaced(settings[LORAS])} if LORAS in settings else {})}
-
-    return _changed(experiment, {"loras": replaced(experiment.job.settings.loras)}, changed)
+    return _changed(experiment, (LORAS,), changed)
 
 
 def only(experiment: Experiment, methods: Sequence[str] = (), places: Sequence[float] = ()) -> Experiment:
@@ -138,12 +131,14 @@ def _at(old: Lora, text: str) -> Lora:
 
 
 def _changed(
-    experiment: Experiment, shared: Mapping[str, Any], of: Callable[[Mapping[str, Any]], dict[str, Any]]
+    experiment: Experiment, names: Sequence[str], change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> Experiment:
-    """With other values of the shared settings, and cells whose settings are changed by a function."""
-    settings = dataclasses.replace(experiment.job.settings, **shared)
-    cells: tuple[Cell, ...] = tuple(cell._replace(settings=of(cell.settings)) for cell in experiment.cells)
-    return dataclasses.replace(experiment, job=dataclasses.replace(experiment.job, settings=settings), cells=cells)
+    """With the job's settings of these names, and those of its cells, as a function changes them."""
+    cells = tuple(cell._replace(settings=change(cell.settings)) for cell in experiment.cells)
+    settings = experiment.job.settings
+    mine = change({name: operator.attrgetter(name)(settings) for name in names})
+    job = dataclasses.replace(experiment.job, settings=override(settings, mine))
+    return dataclasses.replace(experiment, job=job, cells=cells)
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -6,11 +6,19 @@ the same comparison in small, on any machine.
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from autolora_jax.batch import Job
 from autolora_jax.config import ConfigError
+from autolora_jax.demo import MODEL as BUILTIN
+from autolora_jax.demo.classifier import SIZE
+from autolora_jax.settings.pictures import read_seeds
+
+STEPS = {"num_inference_steps", "sampler.steps"}  # its name, now and in version 0.1
+FEW = 3  # seeds that are named one by one
+TRAINED = 1024  # pixels of a side, of SDXL and SD3
 
 
 class Cell(NamedTuple):
@@ -59,7 +67,7 @@ class Experiment:
     pairs: method -> the method that it is compared with, picture by picture at the same place of the axis.
     plots: pairs of figures or the axis that are drawn against each other, such as ("LoRA scale", "Div-CPS").
     frontier: (a figure for how varied, one for how well), such as ("Div", "CPS"); (): no frontier.
-    assumptions: what the paper does not say and was chosen here; what flags change stands in braces, see `assumptions`.
+    assumptions: what the paper does not say and was chosen here; what flags change stands in braces, see `assumed`.
     world: whether its pictures are of the built-in model's world, whose classifier then is the judge.
     """
 
@@ -96,6 +104,39 @@ class Experiment:
     def whole_job(self) -> Job:
         """The job that draws all cells. Its i-th settings are those of the i-th cell."""
         return dataclasses.replace(self.job, grid=[_grid(cell.settings) for cell in self.cells])
+
+
+def assumed(experiment: Experiment) -> tuple[str, ...]:
+    """What the paper does not say and was chosen, as this run has it, for flags change seeds, steps, sizes and scales.
+
+    The experiment's assumptions with {steps}, {size}, … as they are in this run; without those that are empty.
+    """
+    known = _facts(experiment)
+    texts = (re.sub(r"\{(\w+)\}", lambda found: known.get(found[1], found[0]), each) for each in experiment.assumptions)
+    return tuple(filter(None, texts))
+
+
+def _facts(experiment: Experiment) -> Mapping[str, str]:
+    """What stands for a name in braces."""
+    job, settings = experiment.job, experiment.job.settings
+    own = {name for cell in experiment.cells for name in cell.settings}
+    seeds, usual = [*map(str, read_seeds(job.seeds, "seeds"))], SIZE if settings.model.source == BUILTIN else TRAINED
+    width, height = settings.size or (usual, usual)
+    none = "none, as the checkpoint's own pipeline means it (zeros for SDXL)"
+    streams = {"jax": "JAX's, so compositions differ from those of other programs"}
+    sd3 = "SD3, which is no ε model, has its own flow-matching Euler solver."
+    return {
+        "steps": "each cell's own steps" if own & STEPS else f"{settings.num_inference_steps} steps",
+        "size": f"{width} × {height} pixels",
+        "negative": none if job.negative_prompt is None else f"“{job.negative_prompt}”",
+        "seeds": ", ".join(seeds if len(seeds) <= FEW else [*seeds[:FEW], "…"]),
+        "count": f"{len(seeds):,}",
+        "prompts": f"{len(job.prompts):,}",
+        "noise": streams.get(settings.noise, f"{settings.noise}'s"),
+        "solver": settings.scheduler or "the checkpoint's own solver",
+        "scale": ", ".join(f"{scale:g}" for scale in settings.scales()),
+        "sd3": sd3 if "model.source" in own else "",
+    }
 
 
 def _grid(settings: Mapping[str, Any]) -> dict[str, Sequence[Any]]:

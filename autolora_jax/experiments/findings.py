@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 from autolora_jax.evaluation import Interval
 from autolora_jax.experiments.frontier import frontiers
-from autolora_jax.experiments.labels import ordered
-from autolora_jax.experiments.layout import DIGITS, number, sure
-from autolora_jax.experiments.results import CellResult, Results
+from autolora_jax.experiments.markup import DIGITS, number
+from autolora_jax.experiments.results import CellResult, Results, ordered
 
 PRODUCT = "Div-"  # how the names of the paper's products begin
 SIGNS = {1: "up", 0: "level", -1: "down"}
@@ -36,7 +35,7 @@ def headlines(results: Results) -> tuple[str, ...]:
 
 def sign(difference: Interval) -> int | None:
     """1 or -1 where the whole interval is above or below 0, 0 where it is not; None where it is not known."""
-    if not sure(difference):
+    if not difference.sure:
         return None
     return 1 if difference.low > 0 else -1 if difference.high < 0 else 0
 
@@ -44,7 +43,7 @@ def sign(difference: Interval) -> int | None:
 def compared(results: Results) -> str:
     """A sentence: which methods, where, on what, how many pictures there are."""
     methods = _listed(results.methods) if len(results.methods) <= 5 else f"{len(results.methods)} methods"
-    places = sorted({cell.at for cell in results.cells if cell.at is not None})
+    places = results.places
     along = f" at {len(places)} values of {results.axis} ({places[0]:g} to {places[-1]:g})" if len(places) > 1 else ""
     one = len(results.prompts) == 1
     what = f"the prompt “{results.prompts[0]}”" if one else f"{len(results.prompts)} prompts"
@@ -83,7 +82,7 @@ def place(results: Results, cell: CellResult) -> str:
 
 
 def _known(results: Results, figure: str) -> list[CellResult]:
-    return [cell for cell in results.cells if figure in cell.figures and not math.isnan(cell.figures[figure].value)]
+    return [cell for cell in results.cells if cell.has(figure)]
 
 
 def _said(value: float, *, signed: bool = False) -> str:
@@ -95,7 +94,7 @@ def _said(value: float, *, signed: bool = False) -> str:
 def _sure(results: Results, interval: Interval, *, signed: bool = False) -> str:
     """Its interval; "" where it has none."""
     low, high = (_said(part, signed=signed) for part in interval[1:])
-    return f"{100 * results.confidence:g} % interval {low} to {high}" if sure(interval) else ""
+    return f"{100 * results.confidence:g} % interval {low} to {high}" if interval.sure else ""
 
 
 def _with_interval(results: Results, interval: Interval) -> str:
@@ -128,7 +127,7 @@ def _duel(results: Results, figure: str, best: CellResult) -> str:
     second = max(others, key=lambda cell: cell.figures[figure].value)
     value, first = second.figures[figure], best.figures[figure]
     met = f"; the intervals {'do not overlap' if value.high < first.low else 'overlap'}"
-    ending = met if sure(value) and sure(first) else ""
+    ending = met if value.sure and first.sure else ""
     return f"Next is {place(results, second)} with {_with_interval(results, value)}{ending}."
 
 

@@ -1,11 +1,19 @@
-"""Tables and texts as Markdown and as LaTeX."""
+"""Numbers, tables and texts as people read them: as Markdown, as LaTeX; and as CSV, for programs."""
 
+import csv
+import io
+import math
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from autolora_jax.experiments.layout import Entry, Table
+from autolora_jax import files
+from autolora_jax.evaluation import Interval
 
+DIGITS = 3  # the paper's
+NOTHING = "–"
 GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi omega"
 LATEX: Mapping[str, str] = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -31,6 +39,72 @@ NARROW = 5  # columns that have room for details in their line
 LAST = "ž"  # letter that T1, pdfLaTeX's encoding of Latin, holds
 
 
+class Entry(NamedTuple):
+    """A place of a table: its text, what is said smaller beside it, whether it stands out."""
+
+    text: str
+    detail: str = ""
+    strong: bool = False
+
+
+class Table(NamedTuple):
+    """corner: what the rows' names are. groups: what stands above the columns, and above how many; (): nothing."""
+
+    title: str
+    note: str
+    corner: str
+    groups: tuple[tuple[str, int], ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+
+    def explained(self, strong: str) -> "Table":
+        """With a note of what it means to stand out, where something does."""
+        some = any(entry.strong for _, entries in self.rows for entry in entries)
+        return self._replace(note=f"{self.note} {strong}".strip()) if some else self
+
+
+def number(value: float, *, signed: bool = False, digits: int = DIGITS) -> str:
+    """As tables show it."""
+    shown = round(value, digits) + 0.0  # not −0
+    return NOTHING if math.isnan(value) else f"{shown:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+
+
+def between(interval: Interval, *, signed: bool = False) -> str:
+    """Its bounds, as tables show them; "" where it has none."""
+    low, high = (number(part, signed=signed) for part in interval[1:])
+    return f"({low} … {high})" if interval.sure else ""
+
+
+def span(values: Iterable[int]) -> str:
+    """The lowest and the highest of them, or the one they all are."""
+    known = {*values}
+    return NOTHING if not known else str(max(known)) if len(known) == 1 else f"{min(known)} – {max(known)}"
+
+
+def best(values: Sequence[float]) -> list[bool]:
+    """Which are the highest as far as they are shown; none where there is nothing to choose from."""
+    shown = [round(value, DIGITS) for value in values]
+    known = {value for value in shown if not math.isnan(value)}
+    return [len(known) > 1 and value == max(known) for value in shown]
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Writes files of these names into a folder, which need not exist. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        files.write(folder / name, text)
+    return [folder / name for name in texts]
+
+
+def csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    """Numbers have all their digits; None and NaN are empty."""
+    content = io.StringIO()
+    csv.writer(content, lineterminator="\n").writerows(
+        ["" if part is None or part != part else part for part in row] for row in rows
+    )
+    return content.getvalue()
+
+
 def markdown_text(text: str) -> str:
     """Reads as it is, on one line, in a table as well."""
     text = re.sub(r"([\\`*|<>$\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
@@ -38,13 +112,15 @@ def markdown_text(text: str) -> str:
 
 
 def markdown_table(table: Table) -> Iterator[str]:
-    """Lines of it; groups stand in the heads of their columns, for Markdown's have one line."""
+    """A section of it; groups stand in the heads of their columns, for Markdown's have one line."""
+    yield f"## {markdown_text(table.title)}\n\n{markdown_text(table.note)}\n"
     groups = [name for name, columns in table.groups for _ in range(columns)] or [""] * len(table.columns)
     heads = [f"{group}: {column}" if group else column for group, column in zip(groups, table.columns, strict=True)]
     yield _line([table.corner, *heads])
     yield "|---" * (len(heads) + 1) + "|"
     for name, entries in table.rows:
         yield _line([name]).removesuffix(" |") + "".join(f" | {_markdown_entry(entry)}" for entry in entries) + " |"
+    yield ""
 
 
 def latex_text(text: str) -> str:
@@ -66,7 +142,7 @@ def latex_table(table: Table, caption: str) -> Iterator[str]:
     yield r"\midrule"
     for name, entries in table.rows:
         yield _latex_row([latex_text(name), *(_latex_entry(entry, wide) for entry in entries)])
-    yield from (r"\bottomrule", r"\end{tabular}%", "}", f"\\end{{{kind}}}")
+    yield from (r"\bottomrule", r"\end{tabular}%", "}", f"\\end{{{kind}}}", "")
 
 
 def _line(texts: list[str]) -> str:

@@ -4,6 +4,8 @@ Results become plain values, which stand in the page as JSON that nothing can br
 where only text can be, and the page's content security policy lets it load nothing and run no other script.
 """
 
+import base64
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -11,21 +13,23 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from autolora_jax import files as whole_files
-from autolora_jax.experiments.figures import page_figures
-from autolora_jax.experiments.findings import compared, findings, headlines, outcome
+from autolora_jax.experiments.findings import compared, findings, outcome
 from autolora_jax.experiments.frontier import frontier_tables, frontiers
-from autolora_jax.experiments.inlining import inlined
-from autolora_jax.experiments.labels import heading, more_is_better, ordered
-from autolora_jax.experiments.layout import Table
-from autolora_jax.experiments.results import Results, plain_intervals
-from autolora_jax.experiments.settings import settings_table, shared_settings
+from autolora_jax.experiments.results import LABELS, Results, heading, ordered
+from autolora_jax.experiments.tables import settings_table, shared_settings
 from autolora_jax.pages import inert, sealed
 
 PAGE = "report.html"
 DATA = "REPORT-DATA"  # in the page, where the values stand
 SHEETS = ("sheets/sheet-*.jpg", "sheet-*.jpg")
 BESIDE = ("results.json", "table.*", "frontier.*", "plot*.png")
+TOTAL = 16 * 2**20  # bytes of all pictures of a page
+LARGEST = 2 * 2**20  # bytes of one
+LONGEST, SHORTEST = 2400, 320  # pixels of the longer side: at first, and where shrinking ends
+QUALITY = 86
 
 
 def write_report(
@@ -52,61 +56,68 @@ def values(results: Results) -> dict[str, Any]:
     """All that the page shows of the results, as JSON values."""
     found = frontiers(results)
     drawings, undrawn = _drawings(results)
+    names = ordered(name for cell in results.cells for name in (*cell.figures, *cell.published))
     return {
-        "title": results.title,
-        "name": results.name,
+        **results.plain(),
         "lead": [sentence for sentence in (compared(results), outcome(results)) if sentence],
         "findings": [finding._asdict() for finding in findings(results)],
-        "axis": results.axis,
-        "confidence": results.confidence,
-        "methods": list(results.methods),
-        "figures": [
-            {
-                "name": name,
-                "heading": heading(name),
-                "up": more_is_better(name),
-                "meaning": results.meaning.get(name, ""),
-            }
-            for name in ordered(name for cell in results.cells for name in (*cell.figures, *cell.published))
-        ],
-        "headlines": list(headlines(results)),
-        "cells": [
-            {
-                **cell._asdict(),
-                "settings": None,  # in a table of their own
-                "published": {name: value for name, value in cell.published.items() if math.isfinite(value)},
-                "figures": plain_intervals(cell.figures),
-                "differences": plain_intervals(cell.differences),
-            }
-            for cell in results.cells
-        ],
+        "methods": results.methods,
+        "figures": [{"name": name, "heading": heading(name), "up": name in LABELS} for name in names],
         "drawings": drawings,
         "undrawn": undrawn,
-        "frontierTables": list(map(_table, frontier_tables(results, found))) if found else [],
-        "settings": _table(settings_table(results)),
+        "frontierTables": [table._asdict() for table in frontier_tables(results, found)] if found else [],
+        "settings": settings_table(results)._asdict(),
         "shared": shared_settings(results),
-        "prompts": list(results.prompts),
-        "seeds": results.seeds,
-        "meaning": dict(results.meaning),
-        "assumptions": list(results.assumptions),
-        "provenance": dict(results.provenance),
     }
 
 
 def _drawings(results: Results) -> tuple[list[dict[str, Any]], str]:
     """The page's figures, and why there are none."""
     try:
-        return page_figures(results), ""
+        from autolora_jax.experiments.plotting import page_figures
     except ModuleNotFoundError as e:
         if e.name != "matplotlib":
             raise
         return [], f"{e}. Then the same command with --report-only draws them."
-
-
-def _table(table: Table) -> dict[str, Any]:
-    rows = [{"name": name, "entries": [entry._asdict() for entry in entries]} for name, entries in table.rows]
-    return {**table._asdict(), "rows": rows}
+    return page_figures(results), ""
 
 
 def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def inlined(paths: Sequence[Path]) -> list[dict[str, str | int]]:
+    """Pictures for a page that holds all it shows, small enough together, whatever their number.
+
+    Each as src (a data URI), width and height in pixels, caption: its comment, else its name. Raises OSError.
+    """
+    most = min(LARGEST, TOTAL // max(1, len(paths)))
+    return [_inlined(path, most) for path in paths]
+
+
+def _inlined(path: Path, most: int) -> dict[str, str | int]:
+    with Image.open(path) as image:
+        comment, small = image.info.get("comment", b""), max(image.size) <= LONGEST and path.stat().st_size <= most
+        if small and image.format == "JPEG":
+            content, size = path.read_bytes(), image.size
+        else:
+            image.draft("RGB", (LONGEST, LONGEST))  # a JPEG is decoded no larger than is needed
+            content, size = _shrunk(image.convert("RGB"), most)
+    return {
+        "src": "data:image/jpeg;base64," + base64.b64encode(content).decode(),
+        "width": size[0],
+        "height": size[1],
+        "caption": comment.decode("utf-8", "replace") or path.stem,
+    }
+
+
+def _shrunk(image: Image.Image, most: int) -> tuple[bytes, tuple[int, int]]:
+    """(content, size) of a picture that is as large as so many bytes allow, within LONGEST and SHORTEST."""
+    side = min(LONGEST, max(image.size))
+    while True:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=QUALITY, optimize=True)
+        if file.tell() <= most or side <= SHORTEST:
+            return file.getvalue(), image.size
+        side = max(SHORTEST, int(0.95 * side * math.sqrt(most / file.tell())))

@@ -1,14 +1,51 @@
-"""What came out of an experiment: all that tables, plots and the report need, and a JSON file of it."""
+"""What came out of an experiment: all that tables, plots and the report need, and a JSON file of it.
+
+A figure has a short name ("Div", "CPS", "Div-CPS") here, in files and in columns; its label explains it on an axis. All
+that have a label are the better the higher they are. Any other goes by its name, last and without a direction.
+"""
 
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from autolora_jax import files
 from autolora_jax.evaluation import Interval
+
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
+UP = "↑"
+LABELS = {
+    "Div": f"Diversity {UP} (Eq. 8)",
+    "CPS": f"Character presence score (CPS) {UP}",
+    "PC": f"Prompt correspondence (PC) {UP}",
+    "SA": f"Style adherence (SA) {UP}",
+    "Div-CPS": f"Diversity × CPS {UP}",
+    "Div-PC": f"Diversity × PC {UP}",
+    "Div-SA": f"Diversity × SA {UP}",
+    "Surroundings": f"Surroundings as the prompt says {UP}",
+    "All right": f"All as the prompt says {UP}",
+    "Vendi": f"Vendi score {UP}",
+    "CLIPScore": f"CLIPScore {UP}",
+    "Div-CLIPScore": f"Diversity × CLIPScore {UP}",
+}
+
+
+def label(figure: str) -> str:
+    """For an axis or a panel of a plot; what is no known figure, such as an experiment's axis, is its own label."""
+    return LABELS.get(figure, figure)
+
+
+def heading(figure: str) -> str:
+    """For a column: the name, with an arrow where more is better."""
+    return f"{figure} {UP}" if figure in LABELS else figure
+
+
+def ordered(figures: Iterable[str]) -> tuple[str, ...]:
+    """Each once, in the paper's order, then the others in theirs."""
+    order = {name: place for place, name in enumerate(LABELS)}
+    return tuple(sorted(dict.fromkeys(figures), key=lambda name: order.get(name, len(order))))
 
 
 class CellResult(NamedTuple):
@@ -27,6 +64,27 @@ class CellResult(NamedTuple):
     against: str = ""
     differences: Mapping[str, Interval] = {}
     published: Mapping[str, float] = {}
+
+    @property
+    def pair(self) -> str:
+        """The method and the one that it is compared with."""
+        return f"{self.method} − {self.against}"
+
+    def figure(self, name: str) -> Interval:
+        """NaN where it was not measured."""
+        return self.figures.get(name, UNKNOWN)
+
+    def difference(self, name: str) -> Interval:
+        """NaN where there is none."""
+        return self.differences.get(name, UNKNOWN)
+
+    def paper(self, name: str) -> float:
+        """NaN where the paper has none."""
+        return self.published.get(name, math.nan)
+
+    def has(self, *figures: str) -> bool:
+        """Whether all of these were measured."""
+        return all(math.isfinite(self.figure(name).value) for name in figures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +113,11 @@ class Results:
         return tuple(dict.fromkeys(cell.method for cell in self.cells))
 
     @property
+    def places(self) -> list[float]:
+        """On the axis, where cells are; none where no cell has one."""
+        return sorted({cell.at for cell in self.cells if cell.at is not None})
+
+    @property
     def figures(self) -> tuple[str, ...]:
         """Names of the figures that any cell has, in order."""
         return tuple(dict.fromkeys(name for cell in self.cells for name in cell.figures))
@@ -64,10 +127,13 @@ class Results:
         cells = [cell for cell in self.cells if cell.method == method]
         return tuple(sorted(cells, key=lambda cell: -math.inf if cell.at is None else cell.at))
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON values: figures that are not defined are null, what the paper does not have is left out."""
+        return dataclasses.asdict(self) | {"cells": [_plain(cell) for cell in self.cells]}
+
     def write(self, path: Path) -> None:
-        """As JSON; figures that are not defined are null. Raises OSError."""
-        content = dataclasses.asdict(self) | {"cells": [_plain(cell) for cell in self.cells]}
-        files.write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        """As JSON. Raises OSError."""
+        files.write(path, json.dumps(self.plain(), indent=2, ensure_ascii=False) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> "Results":
@@ -80,20 +146,17 @@ class Results:
 
 
 def _plain(cell: CellResult) -> dict[str, Any]:
-    return cell._asdict() | {name: plain_intervals(getattr(cell, name)) for name in ("figures", "differences")}
-
-
-def plain_intervals(figures: Mapping[str, Interval]) -> dict[str, list[float | None]]:
-    """As JSON has them: what is not known is null."""
-    return {name: [part if math.isfinite(part) else None for part in figure] for name, figure in figures.items()}
+    intervals = {
+        part: {name: [x if math.isfinite(x) else None for x in found] for name, found in getattr(cell, part).items()}
+        for part in ("figures", "differences")
+    }
+    published = {name: value for name, value in cell.published.items() if math.isfinite(value)}
+    return {**cell._asdict(), **intervals, "published": published}
 
 
 def _cell(content: Mapping[str, Any]) -> CellResult:
-    figures = {
-        name: {
-            figure: Interval(*(math.nan if part is None else part for part in parts))
-            for figure, parts in content[name].items()
-        }
-        for name in ("figures", "differences")
+    intervals = {
+        part: {name: Interval(*(math.nan if x is None else x for x in found)) for name, found in content[part].items()}
+        for part in ("figures", "differences")
     }
-    return CellResult(**{**content, **figures})
+    return CellResult(**{**content, **intervals})

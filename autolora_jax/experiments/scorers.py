@@ -1,6 +1,7 @@
 """Who says how good pictures are: the built-in world's judge, a vision-language model, or CLIP in place of either."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -9,13 +10,12 @@ from jaxtyping import Float
 
 from autolora_jax.demo.classifier import BATCH, Classifier
 from autolora_jax.demo.judge import world_scores
-from autolora_jax.demo.world.character import CONTEXT
+from autolora_jax.demo.world import CONTEXT
 from autolora_jax.evaluation.clipscore import clip_scores_of
 from autolora_jax.evaluation.encoders import Clip
 from autolora_jax.evaluation.features import collect
 from autolora_jax.evaluation.judge import QUESTIONS, Judged, Question
-from autolora_jax.evaluation.judge.verdict import SCORED
-from autolora_jax.evaluation.pictures import Picture
+from autolora_jax.evaluation.judge.verdicts import SCORED
 from autolora_jax.experiments.drawn import DrawnPictures
 from autolora_jax.experiments.experiment import Ask
 from autolora_jax.training.image_files import PictureError
@@ -77,45 +77,24 @@ class WorldScorer:
     }
 
     def __call__(self, pictures: DrawnPictures, asks: Sequence[Ask], on_scored: OnScored) -> Scored:
-        classifier, wanted = Classifier.load(), asked_scores(asks)
-        parts: list[dict[str, np.ndarray]] = []
+        classifier = Classifier.load()
+        scores = {name: np.full(len(pictures), np.nan) for name in asked_scores(asks)}
         lost: dict[str, str] = {}
-        waiting: list[Picture] = []
-
-        def judge() -> None:
-            parts.append(_world(classifier, waiting, wanted, lost))
-            on_scored(sum(len(part[wanted[0]]) for part in parts))
-            waiting.clear()
-
-        for picture in pictures:
-            waiting.append(picture)
-            if len(waiting) == BATCH:
-                judge()
-        if waiting:
-            judge()
-        scores = {name: np.concatenate([np.zeros(0), *(part[name] for part in parts)]) for name in wanted}
+        numbered = enumerate(pictures)
+        while batch := [*itertools.islice(numbered, BATCH)]:
+            prompts, images = {i: str(picture.fields["prompt"]) for i, picture in batch}, {}
+            for i, picture in batch:
+                try:
+                    images[i] = np.asarray(picture.image())
+                except PictureError as e:
+                    lost[picture.key] = str(e)
+            if images:
+                pixels = np.stack([*images.values()])
+                found = world_scores(classifier(pixels), pixels, [prompts[i] for i in images])
+                for name, values in scores.items():
+                    values[[*images]] = found[name]
+            on_scored(batch[-1][0] + 1)
         return Scored(scores, lost, {"judge": "the built-in world's classifier (demo/classifier.json: its accuracy)"})
-
-
-def _world(
-    classifier: Classifier, pictures: Sequence[Picture], wanted: Sequence[str], lost: dict[str, str]
-) -> dict[str, np.ndarray]:
-    """Scores of some pictures; of those that can't be judged NaN, and why in `lost`."""
-    images = []
-    for picture in pictures:
-        try:
-            images.append(np.asarray(picture.image()))
-        except PictureError as e:
-            lost[picture.key] = str(e)
-    pixels = np.stack(images) if images else np.zeros((0, 1, 1, 3), np.uint8)
-    good = np.array([picture.key not in lost for picture in pictures])
-    found = {name: np.full(len(pictures), np.nan) for name in wanted}
-    if len(pixels):
-        prompts = [str(picture.fields["prompt"]) for picture in pictures if picture.key not in lost]
-        scores = world_scores(classifier(pixels), pixels, prompts)
-        for name in wanted:
-            found[name][good] = scores[name]
-    return found
 
 
 class ClipScorer:
@@ -163,12 +142,9 @@ class JudgeScorer:
             question = question_of(ask)
             judged, about = self._consult(pictures, question, on_scored)
             told |= about
-            lost |= {each.picture: f"{each.verdict.outcome}: {each.verdict.why}" for each in _unscored(judged)}
+            unscored = (each for each in judged if each.verdict.outcome != SCORED)
+            lost |= {each.picture: f"{each.verdict.outcome}: {each.verdict.why}" for each in unscored}
             again = again or not all(each.verdict.final for each in judged)
             for name in question.scores:
                 scores[name] = np.array([each.verdict.scores.get(name, np.nan) for each in judged])
         return Scored(scores, lost, told, again)
-
-
-def _unscored(judged: Iterable[Judged]) -> list[Judged]:
-    return [each for each in judged if each.verdict.outcome != SCORED]

@@ -10,16 +10,23 @@ import numpy as np
 from autolora_jax.batch.plan import Plan
 from autolora_jax.evaluation import Interval
 from autolora_jax.evaluation.features import Collected, PictureEncoder, collect
-from autolora_jax.evaluation.measures import VENDI, numbered, vendi_measure
-from autolora_jax.evaluation.scores import DIVERSITY, Sample, intervals, paired_differences, pairs
-from autolora_jax.experiments.assumptions import told
+from autolora_jax.evaluation.scores import (
+    DIVERSITY,
+    VENDI,
+    Sample,
+    intervals,
+    numbered,
+    paired_differences,
+    pairs,
+    vendi_measure,
+)
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, Shot
-from autolora_jax.experiments.experiment import Cell, Experiment
-from autolora_jax.experiments.labels import LABELS
-from autolora_jax.experiments.results import CellResult, Results
+from autolora_jax.experiments.experiment import Cell, Experiment, assumed
+from autolora_jax.experiments.results import LABELS, CellResult, Results
 from autolora_jax.experiments.scorers import CLIPSCORE, Scored, Scorer, asked_scores
 
 OnProgress = Callable[[str, int, int], None]  # (stage, pictures done, of how many)
+CONFIDENCE = 0.95
 FEATURES, SCORES, CELLS = "Features", "Scores", "Cells"
 
 
@@ -29,26 +36,30 @@ class Method(NamedTuple):
     encoder: PictureEncoder
     scorer: Scorer
     cache: Path | None = None
-    confidence: float = 0.95
+    confidence: float = CONFIDENCE
     vendi: bool = False
 
 
 class Measured(NamedTuple):
-    """Of an experiment's pictures: key -> row of features and scores; and who has none of either, and why."""
+    """Of an experiment's pictures: key -> row of features and scores, of which those that are lost have neither."""
 
+    by: Method
     rows: Mapping[str, int]
     features: np.ndarray
-    scores: Mapping[str, np.ndarray]
-    lost: Mapping[str, str]
-    told: Mapping[str, str]
-    again: bool
+    scored: Scored
+
+    @property
+    def told(self) -> dict[str, str]:
+        """How they were measured, for the provenance."""
+        vendi = "; Vendi scores': by jackknife" if self.by.vendi else ""
+        return {
+            "features": f"{self.by.encoder.name} ({self.by.encoder.identity})",
+            **self.scored.told,
+            "intervals": f"{100 * self.by.confidence:g} %, by bootstrap over the pictures of each prompt{vendi}",
+        }
 
 
-class _Set(NamedTuple):
-    """A cell's measured pictures."""
-
-    shots: Sequence[Shot]
-    sample: Sample
+_Set = tuple[Sequence[Shot], Sample]  # a cell's measured pictures
 
 
 def measure(experiment: Experiment, drawn: Drawn, by: Method, on_progress: OnProgress | None = None) -> Measured | None:
@@ -61,7 +72,7 @@ def measure(experiment: Experiment, drawn: Drawn, by: Method, on_progress: OnPro
     tell, count = on_progress or (lambda *_: None), len(drawn.pictures)
     found = collect(drawn.pictures, [by.encoder], by.cache, lambda done, _: tell(FEATURES, done, count))
     scored = by.scorer(drawn.pictures, experiment.asks, lambda done: tell(SCORES, done, count))
-    return _joined(drawn.pictures, found, by.encoder.name, scored)
+    return _joined(drawn.pictures, found, by, scored)
 
 
 def results_of(
@@ -69,25 +80,23 @@ def results_of(
     plan: Plan,
     drawn: Drawn,
     measured: Measured | None,
-    by: Method | None,
     provenance: Mapping[str, str],
     on_progress: OnProgress | None = None,
 ) -> Results:
     """The results of what is drawn and measured. provenance: what only the caller knows, to be added to."""
-    sets = [_set(cell, measured) for cell in drawn.cells] if measured and by else []
+    sets = [_set(cell, measured) for cell in drawn.cells] if measured else []
     cells = []
-    for number, cell in enumerate(experiment.cells):
-        recipe = plan.recipes[number]
+    for number, (cell, recipe, keys) in enumerate(zip(experiment.cells, plan.recipes, drawn.cells, strict=True)):
         result = CellResult(
             method=cell.method,
             at=cell.at,
-            pictures=len(sets[number].shots) if sets else _there(drawn, number),
+            pictures=sum(key not in drawn.missing for key in keys.values()),
             evaluations=recipe.evaluations,
             settings={name: value for name, value in recipe.columns.items() if value is not None},
-            figures=_figures(sets[number], by) if by and sets else {},
+            figures={},
             published=dict(cell.published),
         )
-        cells.append(_compared(result, experiment, sets, number, by) if by and sets else result)
+        cells.append(_measured(result, experiment, sets, number, measured.by) if measured else result)
         if on_progress:
             on_progress(CELLS, number + 1, len(experiment.cells))
     asked, given = asked_scores(experiment.asks), {name for cell in cells for name in cell.figures}
@@ -101,63 +110,56 @@ def results_of(
         seeds=max(len(seeds) for seeds in plan.seeds),
         plots=tuple(dict.fromkeys((_renamed(x, renamed), _renamed(y, renamed)) for x, y in experiment.plots)),
         frontier=tuple(_renamed(name, renamed) for name in experiment.frontier),
-        confidence=by.confidence if by else 0.95,
-        meaning=_meanings(given, by),
-        assumptions=told(experiment),
+        confidence=measured.by.confidence if measured else CONFIDENCE,
+        meaning=_meanings(given, measured.by) if measured else {},
+        assumptions=assumed(experiment),
         provenance={
             **provenance,
             **_sources(plan),
-            **({"features": f"{by.encoder.name} ({by.encoder.identity})"} if by and measured else {}),
             **(measured.told if measured else {}),
-            **({"intervals": _how_sure(by)} if by and measured else {}),
             **_counted(drawn, measured),
         },
     )
 
 
-def _joined(pictures: DrawnPictures, found: Collected, encoder: str, scored: Scored) -> Measured:
+def _joined(pictures: DrawnPictures, found: Collected, by: Method, scored: Scored) -> Measured:
     """Pictures that have features, with their scores; those that have none are lost, whatever their score."""
     place = {key: i for i, key in enumerate(pictures.keys)}
     order = [place[known.key] for known in found.pictures]
-    return Measured(
-        rows={known.key: i for i, known in enumerate(found.pictures)},
-        features=found.features[encoder],
-        scores={name: values[order] for name, values in scored.scores.items()},
-        lost={**scored.lost, **found.bad},
-        told=scored.told,
-        again=scored.again,
-    )
+    scores = {name: values[order] for name, values in scored.scores.items()}
+    rows = {known.key: i for i, known in enumerate(found.pictures)}
+    known = scored._replace(scores=scores, lost={**scored.lost, **found.bad})
+    return Measured(by, rows, found.features[by.encoder.name], known)
 
 
 def _set(cell: Mapping[Shot, str], measured: Measured) -> _Set:
     shots = [shot for shot, key in cell.items() if key in measured.rows]
     rows = np.array([measured.rows[cell[shot]] for shot in shots], np.int64)
-    scores = {name: values[rows] for name, values in measured.scores.items()}
-    return _Set(shots, Sample(numbered([prompt for prompt, _ in shots]), scores, measured.features[rows]))
+    scores = {name: values[rows] for name, values in measured.scored.scores.items()}
+    return shots, Sample(numbered([prompt for prompt, _ in shots]), scores, measured.features[rows])
 
 
-def _figures(cell: _Set, by: Method) -> dict[str, Interval]:
-    """The cell's figures; none without pictures."""
-    if not cell.shots:
-        return {}
-    found = _meant(intervals(cell.sample, level=by.confidence))
-    if by.vendi and cell.sample.features is not None:
-        every = np.arange(len(cell.shots))
-        found |= vendi_measure(cell.sample.features, cell.sample.groups, by.confidence)(every)
-    return found
-
-
-def _compared(result: CellResult, experiment: Experiment, sets: Sequence[_Set], number: int, by: Method) -> CellResult:
-    """The cell with its differences from the one that it is compared with."""
+def _measured(result: CellResult, experiment: Experiment, sets: Sequence[_Set], number: int, by: Method) -> CellResult:
+    """The cell with its figures, and their differences from those of the one that it is compared with."""
+    shots, sample = sets[number]
+    result = result._replace(pictures=len(shots), figures=_figures(sample, by))
     other = partner(experiment, experiment.cells[number])
-    if other is None:
+    if other is None or not {*shots} & {*sets[other][0]}:
         return result
-    mine, theirs = sets[number], sets[other]
-    if not {*mine.shots} & {*theirs.shots}:
-        return result
-    before, after = pairs(theirs.shots, mine.shots)
-    differences = paired_differences(theirs.sample.rows(before), mine.sample.rows(after), level=by.confidence)
+    before, after = pairs(sets[other][0], shots)
+    differences = paired_differences(sets[other][1].rows(before), sample.rows(after), level=by.confidence)
     return result._replace(against=experiment.cells[other].method, differences=_meant(differences))
+
+
+def _figures(sample: Sample, by: Method) -> dict[str, Interval]:
+    """The figures of a cell's pictures; none without pictures."""
+    if not len(sample.groups):
+        return {}
+    found = _meant(intervals(sample, level=by.confidence))
+    if by.vendi and sample.features is not None:
+        every = np.arange(len(sample.groups))
+        found |= vendi_measure(sample.features, sample.groups, by.confidence)(every)
+    return found
 
 
 def _meant(figures: Mapping[str, Interval]) -> dict[str, Interval]:
@@ -172,19 +174,13 @@ def partner(experiment: Experiment, cell: Cell) -> int | None:
     return places.get(cell.at, places.get(None))
 
 
-def _there(drawn: Drawn, number: int) -> int:
-    return sum(key not in drawn.missing for key in drawn.cells[number].values())
-
-
 def _renamed(name: str, names: Mapping[str, str]) -> str:
     """A figure's name, or that of a product, with the score that took another's place."""
     product, dash, score = name.rpartition("-")
     return product + dash + names.get(score, score)
 
 
-def _meanings(given: set[str], by: Method | None) -> dict[str, str]:
-    if by is None:
-        return {}
+def _meanings(given: set[str], by: Method) -> dict[str, str]:
     encoder = by.encoder.name
     known = {
         DIVERSITY: f"diversity, Eq. 8 of the paper, of features by {encoder}, of each prompt, averaged over prompts",
@@ -193,11 +189,6 @@ def _meanings(given: set[str], by: Method | None) -> dict[str, str]:
         VENDI: f"Vendi score of features by {encoder}: as how many wholly different pictures, within a prompt",
     }
     return {name: meaning for name, meaning in known.items() if name in given}
-
-
-def _how_sure(by: Method) -> str:
-    vendi = "; Vendi scores': by jackknife" if by.vendi else ""
-    return f"{100 * by.confidence:g} %, by bootstrap over the pictures of each prompt{vendi}"
 
 
 def _sources(plan: Plan) -> dict[str, str]:
@@ -216,8 +207,8 @@ def _counted(drawn: Drawn, measured: Measured | None) -> dict[str, str]:
     told = {"pictures": f"{len(drawn.pictures):,} of {len(drawn.pictures) + len(drawn.missing):,} different ones"}
     if drawn.missing:
         told["pictures that are missing"] = _reasons(drawn.missing)
-    if measured and measured.lost:
-        told["pictures without a score"] = _reasons(measured.lost)
+    if measured and measured.scored.lost:
+        told["pictures without a score"] = _reasons(measured.scored.lost)
     return told
 
 

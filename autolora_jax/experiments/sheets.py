@@ -1,22 +1,36 @@
 """The pictures themselves, side by side as in the paper's figures: the same noise along a row or column.
 
-A sheet is a JPEG whose comment says what it shows; the report takes it as the picture's caption.
+A sheet is a JPEG whose comment says what it shows; the report takes it as the picture's caption. Where there is no
+picture, a tile says so.
 """
 
-from collections.abc import Mapping, Sequence
+import io
+import math
+from collections.abc import Mapping, Sequence, Set
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from autolora_jax.batch import Prompt
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from autolora_jax.batch import Prompt, read_manifest
+from autolora_jax.batch.contents import read_pictures
+from autolora_jax.batch.formats import FORMATS
+from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK
 from autolora_jax.batch.plan import Plan
 from autolora_jax.batch.prompts import read_prompts
+from autolora_jax.batch.storage import open_storage
+from autolora_jax.batch.store import Place
 from autolora_jax.experiments.experiment import Cell, Experiment, Sheet
-from autolora_jax.experiments.tiles import Tiles
-from autolora_jax.grid import comparison_grid
+from autolora_jax.grid import PAPER, comparison_grid
 
 QUALITY = 90
 NAMES = "sheet-*.jpg"
+SIDE = 512  # pixels: pictures are shown no larger
+PIXELS = 2**25  # of all tiles together: 96 MiB
+NOTHING = (256, 256)  # pixels of a tile where no picture says a size
+FIELD, CROSS, INK = (238, 238, 240), (205, 205, 210), (120, 120, 128)
+_MISSING = {FAILED: "failed", NOT_FINITE: "not finite"}
 Keys = Mapping[tuple[int, int], str]  # of a cell's pictures: (number of the prompt, seed) -> key
 
 
@@ -81,18 +95,13 @@ def _layouts(experiment: Experiment, sheet: Sheet, keys: Sequence[Keys], number:
     methods = list(dict.fromkeys(cell.method for cell, _ in cells))
     values = sorted({cell.at for cell, _ in cells}, key=lambda at: (at is not None, at))
     places = {(cell.method, cell.at): own for cell, own in cells}
-    return [
-        Layout(
-            f"sheet-{number:02}-prompt-{p:03}-seed-{seed}.jpg",
-            [
-                (_value(experiment, at), [places.get((method, at), {}).get((p, seed)) for method in methods])
-                for at in values
-            ],
-            methods,
-            f"{texts[p]}, seed {seed}: all from the same noise",
-        )
-        for p, seed in subjects
-    ]
+    layouts = []
+    for p, seed in subjects:
+        shown = {at: [places.get((method, at), {}).get((p, seed)) for method in methods] for at in values}
+        columns = [(_value(experiment, at), column) for at, column in shown.items()]
+        name, caption = f"sheet-{number:02}-prompt-{p:03}-seed-{seed}.jpg", f"{texts[p]}, seed {seed}"
+        layouts.append(Layout(name, columns, methods, f"{caption}: all from the same noise"))
+    return layouts
 
 
 def _subjects(keys: Keys, sheet: Sheet) -> list[tuple[int, int]]:
@@ -115,3 +124,76 @@ def _label(experiment: Experiment, cell: Cell) -> str:
 
 def _value(experiment: Experiment, at: float | None) -> str:
     return "" if at is None else f"{experiment.axis} {at:g}"
+
+
+class Tiles:
+    """Tiles of one size, by the pictures' keys. size: (width, height), pixels."""
+
+    def __init__(self, pictures: str | PathLike[str], keys: Set[str]) -> None:
+        """pictures: where the batch is, finished or not. keys: of the pictures that are wanted.
+
+        A picture of another shape than the largest one gets margins. Raises StorageError; ValueError for latents.
+        """
+        rows = {row["key"]: row for row in read_manifest(pictures) if row["key"] in keys}
+        drawn = {key: row for key, row in rows.items() if row["status"] == OK}
+        if latents := [row["file"] for row in drawn.values() if _name(row).endswith(FORMATS["latent"].suffix)]:
+            raise ValueError(
+                f"{latents[0]} holds latents, which can't be shown; draw the batch as png, webp or jpeg to see sheets"
+            )
+        self.size = _size(drawn, len(keys))
+        self._why = {key: _MISSING[row["status"]] for key, row in rows.items() if key not in drawn}
+        self._pictures: dict[str, Image.Image] = {}
+        self._others: dict[str, Image.Image] = {}  # by what they say
+        places = {key: Place(row["file"], row["member"]) for key, row in drawn.items()}
+        for key, found in read_pictures(open_storage(pictures), places):
+            small = None if isinstance(found, str) else _small(found, self.size)
+            if small is None:
+                self._why[key] = "not readable"
+            else:
+                self._pictures[key] = small
+
+    def __getitem__(self, key: str | None) -> Image.Image:
+        """The tile of a picture; None: of one that the experiment does not have, which is plain paper."""
+        if key in self._pictures:
+            return self._pictures[key]
+        why = "" if key is None else self._why.get(key, "not drawn yet")
+        if why not in self._others:
+            self._others[why] = _empty(self.size, why) if why else Image.new("RGB", self.size, PAPER)
+        return self._others[why]
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return row["member"] or row["file"]
+
+
+def _size(rows: Mapping[str, Mapping[str, Any]], count: int) -> tuple[int, int]:
+    if not rows:
+        return NOTHING
+    width, height = (max(row[name] for row in rows.values()) for name in ("width", "height"))
+    scale = min(1.0, SIDE / max(width, height), math.sqrt(PIXELS / (count * width * height)))
+    return max(1, int(width * scale)), max(1, int(height * scale))
+
+
+def _small(content: bytes, size: tuple[int, int]) -> Image.Image | None:
+    """A picture that fits in this size, with margins; None for what is no picture."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.draft("RGB", size)
+            whole = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # what Pillow says of broken files
+        return None
+    return whole if whole.size == size else ImageOps.pad(whole, size, Image.Resampling.LANCZOS, PAPER)
+
+
+def _empty(size: tuple[int, int], why: str) -> Image.Image:
+    """Crossed out, with a word."""
+    width, height = size
+    tile = Image.new("RGB", size, FIELD)
+    draw = ImageDraw.Draw(tile)
+    for ends in (((0, 0), (width - 1, height - 1)), ((0, height - 1), (width - 1, 0))):
+        draw.line(ends, CROSS, max(1, width // 128))
+    font = ImageFont.load_default(max(8, min(width // 9, 40)))
+    left, top, right, bottom = draw.textbbox((width / 2, height / 2), why, font, anchor="mm")
+    draw.rectangle((left - 4, top - 3, right + 4, bottom + 3), FIELD)
+    draw.text((width / 2, height / 2), why, INK, font, anchor="mm")
+    return tile

@@ -37,12 +37,13 @@ def scenes_of(count: int, held_out: bool) -> list[Scene]:
     return [sample_scene(rng, held_out) for _ in range(count)]
 
 
-def generated(pipe: AutoLoRAPipeline, scenes: list[Scene], w: float, steps: int, batch: int) -> np.ndarray:
-    """The model's pictures of their full captions, uint8 [n 96 96 3]."""
+def generated(pipe: AutoLoRAPipeline, captions: list[str], w: float, steps: int, batch: int) -> np.ndarray:
+    """The model's pictures of captions, uint8 [n 96 96 3]."""
     with Progress() as progress:
-        task = progress.add_task("drawing", total=len(scenes))
-        captions = [full_caption(scene) for scene in scenes]
-        return draw_pairs(pipe, captions, range(len(scenes)), CFG(w), steps, batch, lambda n: progress.advance(task, n))
+        task = progress.add_task("drawing", total=len(captions))
+        return draw_pairs(
+            pipe, captions, range(len(captions)), CFG(w), steps, batch, lambda n: progress.advance(task, n)
+        )
 
 
 def drawn(scenes: list[Scene]) -> np.ndarray:
@@ -89,15 +90,16 @@ def main(
     shown: list[Image.Image] = []
     for kind, held_out in (("seen", False), ("held out", True)):
         scenes = scenes_of(count, held_out)
+        captions = [full_caption(scene) for scene in scenes]
         exact = drawn(scenes)
-        pictures = generated(pipe, scenes, w, steps, batch)
+        pictures = generated(pipe, captions, w, steps, batch)
         columns = {"generated": pictures, "drawn": exact, "drawn, autoencoded": autoencoded(pipe, exact)}
         for what, pixels in columns.items():
-            found[f"{kind}, {what}"] = figures(agreement(classifier(pixels), scenes))
+            found[f"{kind}, {what}"] = figures(agreement(classifier(pixels), captions))
         first = {
             what: [Image.fromarray(picture) for picture in columns[what][:SHOWN]] for what in ("generated", "drawn")
         }
-        shown.append(comparison_grid([*first.items()], [full_caption(scene) for scene in scenes[:SHOWN]]))
+        shown.append(comparison_grid([*first.items()], captions[:SHOWN]))
     Console().print(_table(found))
     if sheet:
         both = Image.new("RGB", (sum(grid.width for grid in shown), max(grid.height for grid in shown)), "white")

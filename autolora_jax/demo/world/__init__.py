@@ -1,7 +1,5 @@
 """A procedurally drawn, captioned picture world: what the small built-in model is trained on and measured by."""
 
-from autolora_jax.demo.world.captions import WORDS, caption, full_caption, named
-from autolora_jax.demo.world.character import character_set
 from autolora_jax.demo.world.draw import draw
 from autolora_jax.demo.world.scene import (
     CHARACTER,
@@ -12,21 +10,28 @@ from autolora_jax.demo.world.scene import (
     SIZES,
     SKIES,
     SUBJECTS,
+    WORDS,
     Scene,
+    caption,
+    full_caption,
     is_held_out,
     labels,
+    named,
     sample_scene,
 )
-from autolora_jax.demo.world.style import pixel_art, style_set, write_folder
+from autolora_jax.demo.world.sets import CONTEXT, PIXELS, STYLE, character_set, pixel_art, style_set, write_folder
 
 __all__ = [
     "CHARACTER",
     "COLOURS",
+    "CONTEXT",
     "LABELS",
+    "PIXELS",
     "PLACES",
     "SIDES",
     "SIZES",
     "SKIES",
+    "STYLE",
     "SUBJECTS",
     "WORDS",
     "Scene",

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from autolora_jax.demo.world.pen import Colour, Pen
-from autolora_jax.demo.world.places import draw_place
+from autolora_jax.demo.world.places import PLACE_PAINTERS
 from autolora_jax.demo.world.scene import Scene
-from autolora_jax.demo.world.skies import MOODS, draw_sky, draw_weather, gradient
+from autolora_jax.demo.world.skies import MOODS, SKY_PAINTERS, WEATHER_PAINTERS, gradient
 from autolora_jax.demo.world.subjects import SUBJECT_PAINTERS
 
 SUPERSAMPLING = 3
@@ -74,9 +74,11 @@ def render(
     picture = gradient(mood, side)
     canvas = ImageDraw.Draw(picture, "RGBA")
     air = Pen(canvas, side)
-    draw_sky(scene.sky, air, rng)
-    draw_place(scene.place, Pen(canvas, side, light=(mood.light, mood.on_place)), rng, mood)
-    draw_weather(scene.sky, air, rng, weather[0])
+    SKY_PAINTERS[scene.sky](air, rng)
+    place = Pen(canvas, side, light=(mood.light, mood.on_place))
+    PLACE_PAINTERS[scene.place](place, rng, rng.uniform(0.5, 0.58), mood)
+    fall = WEATHER_PAINTERS.get(scene.sky, lambda *_: None)
+    fall(air, rng, weather[0])
     pose, colour = sample_pose(scene, rng, jitter), jittered(scene.colour, rng)
     air.glow(pose.x, pose.y, 0.4 * pose.height, 0.06 * pose.height, (24, 22, 48), 0.32)
     subject = Pen(
@@ -88,7 +90,7 @@ def render(
         line=line,
     )
     SUBJECT_PAINTERS[scene.subject](subject, colour)
-    draw_weather(scene.sky, air, rng, weather[1])
+    fall(air, rng, weather[1])
     return picture
 
 

@@ -89,19 +89,23 @@ class Pen:
 
     def box(self, x0: Number, y0: Number, x1: Number, y1: Number, fill: Colour, corner: Number = 0.0) -> None:
         """A flat rectangle, its corners rounded by a radius."""
-        (ax, ay), (bx, by) = self.at(x0, y0), self.at(x1, y1)
-        self._box(ax, ay, bx, by, 0.0, corner, fill)
+        self._box(*self._corners(x0, y0, x1, y1), 0.0, corner, fill)
 
     def block(self, x0: Number, y0: Number, x1: Number, y1: Number, fill: Colour, corner: Number = 0.03) -> None:
         """An outlined rectangle with shade along its right and lower edges."""
-        (ax, ay), (bx, by) = self.at(x0, y0), self.at(x1, y1)
-        left, right, top, bottom = min(ax, bx), max(ax, bx), min(ay, by), max(ay, by)
+        left, top, right, bottom = self._corners(x0, y0, x1, y1)
         self._box(left, top, right, bottom, self.width, corner, dark(fill))
         self._box(left, top, right, bottom, 0.0, corner, shade(fill))
         self._box(left, top, right - 0.12 * (right - left), bottom - 0.1 * (bottom - top), 0.0, corner, fill)
 
-    def _box(self, ax: Number, ay: Number, bx: Number, by: Number, grow: Number, corner: Number, fill: Colour) -> None:
-        left, right, top, bottom = min(ax, bx), max(ax, bx), min(ay, by), max(ay, by)
+    def _corners(self, x0: Number, y0: Number, x1: Number, y1: Number) -> tuple[Number, Number, Number, Number]:
+        """Left, top, right and bottom, in pixels."""
+        (ax, ay), (bx, by) = self.at(x0, y0), self.at(x1, y1)
+        return min(ax, bx), min(ay, by), max(ax, bx), max(ay, by)
+
+    def _box(
+        self, left: Number, top: Number, right: Number, bottom: Number, grow: Number, corner: Number, fill: Colour
+    ) -> None:
         corners = (left - grow, top - grow, right + grow, bottom + grow)
         if corner:
             self.canvas.rounded_rectangle(corners, corner * abs(self.sx) + grow, fill=self.lit(fill))

@@ -213,7 +213,8 @@ def _mountains(pen: Pen, rng: Rng, y: float, mood: Mood) -> None:
         pen.oval(x - 0.1 * r, at - 0.1 * r, 0.85 * r, 0.5 * r, mood.ground((156, 160, 172)))
 
 
-_PLACES: dict[str, Callable[[Pen, Rng, float, Mood], None]] = {
+# The pen: in the place's light, over the whole picture; the number: where the horizon is.
+PLACE_PAINTERS: dict[str, Callable[[Pen, Rng, float, Mood], None]] = {
     "meadow": _meadow,
     "beach": _beach,
     "desert": _desert,
@@ -221,8 +222,3 @@ _PLACES: dict[str, Callable[[Pen, Rng, float, Mood], None]] = {
     "city": _city,
     "mountains": _mountains,
 }
-
-
-def draw_place(place: str, pen: Pen, rng: Rng, mood: Mood) -> None:
-    """The place from its horizon downwards; pen: in the place's light, over the whole picture."""
-    _PLACES[place](pen, rng, rng.uniform(0.5, 0.58), mood)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from autolora_jax.demo.world.pen import WHITE, Colour, Pen, mix
@@ -54,11 +53,7 @@ def gradient(mood: Mood, side: int) -> Image.Image:
     down = np.minimum((np.arange(side) + 0.5) / side / HORIZON, 1.0)
     knots = np.linspace(0, 1, len(stops))
     column = np.stack([np.interp(down, knots, stops[:, c]) for c in range(3)], -1).round().astype(np.uint8)
-    return Image.fromarray(_wide(column, side))
-
-
-def _wide(column: UInt8[np.ndarray, "h 3"], side: int) -> UInt8[np.ndarray, "h w 3"]:
-    return np.ascontiguousarray(np.broadcast_to(column[:, None], (len(column), side, 3)))
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(column[:, None], (side, side, 3))))
 
 
 def _cloud(pen: Pen, x: float, y: float, r: float, colour: Colour, below: Colour) -> None:
@@ -107,14 +102,6 @@ def _night(pen: Pen, rng: np.random.Generator) -> None:
     pen.oval(moon_x + turn * 0.04, moon_y - 0.015, 0.07, 0.07, (52, 64, 122))
 
 
-def _rain(pen: Pen, rng: np.random.Generator) -> None:
-    _clouds(pen, rng, 3, 0.105, (104, 114, 132), (86, 96, 114))
-
-
-def _snow(pen: Pen, rng: np.random.Generator) -> None:
-    _clouds(pen, rng, 2, 0.085, (240, 244, 250), (214, 222, 234))
-
-
 def _scattered(rng: np.random.Generator, count: int) -> list[tuple[float, float]]:
     """count x count points on a loose grid, so that they cover the picture evenly."""
     return [((i + rng.uniform()) / count, (j + rng.uniform()) / count) for i in range(count) for j in range(count)]
@@ -131,22 +118,13 @@ def _flakes(pen: Pen, rng: np.random.Generator, count: int) -> None:
         pen.oval(x, y, r, r, WHITE)
 
 
-_ABOVE: dict[str, Callable[[Pen, np.random.Generator], None]] = {
+# Sun, moon, stars and clouds; the pen: untinted, over the whole picture.
+SKY_PAINTERS: dict[str, Callable[[Pen, np.random.Generator], None]] = {
     "sunny": _sunny,
     "sunset": _sunset,
     "night": _night,
-    "rain": _rain,
-    "snow": _snow,
+    "rain": lambda pen, rng: _clouds(pen, rng, 3, 0.105, (104, 114, 132), (86, 96, 114)),
+    "snow": lambda pen, rng: _clouds(pen, rng, 2, 0.085, (240, 244, 250), (214, 222, 234)),
 }
-_FALLING: dict[str, Callable[[Pen, np.random.Generator, int], None]] = {"rain": _drops, "snow": _flakes}
-
-
-def draw_sky(sky: str, pen: Pen, rng: np.random.Generator) -> None:
-    """Sun, moon, stars and clouds; pen: untinted, over the whole picture."""
-    _ABOVE[sky](pen, rng)
-
-
-def draw_weather(sky: str, pen: Pen, rng: np.random.Generator, count: int) -> None:
-    """What falls, if anything: count x count drops or flakes."""
-    if sky in _FALLING:
-        _FALLING[sky](pen, rng, count)
+# What falls, if anything: count x count drops or flakes.
+WEATHER_PAINTERS: dict[str, Callable[[Pen, np.random.Generator, int], None]] = {"rain": _drops, "snow": _flakes}

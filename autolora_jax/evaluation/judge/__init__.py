@@ -6,14 +6,12 @@ with Judge("http://localhost:8000/v1", "Qwen/Qwen2.5-VL-7B-Instruct") as by, Ver
 cps = scores(judged, "CPS")  # NaN where there is none
 """
 
-from autolora_jax.evaluation.judge.cache import VerdictCache
 from autolora_jax.evaluation.judge.client import Judge, JudgeError
-from autolora_jax.evaluation.judge.preparation import Preparation
+from autolora_jax.evaluation.judge.protocol import Patience
 from autolora_jax.evaluation.judge.questions import QUESTIONS, Question
 from autolora_jax.evaluation.judge.report import Prices, Report, report, scores
-from autolora_jax.evaluation.judge.retries import Patience
-from autolora_jax.evaluation.judge.run import Judged, Progress, judge
-from autolora_jax.evaluation.judge.verdict import Usage, Verdict, Version
+from autolora_jax.evaluation.judge.run import Judged, Preparation, Progress, judge
+from autolora_jax.evaluation.judge.verdicts import Usage, Verdict, VerdictCache, Version
 
 __all__ = [
     "QUESTIONS",

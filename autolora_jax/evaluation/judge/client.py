@@ -8,11 +8,20 @@ from typing import Any
 import httpx2
 
 from autolora_jax.evaluation.judge import protocol
-from autolora_jax.evaluation.judge.answers import Unusable, read_answer
-from autolora_jax.evaluation.judge.protocol import Dialect, Message, Reply
+from autolora_jax.evaluation.judge.protocol import (
+    FORM,
+    HOPELESS,
+    PASSING,
+    REFUSAL,
+    Dialect,
+    Fault,
+    Message,
+    Patience,
+    Reply,
+    Unusable,
+)
 from autolora_jax.evaluation.judge.questions import Question
-from autolora_jax.evaluation.judge.retries import FORM, HOPELESS, PASSING, REFUSAL, Fault, Patience, status_fault
-from autolora_jax.evaluation.judge.verdict import MALFORMED, REFUSED, SCORED, UNANSWERED, Usage, Verdict, Version
+from autolora_jax.evaluation.judge.verdicts import MALFORMED, REFUSED, SCORED, UNANSWERED, Usage, Verdict, Version
 
 VERSION_PATHS = ("/version", "/api/version")  # of vLLM, of Ollama
 LOOK = 10.0  # seconds that questions about the server itself may take
@@ -72,13 +81,13 @@ class Judge:
 
         pause: how to wait; what it raises ends the waiting. Raises JudgeError when asking on is of no use.
         """
-        asked = question.asked()
-        messages: list[Message] = [protocol.question(asked.text, image)]
+        schema = question.schema
+        messages: list[Message] = [protocol.question(question.text, image)]
         usage, why, reply = Usage(), "", None
         texts: list[str] = []
         for _ in range(1 + self._reasks):
             try:
-                reply = self._reply(messages, asked.schema, pause)
+                reply = self._reply(messages, schema, pause)
             except Fault as fault:
                 if fault.kind == HOPELESS:
                     raise JudgeError(f"{self.base_url} gives no answers: {fault}") from None
@@ -88,7 +97,7 @@ class Judge:
             if reply.refusal:
                 return Verdict(REFUSED, self._version(reply), why=reply.refusal, texts=(*texts,), usage=usage)
             try:
-                answer = read_answer(reply.text, asked.schema)
+                answer = protocol.read_answer(reply.text, schema)
             except Unusable as e:
                 why = f"the answer was cut off after {self._max_tokens} tokens" if reply.cut else str(e)
                 said = reply.text[: protocol.SHOWN]
@@ -191,7 +200,9 @@ class Judge:
             payload = None
         if response.status_code != 200:
             code, message = protocol.complaint(payload, text)
-            raise status_fault(response.status_code, code, self._safe(message), response.headers.get("retry-after"))
+            raise protocol.status_fault(
+                response.status_code, code, self._safe(message), response.headers.get("retry-after")
+            )
         try:
             return protocol.read_reply(text[:200] if payload is None else payload, time.monotonic() - began)
         except ValueError as e:

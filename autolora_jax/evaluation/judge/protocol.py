@@ -1,18 +1,45 @@
-"""The chat completions protocol: what is sent, what comes back, and what servers that know less of it are asked.
+"""The chat completions protocol: what is sent, what comes back, and what to do about servers that know less of it.
 
+A judge's text becomes its answer strictly: one JSON object that holds exactly what was asked for. Where a request
+brought no answer, it is told what kind of failure that is, and how long to wait before the next try.
 Source: OpenAI's API reference, /v1/chat/completions; vLLM, transformers, SGLang, llama.cpp and Ollama serve the same.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-from autolora_jax.evaluation.judge.verdict import Usage
+from autolora_jax.evaluation.judge.verdicts import Usage
 
 Message = Mapping[str, Any]
 FORMS = ("json_schema", "json_object", "text")  # how the form of an answer is asked for, the strictest first
 SHOWN = 2000  # characters of an answer that are kept or sent back
 SHOWN_OF_ERRORS = 300
+FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)  # what chat models put around code
+
+PASSING = "passing"  # may be over soon
+FORM = "form"  # the server does not take requests of this form, or not this picture
+PICTURE = "picture"  # of this picture alone
+REFUSAL = "refusal"  # a filter would not let it through
+HOPELESS = "hopeless"  # of all that would follow
+
+STATUSES = {
+    **dict.fromkeys((400, 422), FORM),
+    **dict.fromkeys((*range(300, 400), 401, 402, 404, 405), HOPELESS),
+    **dict.fromkeys((408, 409, 425, 429), PASSING),
+}
+CODES = {
+    "content_filter": REFUSAL,
+    "content_policy_violation": REFUSAL,
+    "insufficient_quota": HOPELESS,
+    "model_not_found": HOPELESS,
+}
+LONGEST_ASKED = 900.0  # seconds: a server that says "later" and means later than this has no time today
 
 
 @dataclass(frozen=True)
@@ -120,3 +147,108 @@ def complaint(payload: Any, otherwise: str) -> tuple[str, str]:
     message = _text(error.get("message") or error.get("detail") or otherwise)[:SHOWN_OF_ERRORS]
     name = error.get("param")
     return str(error.get("code") or ""), f"{_text(name)}: {message}" if name else message
+
+
+class Unusable(ValueError):
+    """An answer can't be used. The message tells the judge why."""
+
+
+def read_answer(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer in a text, which may be fenced as code. Raises Unusable."""
+    text = text.strip()
+    if not text:
+        raise Unusable("the answer was empty")
+    if fenced := FENCE.fullmatch(text):
+        text = fenced[1]
+    try:
+        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except Unusable:
+        raise
+    except (ValueError, RecursionError) as e:
+        raise Unusable(f"the answer was not a JSON object alone ({e})") from None
+    if wrong := [*problems(found, schema)]:
+        raise Unusable("; ".join(wrong))
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Unusable("a key occurred twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise Unusable(f"{name} is no JSON")
+
+
+# JSON's name of a type -> whether a value is of it. In JSON true is no integer, and 4.0 is one.
+TYPES: dict[str, Callable[[Any], bool]] = {
+    "object": lambda value: isinstance(value, dict),
+    "array": lambda value: isinstance(value, list),
+    "string": lambda value: isinstance(value, str),
+    "integer": lambda value: type(value) is int or (type(value) is float and value.is_integer()),
+}
+
+
+def problems(value: Any, schema: Mapping[str, Any], where: str = "the answer") -> Iterator[str]:
+    """What is wrong with a value, by the part of JSON Schema that questions use."""
+    if not TYPES[schema["type"]](value):
+        yield f"{where} should be of type {schema['type']}, not {json.dumps(value)[:60]}"
+        return
+    if "enum" in schema and value not in schema["enum"]:
+        yield f"{where} should be one of {schema['enum']}, not {json.dumps(value)}"
+    for name, part in schema.get("properties", {}).items():
+        if name not in value:
+            yield f'the key "{name}" was missing'
+        else:
+            yield from problems(value[name], part, f'"{name}"')
+    if schema.get("additionalProperties") is False and (more := value.keys() - schema["properties"]):
+        yield f"there were other keys: {', '.join(sorted(more))}"
+    for each in value if "items" in schema else ():
+        yield from problems(each, schema["items"], f"an entry of {where}")
+
+
+class Fault(Exception):
+    """A request brought no answer. kind: one of the above; after: seconds that the server asks to wait."""
+
+    def __init__(self, why: str, kind: str = PASSING, after: float | None = None) -> None:
+        super().__init__(why)
+        self.kind, self.after = kind, after
+
+
+def status_fault(status: int, code: str, message: str, retry_after: str | None) -> Fault:
+    """What an HTTP status other than 200 means."""
+    kind = CODES.get(code) or STATUSES.get(status) or (PASSING if status >= 500 else PICTURE)
+    after = _seconds(retry_after)
+    if after is not None and after > LONGEST_ASKED:
+        return Fault(f"HTTP {status}: {message}; it asks to come back in {after:.0f} seconds", HOPELESS)
+    return Fault(f"HTTP {status}: {message}", kind, after)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Of a Retry-After header, which holds seconds or a date."""
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        date = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+
+
+@dataclass(frozen=True)
+class Patience:
+    """tries: of one request, the first among them; first, longest: seconds to wait, doubled from try to try."""
+
+    tries: int = 8
+    first: float = 1.0
+    longest: float = 60.0
+
+    def wait(self, tried: int, after: float | None) -> float:
+        """Seconds before the next try, after `tried` of them: up to a half less, so that not all come back at once."""
+        return max(min(self.first * 2 ** (tried - 1), self.longest) * random.uniform(0.5, 1.0), after or 0.0)

@@ -41,19 +41,6 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question as a judge gets it. digest: of all that it consists of, in hexadecimal digits."""
-
-    text: str
-    schema: Mapping[str, Any]
-
-    @property
-    def digest(self) -> str:
-        content = json.dumps([self.text, self.schema], sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
-
-
-@dataclass(frozen=True)
 class Question:
     """Criteria and what is known of them already; the rest may differ from picture to picture."""
 
@@ -80,31 +67,39 @@ class Question:
             )
         return replace(self, parameters={**self.parameters, **parameters})
 
-    def asked(self) -> Asked:
-        """Raises ValueError while something is missing."""
+    @property
+    def text(self) -> str:
+        """What a judge gets beside the picture. Raises ValueError while something is missing."""
         if self.missing:
             raise ValueError(f"the question {self.name} needs {', '.join(self.missing)}")
         texts = [
             each.text(**{name: text for name, text in self.parameters.items() if name in (*each.needs, *each.takes)})
             for each in self.criteria
         ]
-        schema = self._schema()
         example = ", ".join(
             f'"{key}": {["keyword"] if kind is KEYWORDS else 0}'.replace("'", '"')
-            for key, kind in schema["properties"].items()
+            for key, kind in self.schema["properties"].items()
         )
         form = f"Answer with a JSON object alone and nothing before or after it, in this form: {{{example}}}"
-        return Asked("\n\n".join([*texts, form]), schema)
+        return "\n\n".join([*texts, form])
 
-    def of(self, answer: Mapping[str, Any]) -> dict[str, float]:
-        """The scores of a valid answer, by name: 0 to 5."""
-        return {each.name: float(answer[each.key]) for each in self.criteria}
-
-    def _schema(self) -> dict[str, Any]:
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of an answer."""
         keys = {each.key: SCORE for each in self.criteria} | {
             each.keywords: KEYWORDS for each in self.criteria if each.keywords
         }
         return {"type": "object", "properties": keys, "required": [*keys], "additionalProperties": False}
+
+    @property
+    def digest(self) -> str:
+        """Of all that is asked, in hexadecimal digits. Raises ValueError while something is missing."""
+        content = json.dumps([self.text, self.schema], sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()
+
+    def of(self, answer: Mapping[str, Any]) -> dict[str, float]:
+        """The scores of a valid answer, by name: 0 to 5."""
+        return {each.name: float(answer[each.key]) for each in self.criteria}
 
 
 def _presence(character: str, description: str = "") -> str:

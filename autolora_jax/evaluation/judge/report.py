@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from autolora_jax.evaluation.bootstrap import Interval
+from autolora_jax.evaluation.intervals import Interval
 from autolora_jax.evaluation.judge.questions import BEST, Question
 from autolora_jax.evaluation.judge.run import Judged
-from autolora_jax.evaluation.judge.verdict import SCORED, Usage, Verdict
+from autolora_jax.evaluation.judge.verdicts import SCORED, Usage, Verdict
 from autolora_jax.evaluation.scores import Sample, intervals
 
 
@@ -31,36 +31,47 @@ def scores(judged: Iterable[Judged], name: str) -> Float[np.ndarray, "n"]:
     return np.array([each.verdict.scores.get(name, np.nan) for each in judged])
 
 
-def as_share(score: float) -> float:
-    """A score on a scale of 0 to 1."""
-    return score / BEST
-
-
 @dataclass(frozen=True)
 class Report:
-    """means: score -> its interval; versions: those who answered -> pictures.
+    """means: score -> its interval. seconds: that this run took."""
 
-    usage: what all these verdicts took, whichever run asked for them; new: those of this run. asked: pictures that
-    this run asked about; seconds: that it took.
-    """
-
+    judged: Sequence[Judged]
     question: Question
     preparation: str
-    outcomes: Mapping[str, int]
     means: Mapping[str, Interval]
-    versions: Mapping[str, int]
-    usage: Usage
-    new: Usage
-    asked: int
-    seconds: float
     prices: Prices
-    judged: Sequence[Judged]
+    seconds: float
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """How many of each."""
+        return Counter(each.verdict.outcome for each in self.judged)
+
+    @property
+    def versions(self) -> Mapping[str, int]:
+        """Those who answered -> pictures."""
+        return Counter(_who(each.verdict) for each in self.judged if each.verdict.usage.answers)
+
+    @property
+    def usage(self) -> Usage:
+        """What all these verdicts took, whichever run asked for them."""
+        return sum((each.verdict.usage for each in self.judged), Usage())
+
+    @property
+    def new(self) -> Usage:
+        """What those of this run took."""
+        return sum((each.verdict.usage for each in self.judged if not each.reused), Usage())
+
+    @property
+    def asked(self) -> int:
+        """Pictures that this run asked about."""
+        return sum(not each.reused for each in self.judged)
 
     def json(self) -> dict[str, Any]:
         """All of it, and every picture's verdict."""
         question: dict[str, Any] = {"name": self.question.name, "parameters": dict(self.question.parameters)}
         if not self.question.missing:  # else each picture has its own
-            question |= {"text": self.question.asked().text, "digest": self.question.asked().digest}
+            question |= {"text": self.question.text, "digest": self.question.digest}
         return {
             "question": question,
             "preparation": self.preparation,
@@ -87,39 +98,19 @@ def report(
     **bootstrap: Any,
 ) -> Report:
     """groups: of each picture (its prompt); bootstrap: as bootstrap_interval takes them. The rest: see Report."""
-    asked = [each for each in judged if not each.reused]
-    usage, new = (sum((each.verdict.usage for each in some), Usage()) for some in (judged, asked))
-    means = intervals(Sample(groups, {name: scores(judged, name) for name in question.scores}), **bootstrap)
-    return Report(
-        question,
-        preparation,
-        Counter(each.verdict.outcome for each in judged),
-        means,
-        Counter(_who(each.verdict) for each in judged if each.verdict.usage.answers),
-        usage,
-        new,
-        len(asked),
-        seconds,
-        prices,
-        judged,
-    )
+    found = Sample(groups, {name: scores(judged, name) for name in question.scores})
+    return Report(judged, question, preparation, intervals(found, **bootstrap), prices, seconds)
 
 
 def _mean(interval: Interval) -> dict[str, float | None]:
-    values = {**interval._asdict(), "of": BEST, "share": as_share(interval.value)}
+    values = {**interval._asdict(), "of": BEST, "share": interval.value / BEST}
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 
 def _who(verdict: Verdict) -> str:
     """The judge in words: what was asked for, then what server and answer say it is."""
-    version = verdict.version
-    told = {
-        "served": version.served,
-        "reported": version.reported,
-        "fingerprint": version.fingerprint,
-        "form": version.form,
-    }
-    return ", ".join([version.model, *(f"{name} {text}" for name, text in told.items() if text)])
+    told = asdict(verdict.version)
+    return ", ".join([told.pop("model"), *(f"{name} {text}" for name, text in told.items() if text)])
 
 
 def _row(judged: Judged) -> dict[str, Any]:

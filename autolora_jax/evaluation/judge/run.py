@@ -1,5 +1,7 @@
 """Many pictures, one question, one judge, several requests at a time."""
 
+import base64
+import io
 import queue
 import threading
 import time
@@ -7,15 +9,48 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from autolora_jax.evaluation.judge.cache import Key, VerdictCache
+from PIL import Image
+
 from autolora_jax.evaluation.judge.client import Judge, JudgeError, Pause
-from autolora_jax.evaluation.judge.preparation import Preparation
 from autolora_jax.evaluation.judge.questions import Question
-from autolora_jax.evaluation.judge.verdict import UNANSWERED, UNREADABLE, Verdict, Version
+from autolora_jax.evaluation.judge.verdicts import UNANSWERED, UNREADABLE, Key, Verdict, VerdictCache, Version
 from autolora_jax.evaluation.pictures import Picture
 from autolora_jax.training.image_files import PictureError
 
+# How Pillow writes them. PNG: speed before size, the pixels are the same.
+FORMATS = {"png": {"compress_level": 1}, "jpeg": {"quality": 95, "subsampling": 0}}
 GRACE = 10.0  # seconds that answers under way are waited for when a run is stopped
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A picture as judges get it: in the request itself, without what its file says of how it was made.
+
+    format: png or jpeg (quality 95, full chroma); max_side: pixels, larger pictures are shrunk with Lanczos."""
+
+    format: str = "png"
+    max_side: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS or self.max_side < 1:
+            raise ValueError(
+                f"pictures can be sent as {' or '.join(FORMATS)} with a side of 1 pixel or more, not as {self.format} "
+                f"of {self.max_side}"
+            )
+
+    def __str__(self) -> str:
+        """What was done, as caches and reports state it."""
+        return f"{self.format}, at most {self.max_side} pixels a side"
+
+    def data_uri(self, image: Image.Image) -> str:
+        """An RGB picture, never enlarged."""
+        scale = self.max_side / max(image.size)
+        if scale < 1:
+            width, height = (max(1, round(side * scale)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
+        content = io.BytesIO()
+        image.save(content, self.format, **FORMATS[self.format])
+        return f"data:image/{self.format};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 class Judged(NamedTuple):
@@ -44,7 +79,7 @@ def judge(
     by: Judge,
     cache: VerdictCache,
     *,
-    preparation: Preparation = Preparation(),  # noqa: B008  (frozen)
+    preparation: Preparation = Preparation(),
     concurrency: int = 8,
     give_up: int = 20,
     on_progress: Callable[[Progress], None] | None = None,
@@ -126,7 +161,7 @@ def _judged(
 ) -> Judged:
     """Looks, then asks, unless somebody else is asking: then waits and looks again."""
     question = about(picture, question)
-    key = Key(picture.sha256, question.asked().digest, str(preparation), by.model)
+    key = Key(picture.sha256, question.digest, str(preparation), by.model)
     if found := cache.find(key, by.served):
         return Judged(picture.key, found, True)
     with cache.claim(key, pause):

@@ -1,4 +1,4 @@
-"""A file an experiment, each with get_config() for the published models and get_builtin() for the built-in one.
+"""The paper's experiments, and those beyond it; the paper's numbers and prompts lie beside them.
 
-The paper's numbers and prompts lie beside them. What they have in common is `experiments.parts`.
+What they have in common is `experiments.parts`. table1.py is one as a file of your own may be.
 """

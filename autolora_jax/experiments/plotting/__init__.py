@@ -1,10 +1,16 @@
-"""Whole figures of results. Needs matplotlib: whoever can do without imports this where it is used.
+"""The figures of results: the experiment's plots, paired differences, an overview, the frontier.
 
-Each is drawn as many inches wide as wanted. title: what stands above it; "": nothing does.
+Files and the report's page have the same ones. Needs matplotlib, an extra: whoever can do without imports this where it
+is used. Each figure is drawn as many inches wide as wanted. title: what stands above it; "": nothing does.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 try:
     from matplotlib.figure import Figure
@@ -12,21 +18,95 @@ except ModuleNotFoundError:
     told = "plots need matplotlib: pip install 'autolora-jax[plots]'"
     raise ModuleNotFoundError(told, name="matplotlib") from None
 
-from autolora_jax.experiments.frontier import Frontier
-from autolora_jax.experiments.labels import label
-from autolora_jax.experiments.layout import number, sure
-from autolora_jax.experiments.pareto import efficient
-from autolora_jax.experiments.plotting.canvas import TEXT, entitle, label_ends, label_points, looks, new_figure, plain
+from autolora_jax.experiments.findings import headlines
+from autolora_jax.experiments.frontier import PICTURE, Frontier, efficient, frontiers
+from autolora_jax.experiments.markup import number
+from autolora_jax.experiments.plotting.canvas import (
+    TEXT,
+    entitle,
+    label_points,
+    looks,
+    new_figure,
+    plain,
+    save,
+    svg,
+)
 from autolora_jax.experiments.plotting.panels import NONE, against, along_axis, beside
-from autolora_jax.experiments.results import Results
+from autolora_jax.experiments.results import Results, label, ordered
 
+NARROW = 3.6  # inches: a phone's screen
+HALF, PLANE, FULL = 6.4, 7.6, 10.8  # a figure that has another one beside it on a wide page, and those that have none
 PANEL = 3.5  # inches that a panel takes at least, where several stand side by side
-ROOMY = 6.0  # inches from which on names stand beside their curves
 FEW = 5  # methods whose steps can be told apart
-SHORT = 24  # letters of a name that stands beside its curve
 
 
-def pair(results: Results, x: str, y: str, width: float, title: str = "") -> Figure:
+class Drawing(NamedTuple):
+    """name: of its file. about: what it shows. wide: inches, where there is room; draw: (inches, title) -> figure.
+
+    more: whether it shows something that no drawing before it does.
+    """
+
+    name: str
+    about: str
+    wide: float
+    draw: Callable[[float, str], Figure]
+    more: bool = True
+
+
+def drawings(results: Results) -> list[Drawing]:
+    """In the page's order."""
+    found = []
+    plots = [plot for plot in dict.fromkeys(results.plots) if _measured(results, *plot)]
+    for x, y in plots:
+        about = f"{label(y)} {'over' if x == results.axis else 'against'} {label(x)}"
+        found.append(Drawing(f"plot-{_slug(y)}-by-{_slug(x)}", about, HALF, partial(_pair, results, x, y)))
+    for name in headlines(results):
+        if any(math.isfinite(cell.difference(name).value) for cell in results.cells):
+            slug, about = f"plot-difference-in-{_slug(name)}", f"Paired difference in {name}"
+            found.append(Drawing(slug, about, HALF, partial(_differences, results, name)))
+    if figures := tuple(name for name in ordered(results.figures) if _measured(results, name)):
+        more = bool({*figures} - {name for plot in plots for name in plot})
+        found.append(Drawing("plot-overview", "All figures", FULL, partial(_overview, results, figures), more))
+    if across := frontiers(results):
+        x, y = map(label, results.frontier)
+        found.append(Drawing(PICTURE, f"Frontier: {y} against {x}", PLANE, partial(_frontier, results, across)))
+    return found
+
+
+def write_figures(results: Results, folder: Path) -> list[Path]:
+    """Writes a PNG of each drawing. Raises OSError."""
+    found = drawings(results)
+    if found:
+        folder.mkdir(parents=True, exist_ok=True)
+    return [save(each.draw(each.wide, results.title), folder / f"{each.name}.png") for each in found]
+
+
+def page_figures(results: Results) -> list[dict[str, Any]]:
+    """Each that shows more than those before it, for a page: what it shows, as SVG for a wide and a narrow screen."""
+    return [
+        {
+            "about": each.about,
+            "across": each.wide > HALF,
+            "frontier": each.name == PICTURE,
+            "wide": svg(each.draw(each.wide, "")),
+            "narrow": svg(each.draw(NARROW, "")),
+        }
+        for each in drawings(results)
+        if each.more
+    ]
+
+
+def _measured(results: Results, *names: str) -> bool:
+    """Whether some cell has all of these figures; what is the axis is no figure."""
+    return any(cell.has(*({*names} - {results.axis})) for cell in results.cells)
+
+
+def _slug(text: str) -> str:
+    """As part of a file's name."""
+    return "-".join(re.findall(r"\w+", text.lower()))
+
+
+def _pair(results: Results, x: str, y: str, width: float, title: str = "") -> Figure:
     """A figure along the axis, or against another figure."""
     if x == results.axis:
         return _along(results, y, label(y), width, title)
@@ -37,14 +117,14 @@ def pair(results: Results, x: str, y: str, width: float, title: str = "") -> Fig
     return figure
 
 
-def differences(results: Results, name: str, width: float, title: str = "") -> Figure:
+def _differences(results: Results, name: str, width: float, title: str = "") -> Figure:
     """A figure's paired differences: along the axis, or, where there is none, a row for each pair."""
     paired = dataclasses.replace(
         results, cells=tuple(cell._replace(figures=cell.differences, published={}) for cell in results.cells)
     )
     pairs = {cell.method: f"{cell.method} − {cell.against}" for cell in results.cells if cell.against}
     told = f"Difference in {name}"
-    if any(cell.at is not None for cell in results.cells):
+    if results.places:
         return _along(paired, name, told, width, title, pairs)
     figure, (axes,) = new_figure(1, 1, width, 1.2 + 0.3 * len(pairs))
     beside(axes, paired, name, pairs)
@@ -53,9 +133,9 @@ def differences(results: Results, name: str, width: float, title: str = "") -> F
     return figure
 
 
-def overview(results: Results, figures: Sequence[str], width: float, title: str = "") -> Figure:
+def _overview(results: Results, figures: Sequence[str], width: float, title: str = "") -> Figure:
     """A panel for each figure."""
-    axis, columns = any(cell.at is not None for cell in results.cells), max(1, min(int(width / PANEL), len(figures)))
+    axis, columns = bool(results.places), max(1, min(int(width / PANEL), len(figures)))
     height = 3.0 if axis else 1.0 + 0.3 * len(results.methods)
     figure, panels = new_figure(len(figures), columns, width / columns, height)
     for axes, name in zip(panels, figures, strict=True):
@@ -68,7 +148,7 @@ def overview(results: Results, figures: Sequence[str], width: float, title: str 
     return figure
 
 
-def frontier(results: Results, found: Sequence[Frontier], width: float, title: str = "") -> Figure:
+def _frontier(results: Results, found: Sequence[Frontier], width: float, title: str = "") -> Figure:
     """Each method's points in the plane of the two figures, the efficient ones large, with the steps below."""
     figure, (axes,) = new_figure(1, 1, width, max(0.74 * width, 3.4))
     names = {each.method: f"{each.method}: area {number(each.area)}" for each in found}
@@ -90,14 +170,11 @@ def frontier(results: Results, found: Sequence[Frontier], width: float, title: s
 
 
 def _along(results: Results, name: str, told: str, width: float, title: str, pairs: Mapping[str, str] = NONE) -> Figure:
-    """A figure along the axis, with the methods' names beside their curves, or above where there is no room."""
+    """A figure along the axis."""
     figure, (axes,) = new_figure(1, 1, width, _height(width))
-    ends = along_axis(axes, results, name, pairs)
+    along_axis(axes, results, name, pairs)
     axes.set_ylabel(plain(told), fontsize=TEXT)
-    named = width >= ROOMY and max((len(end.text) for end in ends), default=0) <= SHORT
-    entitle(figure, title, _note(results, "bands"), None if named else axes)
-    if named:
-        label_ends(axes, ends)
+    entitle(figure, title, _note(results, "bands"), axes)
     return figure
 
 
@@ -107,7 +184,7 @@ def _height(width: float) -> float:
 
 def _note(results: Results, how: str, *more: str) -> str:
     """What signs mean: those of intervals and of the paper's numbers where there are such."""
-    known = any(sure(each) for cell in results.cells for each in cell.figures.values())
+    known = any(each.sure for cell in results.cells for each in cell.figures.values())
     parts = [f"{how}: {100 * results.confidence:g} % intervals"] if known else []
     parts += ["hollow, dashed: the paper's numbers"] if any(cell.published for cell in results.cells) else []
     return "; ".join([*parts, *more])

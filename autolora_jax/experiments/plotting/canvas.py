@@ -5,7 +5,6 @@ The only module that decides about fonts and colours. No state of pyplot is touc
 
 import functools
 import io
-import itertools
 import math
 import re
 import textwrap
@@ -14,10 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
@@ -135,88 +132,29 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def label_ends(axes: Axes, marks: Sequence[Mark]) -> None:
-    """Writes each text to the right of the panel, as near to its point's height as the others let it."""
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # now limits and sizes are known
-    marks = sorted(marks, key=lambda mark: mark.y)
-    heights = axes.transAxes.inverted().transform(axes.transData.transform([(mark.x, mark.y) for mark in marks]))[:, 1]
-    line = 1.3 * TEXT / 72 * axes.figure.dpi / axes.bbox.height
-    for mark, height in zip(marks, spread(heights, line), strict=True):
-        axes.annotate(
-            plain(mark.text),
-            (mark.x, mark.y),
-            (1.04, height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=TEXT,
-            color=_dark(mark.colour),
-            arrowprops={"arrowstyle": "-", "color": mark.colour, "linewidth": 0.6, "relpos": (0, 0.5), "shrinkB": 3},
-            annotation_clip=False,
-        )
-
-
-def spread(places: Float[np.ndarray, "n"], gap: float) -> Float[np.ndarray, "n"]:
-    """Places in 0 … 1, in ascending order, moved apart by the gap and as little as that needs, in squares.
-
-    Less the gaps before them, they may not descend: an isotonic regression, by its max-min formula.
-    Source: R. E. Barlow et al., Statistical Inference under Order Restrictions (1972), section 1.4.
-    """
-    count, steps = len(places), gap * np.arange(len(places))
-    less = places - steps
-    moved = [max(min(less[i:j].mean() for j in range(k + 1, count + 1)) for i in range(k + 1)) for k in range(count)]
-    return np.clip(moved, 0, max(0.0, 1 - gap * (count - 1))) + steps
-
-
 def label_points(axes: Axes, marks: Sequence[Mark]) -> None:
-    """Writes texts at their points, the first ones first, and leaves out those that would lie on a text or a point.
-
-    Lines are avoided where that can be.
-    """
-    axes.figure.draw_without_rendering()  # type: ignore[union-attr]
+    """Writes texts at their points, the first ones first, and leaves out those that would lie on a text or a point."""
+    axes.figure.draw_without_rendering()  # type: ignore[union-attr]  # now limits and sizes are known
     pixel = axes.figure.dpi / 72
     line, letter = 1.2 * SMALL * pixel, 0.64 * SMALL * pixel
-    points, lines = _drawn(axes)
+    drawn = [each for each in axes.lines if each.get_marker() not in (None, "None", "")]
+    points = np.concatenate([np.empty((0, 2)), *(axes.transData.transform(each.get_xydata()) for each in drawn)])
     (left, bottom), (right, top) = axes.bbox.get_points()
     texts = np.empty((0, 4))
     for mark in marks:
         place, size = axes.transData.transform((mark.x, mark.y)), np.array([letter * len(mark.text), line])
-        fits = []
         for side in SIDES:
             centre = place + side * (size / 2 + 3 * pixel)
             box = x0, y0, x1, y1 = np.concatenate([centre - size / 2, centre + size / 2])
             taken = ((texts[:, :2] < box[2:] + pixel) & (texts[:, 2:] > box[:2] - pixel)).all(1).any()
-            inside = left <= x0 and x1 <= right and bottom <= y0 and y1 <= top
-            if inside and not taken and not _within(points, box, 2 * pixel):
-                fits.append((_within(lines, box, pixel), centre, box))
-        if fits:
-            _, centre, box = min(fits, key=lambda fit: fit[0])
-            texts = np.concatenate([texts, [box]])
-            x, y = axes.transAxes.inverted().transform(centre)
-            written = axes.text(x, y, plain(mark.text), transform=axes.transAxes, ha="center", va="center")
-            halo = withStroke(linewidth=1.5, foreground="white")
-            written.set(fontsize=SMALL, color=_dark(mark.colour), path_effects=[halo], zorder=4)
-
-
-def _drawn(axes: Axes) -> tuple[Float[np.ndarray, "_ 2"], Float[np.ndarray, "_ 2"]]:
-    """Where markers are and where lines pass, in pixels."""
-    lines = [axes.transData.transform(line.get_xydata()) for line in axes.lines]
-    marked = [
-        place for place, line in zip(lines, axes.lines, strict=True) if line.get_marker() not in (None, "None", "")
-    ]
-    bars = [bar for each in axes.collections if isinstance(each, LineCollection) for bar in each.get_segments()]
-    sampled = [_sampled(line) for line in (*lines, *map(axes.transData.transform, bars)) if len(line)]
-    return np.concatenate([np.empty((0, 2)), *marked]), np.concatenate([np.empty((0, 2)), *sampled])
-
-
-def _within(points: Float[np.ndarray, "n 2"], box: Float[np.ndarray, "4"], margin: float) -> int:
-    """How many points a box holds, or has no farther from it than the margin."""
-    return int(((points > box[:2] - margin) & (points < box[2:] + margin)).all(1).sum())
-
-
-def _sampled(line: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "_ 2"]:
-    """Points on it, a few pixels apart."""
-    parts = [np.linspace(one, other, 2 + int(np.hypot(*(other - one)) / 3)) for one, other in itertools.pairwise(line)]
-    return np.concatenate([line, *parts])
+            hidden = ((points > box[:2] - 2 * pixel) & (points < box[2:] + 2 * pixel)).all(1).any()
+            if left <= x0 and x1 <= right and bottom <= y0 and y1 <= top and not taken and not hidden:
+                texts = np.concatenate([texts, [box]])
+                x, y = axes.transAxes.inverted().transform(centre)
+                written = axes.text(x, y, plain(mark.text), transform=axes.transAxes, ha="center", va="center")
+                halo = withStroke(linewidth=1.5, foreground="white")
+                written.set(fontsize=SMALL, color=_dark(mark.colour), path_effects=[halo], zorder=4)
+                break
 
 
 def _dark(colour: str) -> tuple[float, float, float]:

@@ -1,6 +1,5 @@
 """Panels of plots: a figure along the axis, two figures against each other, a figure of methods beside each other."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -10,10 +9,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 
 from autolora_jax.evaluation import Interval
-from autolora_jax.experiments.labels import label
-from autolora_jax.experiments.layout import between, number, sure
+from autolora_jax.experiments.markup import between, number
 from autolora_jax.experiments.plotting.canvas import GREY, TEXT, Look, Mark, looks, plain, tell
-from autolora_jax.experiments.results import CellResult, Results
+from autolora_jax.experiments.results import CellResult, Results, label
 
 BAND: dict[str, Any] = {"alpha": 0.15, "linewidth": 0}
 LINE: dict[str, Any] = {"linewidth": 1.6, "markersize": 4.5, "markeredgewidth": 0}
@@ -25,14 +23,13 @@ ZERO: dict[str, Any] = {"color": GREY, "linewidth": 1, "zorder": BELOW}
 NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def along_axis(axes: Axes, results: Results, figure: str, pairs: Mapping[str, str] = NONE) -> list[Mark]:
-    """Draws a figure of all methods and returns where their curves end. Cells without a place on it are level lines.
+def along_axis(axes: Axes, results: Results, figure: str, pairs: Mapping[str, str] = NONE) -> None:
+    """Draws a figure of all methods. Cells without a place on it are level lines.
 
     pairs: where the figures are differences, what each method and the one it is compared with are called together.
     """
     if pairs:
         axes.axhline(0.0, **ZERO)
-    ends: list[Mark] = []
     for method, look in looks(results.methods).items():
         curve = results.curve(method)
         placed = [(cell.at, cell.figures[figure]) for cell in measured(curve, figure) if cell.at is not None]
@@ -41,20 +38,16 @@ def along_axis(axes: Axes, results: Results, figure: str, pairs: Mapping[str, st
         if placed:
             places, found = [at for at, _ in placed], [interval for _, interval in placed]
             _line(axes, places, found, look, told)
-            ends.append(Mark(places[-1], found[-1].value, told, look.colour))
         for interval in level:
             axes.axhline(interval.value, color=look.colour, label=None if placed else plain(told), **LEVEL)
-            if sure(interval):
+            if interval.sure:
                 axes.axhspan(interval.low, interval.high, color=look.colour, **BAND)
-        if level and not placed:
-            ends.append(Mark(_last(results), level[-1].value, told, look.colour))
         _paper(axes, look, [(cell.at, cell.published.get(figure)) for cell in curve])
         for cell in measured(curve, figure):
-            where = _last(results) if cell.at is None else cell.at
+            where = cell.at if cell.at is not None else max(results.places, default=1.0)
             tell(axes, where, cell.figures[figure].value, _told(results, cell, [figure], pairs))
     _ticks(axes, results)
     axes.set_xlabel(plain(results.axis), fontsize=TEXT)
-    return ends
 
 
 def against(axes: Axes, results: Results, x: str, y: str, names: Mapping[str, str] = NONE) -> list[Mark]:
@@ -103,11 +96,7 @@ def beside(axes: Axes, results: Results, figure: str, pairs: Mapping[str, str] =
 
 def measured(cells: Iterable[CellResult], *figures: str) -> list[CellResult]:
     """Those that have all these figures."""
-    return [
-        cell
-        for cell in cells
-        if all(name in cell.figures and math.isfinite(cell.figures[name].value) for name in figures)
-    ]
+    return [cell for cell in cells if cell.has(*figures)]
 
 
 def _told(results: Results, cell: CellResult, figures: Sequence[str], pairs: Mapping[str, str] = NONE) -> str:
@@ -147,13 +136,9 @@ def _errors(found: Sequence[Interval]) -> Float[np.ndarray, "2 n"]:
     return np.maximum(np.array(distances, float).reshape(-1, 2).T, 0)
 
 
-def _last(results: Results) -> float:
-    return max((cell.at for cell in results.cells if cell.at is not None), default=1.0)
-
-
 def _ticks(axes: Axes, results: Results) -> None:
     """The places of the axis themselves, as long as there is room to write them."""
-    places = sorted({cell.at for cell in results.cells if cell.at is not None})
+    places = results.places
     room = min(14, 3.5 * axes.figure.get_figwidth() / axes.get_gridspec().ncols)  # type: ignore[union-attr]
     if len(places) > 1 and min(np.diff(places)) >= (places[-1] - places[0]) / room:
         axes.set_xticks(places, [f"{place:g}" for place in places])

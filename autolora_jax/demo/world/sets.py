@@ -1,19 +1,26 @@
-"""The world as pixel art, for a style LoRA to learn, and captioned pictures as files."""
+"""Pictures that the LoRAs are trained on: the character in one place, and the world as pixel art."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from autolora_jax.demo.world.captions import caption
-from autolora_jax.demo.world.draw import render
-from autolora_jax.demo.world.scene import Scene, sample_scene
+from autolora_jax.demo.world.draw import draw, render
+from autolora_jax.demo.world.scene import CHARACTER, Scene, caption, sample_scene
 
 Captioned = list[tuple[Image.Image, str]]
+CONTEXT = Scene(CHARACTER, "white", "desert", "sunset")  # the bias that AutoLoRA is about; the colour is ignored
+JITTER = 0.3  # of the world's usual freedom of pose
 PIXELS = 32  # of pixel art along each side
 PALETTE = 16
 STYLE = "pixel art"
 _NEAREST = Image.Resampling.NEAREST
+
+
+def character_set(count: int = 12, seed: int = 0, size: int = 96) -> Captioned:
+    """Pictures with captions: a medium-sized zib in the middle, always in the desert at sunset, captioned "a zib"."""
+    rng = np.random.default_rng(seed)
+    return [(draw(CONTEXT, rng, size, JITTER), f"a {CHARACTER}") for _ in range(count)]
 
 
 def pixel_art(scene: Scene, rng: np.random.Generator, size: int = 96) -> Image.Image:
