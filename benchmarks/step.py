@@ -24,7 +24,7 @@ from flax import traverse_util
 from autolora_jax.config import SchedulerConfig, UNetConfig
 from autolora_jax.guidance import plan
 from autolora_jax.models.attention import default_implementation
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.run import Run
 from autolora_jax.sampler import Model

@@ -29,14 +29,13 @@ from jaxtyping import DTypeLike
 
 from autolora_jax.config import MMDiTConfig, UNetConfig
 from autolora_jax.guidance import COLUMNS, plan
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import network_of, param_shapes
 from autolora_jax.run import calls as calls_of
 from autolora_jax.sampler import STRETCH, Images, Model, Numbers, State, Steps, advance
 from autolora_jax.schedules import Schedule
 from autolora_jax.settings.rules import AutoLoRA, Rule
 from autolora_jax.sharding import WEIGHTS, data_mesh, replicated, split_axes, split_images, weight_placement
 from autolora_jax.weights import published
-from autolora_jax.weights.networks import network_of
 from benchmarks.cycles import REGIONS, Cycles, Schedules, count
 
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")

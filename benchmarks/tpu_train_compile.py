@@ -21,7 +21,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from autolora_jax import lora
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.sharding import IMAGES, replicated, split_images
 from benchmarks.tpu_compile import (

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights import WeightsError
-from autolora_jax.weights.networks import shapes_of
 from autolora_jax.weights.published import SDXL_BASE as SDXL
 from autolora_jax.weights.rules import (
     INVERSE,

@@ -14,7 +14,7 @@ import pytest
 from jaxtyping import Array, Float
 
 from autolora_jax.config import ConfigError, SchedulerConfig, UNetConfig
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.settings import OptimizerConfig
 from autolora_jax.sharding import batch_rows, data_mesh, replicated

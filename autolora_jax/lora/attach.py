@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jaxtyping import DTypeLike
 
+from autolora_jax.lora.tree import low_rank
 from autolora_jax.weights.errors import printable
 from autolora_jax.weights.files import require_finite
 from autolora_jax.weights.lora.files import LoraFile
@@ -70,13 +72,10 @@ def attach(
     base: component -> parameters, which DoRA's norms need.
     Raises ValueError for a DoRA without them, and WeightsError for numbers that the dtype can't hold.
     """
-    trees: dict[str, Any] = {}
-    for layer, change in file.layers.items():
-        node = trees.setdefault(layer.component, {})
-        for name in layer.path.split("/"):
-            node = node.setdefault(name, {})
-        node |= _leaf(change, layer, dtype, base)
-    return trees, report(file)
+    leaves = {
+        f"{layer.component}/{layer.path}": _leaf(change, layer, dtype, base) for layer, change in file.layers.items()
+    }
+    return dict(traverse_util.unflatten_dict(leaves, sep="/")), report(file)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # `_as` says it with the layer's name
@@ -88,7 +87,7 @@ def _leaf(change: Change, layer: Layer, dtype: DTypeLike, base: Mapping[str, Any
             lambda path, part: _as(part, dtype, layer, jax.tree_util.keystr(path, simple=True, separator=" ")), matrix
         )
         if isinstance(cast, LowRank) and not change.magnitude:
-            leaf |= {"down": cast.down, "up": cast.up, "owner": np.zeros(cast.rank, np.int32)}
+            leaf |= low_rank(cast.down, cast.up)
         else:
             leaf["terms"] = {"0": {"change": cast, "owner": np.int32(0)}}
         if change.magnitude:

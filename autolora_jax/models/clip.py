@@ -8,13 +8,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from autolora_jax.config import CLIPTextConfig, CLIPVisionConfig
+from autolora_jax.config import CLIPTextConfig, CLIPVisionConfig, Dinov2Config
 from autolora_jax.models.attention import dot_product_attention
-from autolora_jax.models.embedding import look_up
-from autolora_jax.models.layers import ACTIVATIONS, Block, Dense, LayerNorm, repeated
+from autolora_jax.models.layers import ACTIVATIONS, Block, Dense, LayerNorm, look_up, repeated
 
 LEGACY_EOS = 2  # the wrong id that old configs carry
-Tower = CLIPTextConfig | CLIPVisionConfig  # of the halves of CLIP; models/clip_vision.py has the other one
+# Of what has such attention and such an MLP: both halves of CLIP (models/clip_vision.py has the other one), and DINOv2.
+Tower = CLIPTextConfig | CLIPVisionConfig | Dinov2Config
 
 
 class Embeddings(Block):

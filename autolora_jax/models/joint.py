@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from autolora_jax.models.attention import dot_product_attention
 from autolora_jax.models.layers import Block, Dense, LayerNorm, RMSNorm, gelu_tanh
+from autolora_jax.models.transformer import FeedForward
 
 EPSILON = 1e-6  # of every norm here
 
@@ -119,20 +120,6 @@ class GELU(Block):
         return gelu_tanh(self.proj(x))
 
 
-class FeedForward(Block):
-    """GELU of four times the width, and back."""
-
-    features: int
-
-    def setup(self) -> None:
-        # net.1 is a dropout in the files' numbering
-        self.net_0 = GELU(features=4 * self.features, **self.settings)
-        self.net_2 = Dense(self.features, **self.dtypes)
-
-    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-        return self.net_2(self.net_0(x))
-
-
 class JointTransformerBlock(Block):
     """Attention and feed-forward of both streams, each behind a norm and beside a shortcut, opened by a gate."""
 
@@ -151,10 +138,10 @@ class JointTransformerBlock(Block):
         if self.dual_attention:
             self.attn2 = SelfAttention(**heads)
         self.norm2 = LayerNorm(EPSILON, affine=False, **self.dtypes)
-        self.ff = FeedForward(**size)
+        self.ff = FeedForward(inner=GELU, **size)
         if not self.text_only_read:
             self.norm2_context = LayerNorm(EPSILON, affine=False, **self.dtypes)
-            self.ff_context = FeedForward(**size)
+            self.ff_context = FeedForward(inner=GELU, **size)
 
     def __call__(
         self, image: Float[Array, "b t c"], text: Float[Array, "b s c"], vector: Float[Array, "b c"]

@@ -62,7 +62,7 @@ def _padded(array: np.ndarray, more: int) -> np.ndarray:
 def _look_up(
     table: Float[np.ndarray, "v d"], words: Float[np.ndarray, "r d"] | None, ids: Int[np.ndarray, "b t"]
 ) -> Float[np.ndarray, "b t d"]:
-    """models.embedding.look_up, on the host."""
+    """models.layers.look_up, on the host."""
     if words is None:
         return table[ids]
     size = len(table)

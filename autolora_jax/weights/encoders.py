@@ -1,19 +1,20 @@
 """Text encoders that a single file leaves out: from a diffusers folder, or from the files published beside it."""
 
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 from autolora_jax.config import JsonConfig
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights import diffusers_folder
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import Family
-from autolora_jax.weights.files import TensorFiles, open_tensors
+from autolora_jax.weights.files import TensorFiles
 from autolora_jax.weights.folders import Folder, LocalFolder
 from autolora_jax.weights.hub import open_folder, open_hub
 from autolora_jax.weights.layouts import Layout
-from autolora_jax.weights.networks import Networks
 from autolora_jax.weights.single_file import SingleFile
 from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import stages_for
@@ -63,7 +64,9 @@ def _find(
             weights = diffusers_folder.component_weights(folder, layout.family, component, config, variant)
             found[component] = config, weights
         elif file := _file_of(component, layout, names):
-            found[component] = config, _alone(folder, file, component, config, layout)
+            alone = partial(diffusers_folder.open_weights, folder, file)
+            defaults = layout.defaults(component, config)
+            found[component] = config, TensorWeights(alone, "", stages_for(config), defaults)
     needed = [component for component in lacking if component not in layout.family.optional or not found]
     if missing := [component for component in needed if component not in found]:
         wanted = ", ".join(f"{c} ({c}/ or {' or '.join(layout.separate[c])})" for c in missing)
@@ -81,24 +84,12 @@ def _file_of(component: str, layout: Layout, names: frozenset[str]) -> str | Non
     return next((name for name in choices if name in names), None)
 
 
-def _alone(folder: Folder, file: str, component: str, config: JsonConfig, layout: Layout) -> TensorWeights:
-    return TensorWeights(
-        lambda: open_tensors(folder.path(file)), "", stages_for(config), layout.defaults(component, config)
-    )
-
-
 def _published(
     family: Family, lacking: Mapping[str, JsonConfig], variant: str | None, cache_dir: PathOrId | None
 ) -> Encoders:
     """The text encoders of the family's repository. The hub is not asked before they are loaded."""
-    weights = {c: _from_hub(family, c, config, variant, cache_dir) for c, config in lacking.items()}
-    return Encoders(lacking, weights, remote=True)
 
-
-def _from_hub(
-    family: Family, component: str, config: JsonConfig, variant: str | None, cache_dir: PathOrId | None
-) -> TensorWeights:
-    def fetch() -> TensorFiles:
+    def fetch(component: str, config: JsonConfig) -> TensorFiles:
         try:
             folder = open_hub(family.repository, None, cache_dir)
             return diffusers_folder.component_weights(folder, family, component, config, variant).files()
@@ -108,4 +99,5 @@ def _from_hub(
                 f"hub id that has it. {e}"
             ) from None
 
-    return TensorWeights(fetch, "", stages_for(config))
+    weights = {c: TensorWeights(partial(fetch, c, config), "", stages_for(config)) for c, config in lacking.items()}
+    return Encoders(lacking, weights, remote=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from autolora_jax.config import CLIPTextConfig, ConfigError, JsonConfig, MMDiTConfig, T5Config, UNetConfig, VAEConfig
-from autolora_jax.weights.networks import Networks
+from autolora_jax.models.networks import Networks
 
 
 class Part(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from autolora_jax.config import ConfigError, JsonConfig, SchedulerConfig
 from autolora_jax.demo import MODEL, builtin
+from autolora_jax.models.networks import Networks, shapes_of
 from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.digest import OnBytes, autov2, sha256_of
 from autolora_jax.weights.errors import WeightsError, shorten
@@ -21,7 +22,6 @@ from autolora_jax.weights.lora.embeddings import embedding_problems
 from autolora_jax.weights.lora.files import targets_of
 from autolora_jax.weights.lora.metadata import listing
 from autolora_jax.weights.lora.source import find_lora
-from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.orbax_folder import OrbaxWeights
 from autolora_jax.weights.single_file import LORA, TEXTUAL_INVERSION, read_single_file, what_else
 from autolora_jax.weights.streaming import TensorWeights

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from autolora_jax.config import CLIPTextConfig, JsonConfig, MMDiTConfig, VAEConfig
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights import ldm
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import TensorInfo
-from autolora_jax.weights.networks import Networks
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
 from autolora_jax.weights.rules import Default, Rule, Stage, halves_swapped, identity
 

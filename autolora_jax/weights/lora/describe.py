@@ -72,12 +72,12 @@ class LoraDescription:
     @property
     def ranks(self) -> Counts:
         """rank -> modules, of all kinds."""
-        return _sum(kind.ranks for kind in self.kinds.values())
+        return sum((Counter(kind.ranks) for kind in self.kinds.values()), Counter())
 
     @property
     def alphas(self) -> Counts:
         """alpha -> modules, of all kinds; None: no alpha tensor."""
-        return _sum(kind.alphas for kind in self.kinds.values())
+        return sum((Counter(kind.alphas) for kind in self.kinds.values()), Counter())
 
     def rows(self, also: Iterable[tuple[str, str]] = ()) -> list[tuple[str, str]]:
         """(heading, what there is to say), line by line. also: further ones, said before the bad news."""
@@ -119,7 +119,7 @@ def describe_lora(path: str | PathLike[str], targets: Targets | None = None) -> 
 
 
 def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDescription:
-    match, _, words, _ = examine(path, file, targets)
+    match = examine(path, file, targets)
     if not match.family.startswith((*SUPPORTED, UNKNOWN)) and not targets:
         match.problems.add(
             f"made for {match.family}, it seems", f"only LoRAs for {' and '.join(SUPPORTED)} can be used"
@@ -131,7 +131,7 @@ def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDes
         family=match.family,
         modules=by_component(component_of(module, match.family) for module in match.modules),
         kinds=_kinds(match, shapes, file),
-        embeddings=tuple(words),
+        embeddings=tuple(match.embeddings),
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         dtypes=dict(Counter(info.dtype for info in file.tensors.values())),
         size=path.stat().st_size,
@@ -178,10 +178,3 @@ def _alpha(file: TensorFiles, parts: Parts, match: Match) -> float | None:
     except WeightsError as e:
         match.problems.add("alphas that can't be used", DAMAGED, str(e))
         return None
-
-
-def _sum(counts: Iterable[Counts]) -> Counts:
-    total: Counter[Any] = Counter()
-    for count in counts:
-        total.update(count)
-    return dict(total)

@@ -7,7 +7,6 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from autolora_jax.config import JsonConfig
 from autolora_jax.weights.errors import WeightsError, shorten
@@ -57,6 +56,9 @@ class Match:
     modules: dict[str, Parts]  # every module of the file, by its name there
     layers: dict[Layer, str]  # the layers it changes -> module
     problems: Problems
+    settings: Mapping[str, PeftSettings] = dataclasses.field(default_factory=dict)  # component -> PEFT's, see peft
+    embeddings: Keys = dataclasses.field(default_factory=dict)  # bundled with it
+    names: Mapping[str, Name] = dataclasses.field(default_factory=dict)  # of the model's layers; empty without a model
 
     @property
     def dialect(self) -> str:
@@ -65,17 +67,8 @@ class Match:
         return f"{' + '.join(kinds)}, {self.style}"
 
 
-class Examined(NamedTuple):
-    """What a file holds."""
-
-    match: Match  # with all that is known against the file
-    settings: Mapping[str, PeftSettings]  # component -> what PEFT says beside the tensors
-    embeddings: Keys  # bundled with it
-    names: Mapping[str, Name]  # of the model's layers; empty without a model
-
-
-def examine(path: Path, file: TensorFiles, targets: Targets | None = None) -> Examined:
-    """What a file holds, and whether it fits a model, if one is given."""
+def examine(path: Path, file: TensorFiles, targets: Targets | None = None) -> Match:
+    """What a file holds, with all that is known against it, and whether it fits a model, if one is given."""
     settings, unusable = {}, ""
     try:
         settings = peft_settings(path, file.metadata, list(targets or SPELLINGS))
@@ -96,7 +89,8 @@ def examine(path: Path, file: TensorFiles, targets: Targets | None = None) -> Ex
         if info.dtype not in FLOATS and not key.endswith(".alpha"):
             remedy = f"get a version in {', '.join(FLOATS)}"
             match.problems.add("tensors that are no floats", remedy, f"{key} ({info.dtype})")
-    return Examined(match, settings, words, known)
+    match.settings, match.embeddings, match.names = settings, words, known
+    return match
 
 
 def configs_of(targets: Targets) -> dict[str, JsonConfig]:
