@@ -12,12 +12,12 @@ from flax import traverse_util
 
 from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights import orbax_folder
-from autolora_jax.weights.checkpoint import Checkpoint, PathOrId, open_checkpoint
+from autolora_jax.weights.checkpoint import Checkpoint, PathOrId, Weights, open_checkpoint
 from autolora_jax.weights.diffusers_folder import INDEX, make_index
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import FLOATS
 from autolora_jax.weights.rules import Shape, flat_shapes
-from autolora_jax.weights.streaming import cast
+from autolora_jax.weights.streaming import TensorWeights, cast
 from autolora_jax.weights.tables import export_leaf
 from autolora_jax.weights.writing import stream_safetensors
 
@@ -83,7 +83,7 @@ def write_folder(
             dtype_here = dtypes[component]
             FORMS[form](part / component, checkpoint, component, dtype_here, leaves_of(component, dtype_here))
         if form == CONVERTED:
-            files = {component: checkpoint.weights[component].sources() for component in components}
+            files = {component: _sources(checkpoint.weights[component]) for component in components}
             orbax_folder.write_manifest(part, source, files, {c: known.name for c, known in dtypes.items()})
         if on_progress:
             on_progress(len(components), len(components), "")
@@ -96,6 +96,11 @@ def _dtype_of(checkpoint: Checkpoint, component: str, asked: str | None) -> str:
     with checkpoint.leaves(component) as leaves:
         stored = {FLOATS["F32"] if dtype == FLOATS["F64"] else dtype for dtype in leaves.dtypes.values()}
     return str(jnp.result_type(*stored).name)
+
+
+def _sources(weights: Weights) -> dict[str, int]:
+    """Name and size in bytes of the files it is read from; of a converted folder none: its manifest knows them."""
+    return {path.name: path.stat().st_size for path in weights.paths()} if isinstance(weights, TensorWeights) else {}
 
 
 def _write_orbax(path: Path, checkpoint: Checkpoint, component: str, dtype: np.dtype, leaves: NamedLeaves) -> None:

@@ -107,18 +107,13 @@ def _by_reason(dropped: Mapping[str, str]) -> list[str]:
     return [f"{shorten(found, 2)} ({reason})" for reason, found in names.items()]
 
 
-@dataclasses.dataclass
-class Attempts:
-    """Runs functions and collects what they complain about."""
-
-    problems: list[str] = dataclasses.field(default_factory=list)
-
-    def run(self, function: Callable[..., T], *args: Any) -> T | None:
-        try:
-            return function(*args)
-        except (WeightsError, ConfigError) as e:
-            self.problems.append(str(e))
-            return None
+def _attempt(problems: list[str], function: Callable[..., T], *args: Any) -> T | None:
+    """What a function returns; None when it complains, which then is one of the problems."""
+    try:
+        return function(*args)
+    except (WeightsError, ConfigError) as e:
+        problems.append(str(e))
+        return None
 
 
 def describe(source: str | PathLike[str], networks: Networks | None = None) -> Description:
@@ -172,23 +167,25 @@ def _folder(path: Path, kind: str) -> Description:
     folder = LocalFolder(path)
     family, _ = diffusers_folder.read_index(folder)
     networks = diffusers_folder.read_networks(folder, family)
-    attempts = Attempts()
-    attempts.run(check_together, networks, folder.where)
-    scheduler = attempts.run(diffusers_folder.read_scheduler, folder)
+    problems: list[str] = []
+    _attempt(problems, check_together, networks, folder.where)
+    scheduler = _attempt(problems, diffusers_folder.read_scheduler, folder)
     for name in family.tokenizers:
         if name.replace("tokenizer", "text_encoder") in networks:
-            attempts.run(diffusers_folder.tokenizer_folder, folder, family, name)
+            _attempt(problems, diffusers_folder.tokenizer_folder, folder, family, name)
     if kind == CONVERTED:
         stored = orbax_folder.open_weights(folder, networks)
-        found = {name: attempts.run(_stored, stored[name], config) for name, config in networks.items()}
+        found = {name: _attempt(problems, _stored, stored[name], config) for name, config in networks.items()}
     else:
-        found = {name: attempts.run(_in_folder, folder, family, name, config) for name, config in networks.items()}
+        found = {
+            name: _attempt(problems, _in_folder, folder, family, name, config) for name, config in networks.items()
+        }
     return Description(
         str(path),
         f"{family.name}, {kind}",
         components={name: component for name, component in found.items() if component},
         scheduler=scheduler,
-        problems=tuple(attempts.problems),
+        problems=tuple(problems),
     )
 
 
@@ -216,22 +213,22 @@ def _in_folder(folder: LocalFolder, family: Family, name: str, config: JsonConfi
 def _tensors(weights: TensorWeights, config: JsonConfig) -> Component:
     targets = shapes_of(config)
     found, infos = weights.examine(targets), weights.infos()
-    attempts = Attempts(list(found.problems))
-    if not found.problems:
-        attempts.run(weights.check, targets)  # dtypes, too
+    problems = list(found.problems)
+    if not problems:
+        _attempt(problems, weights.check, targets)  # dtypes, too
     kept = [info for name, info in infos.items() if name not in found.dropped]
     return Component(
         sum(math.prod(info.shape) for info in kept),
         Counter(info.dtype for info in kept),
         found.dropped,
         found.filled,
-        tuple(attempts.problems),
+        tuple(problems),
     )
 
 
 def _stored(weights: OrbaxWeights, config: JsonConfig) -> Component:
     arrays = weights.stored().values()
-    attempts = Attempts()
-    attempts.run(weights.check, shapes_of(config))
+    problems: list[str] = []
+    _attempt(problems, weights.check, shapes_of(config))
     parameters, dtypes = sum(math.prod(shape) for shape, _ in arrays), Counter(dtype for _, dtype in arrays)
-    return Component(parameters, dtypes, problems=tuple(attempts.problems))
+    return Component(parameters, dtypes, problems=tuple(problems))

@@ -51,10 +51,6 @@ class OrbaxWeights(NamedTuple):
         flat = traverse_util.flatten_dict(tree, sep="/")
         return {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat.items()}
 
-    def sources(self) -> dict[str, int]:
-        """Name and size in bytes of the files it is read from: of none, its folder's manifest knows the original's."""
-        return {}
-
     def paths(self) -> list[Path]:
         """The files that it is read from, in a fixed order."""
         return sorted(path for path in self.path.rglob("*") if path.is_file())

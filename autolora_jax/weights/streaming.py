@@ -101,10 +101,6 @@ class TensorWeights(NamedTuple):
             read_as = {path: FLOATS.get(dtype, FLOATS["BF16"]) for path, dtype in stored.items()}
             yield Leaves({path: read_as.get(path, FLOATS["F32"]) for path in shapes}, read)
 
-    def sources(self) -> dict[str, int]:
-        """Name and size in bytes of the files it is read from."""
-        return {path.name: path.stat().st_size for path in self.paths()}
-
     def paths(self) -> list[Path]:
         """The files that it is read from, in a fixed order."""
         with self.files() as files:
