@@ -15,19 +15,12 @@ from jaxtyping import DTypeLike
 from autolora_jax.lora.tree import low_rank
 from autolora_jax.weights.errors import printable
 from autolora_jax.weights.files import require_finite
+from autolora_jax.weights.lora import metadata
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.lora.kinds import Change
 from autolora_jax.weights.lora.kinds.dora import Magnitude
 from autolora_jax.weights.lora.kinds.low_rank import LowRank
 from autolora_jax.weights.lora.kinds.matrix import Matrix
-from autolora_jax.weights.lora.metadata import (
-    alpha_histogram,
-    by_component,
-    histogram,
-    listing,
-    training_summary,
-    trigger_words,
-)
 from autolora_jax.weights.lora.names import Layer
 
 
@@ -54,13 +47,13 @@ class LoraReport:
         rows = [
             ("dialect", self.dialect),
             ("layers", ", ".join(f"{n} in {component}" for component, n in self.modules.items())),
-            ("rank", histogram(self.ranks)),
-            ("alpha", alpha_histogram(self.alphas)),
+            ("rank", metadata.histogram(self.ranks)),
+            ("alpha", metadata.alpha_histogram(self.alphas)),
             ("parameters", f"{self.parameters:,}"),
             *([("embeddings", ", ".join(map(printable, self.embeddings)))] if self.embeddings else []),
             ("trigger words", ", ".join(self.trigger_words) or "none in the file"),
         ]
-        return listing(self.path, [*rows, *self.training.items()])
+        return metadata.listing(self.path, [*rows, *self.training.items()])
 
 
 def attach(
@@ -123,11 +116,11 @@ def report(file: LoraFile) -> LoraReport:
     return LoraReport(
         path=str(file.path),
         dialect=file.dialect,
-        modules=by_component(layer.component for layer in file.layers),
+        modules=metadata.by_component(layer.component for layer in file.layers),
         ranks=dict(Counter(rank for rank, _ in ranked)),
         alphas=dict(Counter(alpha for _, alpha in ranked)),
         parameters=sum(tensors.values()),
-        trigger_words=trigger_words(file.metadata),
-        training=training_summary(file.metadata),
+        trigger_words=metadata.trigger_words(file.metadata),
+        training=metadata.training_summary(file.metadata),
         embeddings=tuple(file.embeddings),
     )

@@ -8,16 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from autolora_jax.config import (
-    CLIPConfig,
-    CLIPTextConfig,
-    Dinov2Config,
-    JsonConfig,
-    MMDiTConfig,
-    T5Config,
-    UNetConfig,
-    VAEConfig,
-)
+from autolora_jax import config as configs
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.clip_vision import CLIPModel
 from autolora_jax.models.dinov2 import Dinov2Model
@@ -43,34 +34,34 @@ def _ids(length: int) -> Inputs:
     return (jax.ShapeDtypeStruct((1, length), jnp.int32),)
 
 
-def _unet(c: UNetConfig) -> Inputs:
+def _unet(c: configs.UNetConfig) -> Inputs:
     side = 2 ** (len(c.block_out_channels) - 1)
     pooled = c.projection_class_embeddings_input_dim - 6 * c.addition_time_embed_dim
     return _floats((1, side, side, c.in_channels), (1,), (1, 1, c.cross_attention_dim), (1, pooled), (1, 6))
 
 
-def _mmdit(c: MMDiTConfig) -> Inputs:
+def _mmdit(c: configs.MMDiTConfig) -> Inputs:
     sample = (1, c.patch_size, c.patch_size, c.in_channels)
     return _floats(sample, (1,), (1, 1, c.joint_attention_dim), (1, c.pooled_projection_dim))
 
 
-def _clip(c: CLIPConfig) -> Inputs:
+def _clip(c: configs.CLIPConfig) -> Inputs:
     side = c.vision_config.image_size
     return (*_floats((1, side, side, c.vision_config.num_channels)), *_ids(c.text_config.max_position_embeddings))
 
 
-_NETWORKS: Mapping[type[JsonConfig], _Network] = {
-    UNetConfig: _Network(UNet2DConditionModel, _unet),
-    MMDiTConfig: _Network(SD3Transformer2DModel, _mmdit),
-    VAEConfig: _Network(AutoencoderKL, lambda c: _floats((1, c.factor, c.factor, c.in_channels))),
-    CLIPTextConfig: _Network(CLIPTextModel, lambda c: _ids(c.max_position_embeddings)),
-    T5Config: _Network(T5EncoderModel, lambda c: _ids(1)),
-    CLIPConfig: _Network(CLIPModel, _clip),
-    Dinov2Config: _Network(Dinov2Model, lambda c: _floats((1, c.patch_size, c.patch_size, c.num_channels))),
+_NETWORKS: Mapping[type[configs.JsonConfig], _Network] = {
+    configs.UNetConfig: _Network(UNet2DConditionModel, _unet),
+    configs.MMDiTConfig: _Network(SD3Transformer2DModel, _mmdit),
+    configs.VAEConfig: _Network(AutoencoderKL, lambda c: _floats((1, c.factor, c.factor, c.in_channels))),
+    configs.CLIPTextConfig: _Network(CLIPTextModel, lambda c: _ids(c.max_position_embeddings)),
+    configs.T5Config: _Network(T5EncoderModel, lambda c: _ids(1)),
+    configs.CLIPConfig: _Network(CLIPModel, _clip),
+    configs.Dinov2Config: _Network(Dinov2Model, lambda c: _floats((1, c.patch_size, c.patch_size, c.num_channels))),
 }
 
 
-def network_of(config: JsonConfig, **settings: Any) -> nn.Module:
+def network_of(config: configs.JsonConfig, **settings: Any) -> nn.Module:
     """The network that a config describes. settings: of models.layers.Block (dtype, param_dtype, attention)."""
     module: nn.Module = _NETWORKS[type(config)].module(config=config, **settings)
     return module
@@ -85,6 +76,6 @@ def param_shapes(network: nn.Module) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=16)
-def shapes_of(config: JsonConfig) -> Mapping[str, Any]:
+def shapes_of(config: configs.JsonConfig) -> Mapping[str, Any]:
     """The network's parameter tree with shapes as leaves. Nothing is allocated."""
     return param_shapes(network_of(config))

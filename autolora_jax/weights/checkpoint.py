@@ -16,8 +16,7 @@ from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.encoders import Encoders, encoders_for
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
-from autolora_jax.weights.folders import Folder, LocalFolder
-from autolora_jax.weights.hub import is_hub_id, open_folder, open_hub, split_hub_id
+from autolora_jax.weights.hub import Folder, LocalFolder, is_hub_id, open_folder, open_hub, split_hub_id
 from autolora_jax.weights.orbax_folder import OrbaxWeights
 from autolora_jax.weights.single_file import SingleFile, read_single_file
 from autolora_jax.weights.streaming import Leaves, Placement, TensorWeights

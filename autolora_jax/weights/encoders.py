@@ -12,8 +12,7 @@ from autolora_jax.weights import diffusers_folder
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.files import TensorFiles
-from autolora_jax.weights.folders import Folder, LocalFolder
-from autolora_jax.weights.hub import open_folder, open_hub
+from autolora_jax.weights.hub import Folder, LocalFolder, open_folder, open_hub
 from autolora_jax.weights.layouts import Layout
 from autolora_jax.weights.single_file import SingleFile
 from autolora_jax.weights.streaming import TensorWeights

@@ -1,6 +1,7 @@
 """What a file or folder is and what would load of it, told without reading weights and without failing."""
 
 import dataclasses
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -12,11 +13,10 @@ from autolora_jax.config import ConfigError, JsonConfig, SchedulerConfig
 from autolora_jax.demo import MODEL, builtin
 from autolora_jax.models.networks import Networks, shapes_of
 from autolora_jax.weights import diffusers_folder, orbax_folder
-from autolora_jax.weights.digest import OnBytes, autov2, sha256_of
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
 from autolora_jax.weights.files import kind_of, open_tensors
-from autolora_jax.weights.folders import LocalFolder
+from autolora_jax.weights.hub import LocalFolder
 from autolora_jax.weights.lora.describe import LoraDescription, describe_lora
 from autolora_jax.weights.lora.embeddings import embedding_problems
 from autolora_jax.weights.lora.files import targets_of
@@ -27,6 +27,8 @@ from autolora_jax.weights.single_file import LORA, TEXTUAL_INVERSION, read_singl
 from autolora_jax.weights.streaming import TensorWeights
 
 T = TypeVar("T")
+OnBytes = Callable[[int, int], None]  # (bytes done, bytes in all)
+_CHUNK = 1 << 23  # bytes of a file read at a time
 
 FOLDER, CONVERTED, SINGLE = "diffusers folder", "converted folder (Orbax)", "single file"
 OTHER_FOLDER = "folder"  # of a LoRA, perhaps
@@ -232,3 +234,24 @@ def _stored(weights: OrbaxWeights, config: JsonConfig) -> Component:
     _attempt(problems, weights.check, shapes_of(config))
     parameters, dtypes = sum(math.prod(shape) for shape, _ in arrays), Counter(dtype for _, dtype in arrays)
     return Component(parameters, dtypes, problems=tuple(problems))
+
+
+def sha256_of(path: Path, on_bytes: OnBytes | None = None) -> str:
+    """The file's sha256, 64 hex digits. It is read piece by piece. Raises WeightsError for an unreadable file."""
+    digest, done = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            total = path.stat().st_size
+            while piece := file.read(_CHUNK):
+                digest.update(piece)
+                done += len(piece)
+                if on_bytes:
+                    on_bytes(done, total)
+    except OSError as e:
+        raise WeightsError(f"{path} can't be read: {e.strerror}") from None
+    return digest.hexdigest()
+
+
+def autov2(sha256: str) -> str:
+    """civitai's AutoV2 of a file: the first ten digits, in capitals."""
+    return sha256[:10].upper()

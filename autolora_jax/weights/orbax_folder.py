@@ -28,7 +28,7 @@ from autolora_jax.config import ConfigError, read_json
 from autolora_jax.models.networks import Networks
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.files import require_finite
-from autolora_jax.weights.folders import Folder, LocalFolder
+from autolora_jax.weights.hub import Folder, LocalFolder
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.streaming import Leaves, Placement
 

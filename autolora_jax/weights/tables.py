@@ -11,16 +11,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from autolora_jax.config import (
-    CLIPConfig,
-    CLIPTextConfig,
-    Dinov2Config,
-    JsonConfig,
-    MMDiTConfig,
-    T5Config,
-    UNetConfig,
-    VAEConfig,
-)
+from autolora_jax import config as configs
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.rules import Rule, Stage, hwio_to_oihw, oi11_to_io, oihw_to_hwio, transposed
 
@@ -113,21 +104,21 @@ EXPORT: tuple[Rule, ...] = (
 )
 
 
-_STAGES: Mapping[type[JsonConfig], tuple[Stage, ...]] = {
-    UNetConfig: UNET,
-    MMDiTConfig: MMDIT,
-    VAEConfig: VAE,
-    CLIPTextConfig: CLIP,
-    T5Config: T5,
-    CLIPConfig: CLIP_WHOLE,
-    Dinov2Config: DINOV2,
+_STAGES: Mapping[type[configs.JsonConfig], tuple[Stage, ...]] = {
+    configs.UNetConfig: UNET,
+    configs.MMDiTConfig: MMDIT,
+    configs.VAEConfig: VAE,
+    configs.CLIPTextConfig: CLIP,
+    configs.T5Config: T5,
+    configs.CLIPConfig: CLIP_WHOLE,
+    configs.Dinov2Config: DINOV2,
 }
 
 
-def stages_for(config: JsonConfig) -> tuple[Stage, ...]:
+def stages_for(config: configs.JsonConfig) -> tuple[Stage, ...]:
     """The stages from canonical names into the tree of the network that `config` describes."""
     *renaming, last = _STAGES[type(config)]
-    if isinstance(config, CLIPTextConfig) and not config.with_projection:
+    if isinstance(config, configs.CLIPTextConfig) and not config.with_projection:
         renaming.append(_NO_PROJECTION)
     return (*renaming, last)
 

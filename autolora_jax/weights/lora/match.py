@@ -54,6 +54,7 @@ class Match:
     family: str  # the base model it looks made for
     kinds: set[str]  # names of those in it
     modules: dict[str, Parts]  # every module of the file, by its name there
+    usable: dict[str, Kind]  # those that are whole and of a kind that can be applied
     layers: dict[Layer, str]  # the layers it changes -> module
     problems: Problems
     settings: Mapping[str, PeftSettings] = dataclasses.field(default_factory=dict)  # component -> PEFT's, see peft
@@ -100,7 +101,7 @@ def configs_of(targets: Targets) -> dict[str, JsonConfig]:
 
 def examine_modules(shapes: Mapping[str, Shape]) -> Match:
     """What a file holds, without knowing a model: its kinds, and whether each module's parts are complete."""
-    match = Match(naming_style(shapes), guess_family(shapes), set(), {}, {}, Problems())
+    match = Match(naming_style(shapes), guess_family(shapes), set(), {}, {}, {}, Problems())
     for key in shapes:
         if split := split_key(key):
             module, part = split
@@ -133,6 +134,8 @@ def _examine_module(module: str, parts: Parts, match: Match) -> None:
     elif foreign_parts := kind.foreign(parts):
         items = (f"{parts[part]} in a {kind.name}" for part in foreign_parts)
         match.problems.add("parts that do not belong together", NOT_APPLIED, *items)
+    else:
+        match.usable[module] = kind
 
 
 def match_layers(
@@ -147,10 +150,8 @@ def match_layers(
     guess = "" if match.family == "unknown" else f"the file looks made for {match.family}: "
     other_model = guess + "use it with the model it was trained on"
     layers: dict[Layer, str] = {}
-    for module, parts in match.modules.items():
-        kind = kind_of(parts)
-        if kind is None or kind.remedy or kind.missing(parts) or kind.foreign(parts):
-            continue
+    for module, kind in match.usable.items():
+        parts = match.modules[module]
         if module not in names:
             match.problems.add("modules that this model does not have", other_model, module)
             continue
