@@ -89,9 +89,7 @@ def train_lora(
             f"text_encoders is on, but targets {config.lora.targets} are found in no layer of them; add 'attention' or "
             "'feed_forward', or turn it off"
         )
-    weighing = dataclasses.asdict(config.loss)
-    caption_dropout = weighing.pop("caption_dropout")
-    objective = Objective(pipe.scheduler, **weighing)
+    objective = Objective(pipe.scheduler, config.loss)
     dataset = open_data(pipe, data, folder / "latents", config, tell)
     remat = config.gradient_checkpointing
     if remat is None:
@@ -103,7 +101,7 @@ def train_lora(
         join=pipe.text.join(ANY_SIZE.max_sequence_length),
         objective=objective,
         lora_scale=config.lora.scale,
-        caption_dropout=caption_dropout,
+        caption_dropout=config.loss.caption_dropout,
     )
     if not dataset.embedded and pipe.text.streamed:
         where = ", ".join(pipe.text.streamed)
