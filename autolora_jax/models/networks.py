@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from autolora_jax import config as configs
-from autolora_jax.models.clip import CLIPTextModel
-from autolora_jax.models.clip_vision import CLIPModel
+from autolora_jax.models.clip import CLIPModel, CLIPTextModel
 from autolora_jax.models.dinov2 import Dinov2Model
 from autolora_jax.models.mmdit import SD3Transformer2DModel
 from autolora_jax.models.t5 import T5EncoderModel
