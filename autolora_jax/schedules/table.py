@@ -29,10 +29,6 @@ def _from_velocity(signal: Numbers, noise: Numbers) -> tuple[Numbers, Numbers]:
     return signal / norm**2, -noise / norm
 
 
-def _from_sample(signal: Numbers, noise: Numbers) -> tuple[Numbers, Numbers]:
-    return np.zeros_like(signal), np.ones_like(signal)
-
-
 def _from_flow(signal: Numbers, noise: Numbers) -> tuple[Numbers, Numbers]:
     """v = ε − x0, on a grid with signal = 1 − noise. Source: arXiv 2403.03206, Eq. 13."""
     return np.ones_like(signal), -noise
@@ -42,7 +38,7 @@ def _from_flow(signal: Numbers, noise: Numbers) -> tuple[Numbers, Numbers]:
 PREDICTIONS: dict[str, Callable[[Numbers, Numbers], tuple[Numbers, Numbers]]] = {
     "epsilon": _from_epsilon,
     "v_prediction": _from_velocity,
-    "sample": _from_sample,
+    "sample": lambda signal, noise: (np.zeros_like(signal), np.ones_like(signal)),
     "flow_prediction": _from_flow,
 }
 

@@ -58,12 +58,13 @@ def _find(
     names = frozenset({path.name}) if path.is_file() else folder.names()
     found: dict[str, tuple[JsonConfig, TensorWeights]] = {}
     for component, config in lacking.items():
+        choices = [f"{place}{name}" for name in layout.separate[component] for place in ("", BESIDE)]
         if f"{component}/config.json" in names:
             config = diffusers_folder.read_config(folder, layout.family, component)
             weights = diffusers_folder.component_weights(folder, layout.family, component, config, variant)
             found[component] = config, weights
-        elif file := _file_of(component, layout, names):
-            alone = partial(diffusers_folder.open_weights, folder, file)
+        elif there := [file for file in choices if file in names]:
+            alone = partial(diffusers_folder.open_weights, folder, there[0])
             defaults = layout.defaults(component, config)
             found[component] = config, TensorWeights(alone, "", stages_for(config), defaults)
     needed = [component for component in lacking if component not in layout.family.optional or not found]
@@ -76,11 +77,6 @@ def _find(
         remote=not isinstance(folder, LocalFolder),
         tokenizers=folder if any(name.startswith("tokenizer/") for name in names) else None,
     )
-
-
-def _file_of(component: str, layout: Layout, names: frozenset[str]) -> str | None:
-    choices = (f"{place}{name}" for name in layout.separate[component] for place in ("", BESIDE))
-    return next((name for name in choices if name in names), None)
 
 
 def _published(

@@ -179,9 +179,11 @@ def _folder(path: Path, kind: str) -> Description:
         stored = orbax_folder.open_weights(folder, networks)
         found = {name: _attempt(problems, _stored, stored[name], config) for name, config in networks.items()}
     else:
-        found = {
-            name: _attempt(problems, _in_folder, folder, family, name, config) for name, config in networks.items()
-        }
+
+        def examined(name: str, config: JsonConfig) -> Component:
+            return _tensors(diffusers_folder.component_weights(folder, family, name, config, None), config)
+
+        found = {name: _attempt(problems, examined, name, config) for name, config in networks.items()}
     return Description(
         str(path),
         f"{family.name}, {kind}",
@@ -206,10 +208,6 @@ def _elsewhere(family: Family, component: str) -> str:
     if component in family.optional:
         return f"optional; give it with {place}"
     return f"give it with {place}, or it is fetched from {family.repository} on the hub"
-
-
-def _in_folder(folder: LocalFolder, family: Family, name: str, config: JsonConfig) -> Component:
-    return _tensors(diffusers_folder.component_weights(folder, family, name, config, None), config)
 
 
 def _tensors(weights: TensorWeights, config: JsonConfig) -> Component:
