@@ -27,13 +27,7 @@ IMAGES = 4
 STEPS = 30
 RANK = 32
 TINY: dict[str, UNetConfig | MMDiTConfig] = {
-    "sdxl": dataclasses.replace(
-        MODELS["sdxl"],
-        block_out_channels=(32, 64, 64),
-        attention_head_dim=(1, 2, 2),
-        cross_attention_dim=32,
-        projection_class_embeddings_input_dim=6 * 256 + 32,
-    ),
+    "sdxl": MODELS["tiny"],
     "sd3-medium": dataclasses.replace(
         MODELS["sd3-medium"],
         num_attention_heads=2,
