@@ -23,7 +23,7 @@ from autolora_jax.run import Run
 from autolora_jax.sampler import Model, State
 from autolora_jax.schedules import Schedule
 from autolora_jax.sharding import pad_rows, split_images
-from autolora_jax.text import TextStage
+from autolora_jax.text import Prompts, TextStage
 
 Tree = Mapping[str, Any]
 TILED_FROM = 2048 * 2048  # pixels from which the VAE decodes in tiles
@@ -105,7 +105,7 @@ class Engine:
                         return
                     events.put(partial(tell, "encode", number, len(batches)))
                     for near in batches[number : number + 2]:  # the next one's, too, before this one's pictures
-                        self.text.begin(*_texts(request, near))
+                        self.text.begin(_texts(request, near))
                     run = self.run(request, schedule, index)
                     for _ in self._pace.drive(run, lambda *what, index=index: events.put(partial(moved, index, *what))):
                         if stopped.is_set():
@@ -171,7 +171,7 @@ class Engine:
             request.plan.of(index),
             schedule,
             scales=request.model_scales(index),
-            told=self.text.conditioning(*_texts(request, index)),
+            told=self.text.conditioning(_texts(request, index)),
             noise=request.initial_noise(index),
             step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
             rescale=None if request.rescale is None else request.rescale[index],
@@ -187,10 +187,11 @@ def _shapes(tree: Tree) -> tuple[Any, ...]:
     return jax.tree.structure(tree), *map(np.shape, jax.tree.leaves(tree))
 
 
-def _texts(request: Request, index: np.ndarray) -> tuple[Any, ...]:
-    """What some images of a request are told, as arguments of TextStage.conditioning."""
+def _texts(request: Request, index: np.ndarray) -> Prompts:
+    """What some images of a request are told."""
     scales = {kind: values[index] for kind, values in request.text_scales.items()}
-    return [request.positive[i] for i in index], [request.negative[i] for i in index], request.text, scales
+    positive, negative = ([texts[i] for i in index] for texts in (request.positive, request.negative))
+    return Prompts(positive, negative, request.text, scales)
 
 
 def _fetched(result: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from autolora_jax.models.attention import default_implementation
+from autolora_jax.models.networks import network_of
 from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.sharding import replicated, weight_placement
 from autolora_jax.text import STAGES, TextStage
 from autolora_jax.weights.checkpoint import Checkpoint
 from autolora_jax.weights.families import Family
-from autolora_jax.weights.networks import network_of
 
 T5_PLACES = ("device", "host")
 

@@ -29,7 +29,7 @@ from autolora_jax.settings.arguments import taking
 from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.sharding import data_mesh, replicated
-from autolora_jax.text import TextStage, Word
+from autolora_jax.text import Prompts, TextStage, Word
 from autolora_jax.warming import warm_up
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
@@ -247,7 +247,7 @@ class AutoLoRAPipeline:
         request = self.request(Call(prompt, negative_prompt, guidance=CFG(), **drawing))
         scales = np.tile(np.asarray(self._scales, np.float32), (len(request.positive), 1))
         by_kind = text_scales({"base": np.zeros_like(scales), "lora": scales}, request.call.base_text)
-        return self.text.conditioning(request.positive, request.negative, request.text, by_kind)
+        return self.text.conditioning(Prompts(request.positive, request.negative, request.text, by_kind))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Pictures, uint8 [n h w 3], of latents [n h/8 w/8 c] as a call leaves them, or as a Progress holds them."""

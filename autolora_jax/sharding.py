@@ -99,14 +99,7 @@ def map_images(function: Callable[..., Any], mesh: Mesh, shared: Any = None) -> 
     the program contains no collectives but those of `put_together`.
     shared: specs of `shared` where it is not all the same on all devices.
     """
-    return jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=(PartitionSpec() if shared is None else shared, PartitionSpec(IMAGES)),
-        out_specs=PartitionSpec(IMAGES),
-        axis_names=set(IMAGES),
-        check_vma=False,  # Pallas kernels do not declare how their outputs vary
-    )
+    return _mapped(function, mesh, (shared or PartitionSpec(), PartitionSpec(IMAGES)), PartitionSpec(IMAGES))
 
 
 def map_gradients(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
@@ -114,13 +107,13 @@ def map_gradients(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any
 
     The result is one for all: the function itself takes the mean over IMAGES, the only exchange between devices.
     """
+    return _mapped(function, mesh, (PartitionSpec(), PartitionSpec(None, IMAGES)), PartitionSpec())
+
+
+def _mapped(function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    # check_vma: Pallas kernels do not declare how their outputs vary.
     return jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(None, IMAGES)),
-        out_specs=PartitionSpec(),
-        axis_names=set(IMAGES),
-        check_vma=False,  # as above
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=set(IMAGES), check_vma=False
     )
 
 

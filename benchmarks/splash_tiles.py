@@ -10,11 +10,7 @@ knows no waiting for memory, of which there is little: keys and values of a head
 
 import argparse
 import dataclasses
-import os
-import re
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +18,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
 from autolora_jax.models import attention
 from autolora_jax.sharding import replicated
+from benchmarks.cycles import Schedules
 
 TOKENS = {
     1024: "SDXL 1024², inner level",
@@ -32,7 +29,6 @@ TOKENS = {
     4685: "SD3 1024², text of 589",
 }
 HEAD_DIM = 64
-BUNDLES = re.compile(r"total scheduled bundles:\s+(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,15 +75,14 @@ def pairs() -> Iterator[Tiles]:
             yield Tiles(2 * block_q, keys, block_q, block_kv, keys)
 
 
-def bundles(tiles: Tiles, padded: bool, topology: str, folder: Path) -> int | None:
+def bundles(tiles: Tiles, padded: bool, topology: str, schedules: Schedules) -> int | None:
     """Of the kernel's schedule for one step of its grid; None where the core's memory does not suffice.
 
     padded: some keys are padding, which a mask hides.
     """
     from benchmarks.tpu_compile import topology_mesh
 
-    for old in folder.iterdir():
-        old.unlink()
+    schedules.clear()
     seq_minor = splash.QKVLayout.SEQ_MINOR
     sizes = splash.BlockSizes(
         block_q=tiles.block_q,
@@ -117,10 +112,7 @@ def bundles(tiles: Tiles, padded: bool, topology: str, folder: Path) -> int | No
         if "Vmem" in str(problem):
             return None
         raise
-    [report] = (file for file in folder.iterdir() if "splash" in file.name and "schedule-analysis" in file.name)
-    found = BUNDLES.search(report.read_text())
-    assert found is not None
-    return int(found[1])
+    return schedules.take("*splash*")
 
 
 def main() -> None:
@@ -132,16 +124,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.tiny:
         args.tokens = [512]
-    with tempfile.TemporaryDirectory() as folder:
-        # Read when the compiler is loaded, which nothing has done yet.
-        os.environ["LIBTPU_INIT_ARGS"] = (
-            f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
-        )
+    with Schedules() as schedules:  # before the compiler is loaded
         print("| tokens | queries | in blocks of | keys | in blocks of | in a core | thousand cycles a head |")
         print("|---|---|---|---|---|---|---|")
         for tokens in args.tokens or ([4096] if args.search else TOKENS):
             for tiles in [chosen(tokens)] if args.tiny else pairs() if args.search else candidates(tokens):
-                count = bundles(tiles, args.search or tiles.keys > tokens, f"{args.chip}:2x2", Path(folder))
+                count = bundles(tiles, args.search or tiles.keys > tokens, f"{args.chip}:2x2", schedules)
                 cost = "does not fit" if count is None else f"{count * tiles.steps / 1000:.1f}"
                 if args.search and count is not None:
                     cost = f"{count / (tiles.block_q * tiles.keys) * 4096**2 / 1000:.1f}"  # of 4096 x 4096

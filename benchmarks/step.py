@@ -24,14 +24,14 @@ from flax import traverse_util
 from autolora_jax.config import SchedulerConfig, UNetConfig
 from autolora_jax.guidance import plan
 from autolora_jax.models.attention import default_implementation
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.run import Run
 from autolora_jax.sampler import Model
 from autolora_jax.schedules import make_schedule
 from autolora_jax.settings.rules import AutoLoRA
 from autolora_jax.sharding import data_mesh, replicated
-from benchmarks.tpu_compile import delta_shapes
+from benchmarks import tpu_compile
 
 MODELS = {
     "sdxl": UNetConfig(),
@@ -44,18 +44,7 @@ MODELS = {
         cross_attention_dim=512,
         projection_class_embeddings_input_dim=256 + 6 * 256,
     ),
-    # Only to see that it works.
-    "tiny": dataclasses.replace(
-        UNetConfig(),
-        block_out_channels=(32, 64),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        transformer_layers_per_block=(1, 1),
-        attention_head_dim=(1, 2),
-        cross_attention_dim=64,
-        projection_class_embeddings_input_dim=256 + 6 * 256,
-    ),
+    "tiny": tpu_compile.MODELS["tiny"],  # only to see that it works
 }
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 STEPS = 4  # of one sampler call; the figure is a step's share
@@ -82,16 +71,15 @@ def ours(config: UNetConfig, latent: int, n: int, rank: int, dtype: Any) -> dict
     shapes = param_shapes(unet)
     params = random_tree(shapes, dtype)
     rng = np.random.default_rng(0)
-    pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
 
     def conditioning(*lead: int) -> dict[str, np.ndarray]:
-        shapes = {"encoder_hidden_states": (77, config.cross_attention_dim), "text_embeds": (pooled,), "time_ids": (6,)}
-        return {name: rng.standard_normal((*lead, *shape), np.float32) for name, shape in shapes.items()}
+        shapes = tpu_compile.conditioning(config, *lead)
+        return {name: rng.standard_normal(leaf.shape, np.float32) for name, leaf in shapes.items()}
 
     table, schedule = plan(AutoLoRA().filled(5.0), n, STEPS), make_schedule(SchedulerConfig(), STEPS)
     x = rng.standard_normal((n, latent, latent, 4), np.float32)
     told = {kind: conditioning(n, 2) for kind in table.weights}
-    delta = random_tree(delta_shapes(shapes, rank, re.compile(".*/kernel")), dtype)
+    delta = random_tree(tpu_compile.delta_shapes(shapes, rank, re.compile(".*/kernel")), dtype)
     model = jax.device_put(Model(params, delta), replicated(mesh))
     forward = jax.jit(lambda params, x, t, c: unet.apply({"params": params}, x, t, **c))
     arguments = jax.device_put((x, np.full(n, 500.0, np.float32), conditioning(n)))

@@ -29,14 +29,13 @@ from jaxtyping import DTypeLike
 
 from autolora_jax.config import MMDiTConfig, UNetConfig
 from autolora_jax.guidance import COLUMNS, plan
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import network_of, param_shapes
 from autolora_jax.run import calls as calls_of
 from autolora_jax.sampler import STRETCH, Images, Model, Numbers, State, Steps, advance
 from autolora_jax.schedules import Schedule
 from autolora_jax.settings.rules import AutoLoRA, Rule
-from autolora_jax.sharding import WEIGHTS, data_mesh, replicated, split_axes, split_images, weight_placement
+from autolora_jax.sharding import WEIGHTS, data_mesh, map_images, replicated, split_axes, split_images, weight_placement
 from autolora_jax.weights import published
-from autolora_jax.weights.networks import network_of
 from benchmarks.cycles import REGIONS, Cycles, Schedules, count
 
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
@@ -172,25 +171,15 @@ def lower_sampler(denoiser: Any, mesh: Mesh, batch: int, rule: Rule, rank: int =
 
 def lower_forward(denoiser: Any, mesh: Mesh, batch: int) -> Any:
     """The lowered plain network, one forward of `batch` images on one chip."""
-    config, where = denoiser.config, replicated(mesh)
-    arguments = (
-        param_shapes(denoiser),
-        jax.ShapeDtypeStruct((batch, config.sample_size, config.sample_size, config.in_channels), jnp.float32),
-        jax.ShapeDtypeStruct((batch,), jnp.float32),
-        conditioning(config, batch),
-    )
+    config = denoiser.config
+    latents = jax.ShapeDtypeStruct((batch, config.sample_size, config.sample_size, config.in_channels), jnp.float32)
+    images = latents, jax.ShapeDtypeStruct((batch,), jnp.float32), conditioning(config, batch)
 
-    def forward(params: Any, x: jax.Array, t: jax.Array, conditioning: Any) -> Any:
-        return denoiser.apply({"params": params}, x, t, **conditioning)
+    def forward(params: Any, images: Any) -> Any:
+        x, t, told = images
+        return denoiser.apply({"params": params}, x, t, **told)
 
-    mapped = jax.shard_map(
-        forward,
-        mesh=mesh,
-        in_specs=jax.sharding.PartitionSpec(),
-        out_specs=jax.sharding.PartitionSpec(),
-        check_vma=False,
-    )
-    return jax.jit(mapped).lower(*abstract(arguments, where))
+    return jax.jit(map_images(forward, mesh)).lower(*abstract((param_shapes(denoiser), images), replicated(mesh)))
 
 
 def attention_flop(config: UNetConfig | MMDiTConfig, size: int, evaluations: int) -> float:

@@ -17,13 +17,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from autolora_jax import lora
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.sharding import IMAGES, replicated, split_images
+from autolora_jax.training.deltas import over_pairs
 from benchmarks.tpu_compile import (
     GB,
     HEADER,
@@ -45,12 +44,7 @@ ATTENTION_PASSES = (2 + 2 + 5) / 2
 def trainable_shapes(unet: UNet2DConditionModel, rank: int) -> dict[str, Any]:
     """The float32 delta {down, up} on the attention layers."""
     delta = delta_shapes(param_shapes(unet), rank, ATTENTION, jnp.float32)
-    return jax.tree.map(lambda leaf: {"down": leaf["down"], "up": leaf["up"]}, delta, is_leaf=lora.is_leaf)
-
-
-def _is_pair(node: Any) -> bool:
-    """Whether a node of a delta in training is a layer's {down, up}."""
-    return isinstance(node, dict) and "up" in node
+    return over_pairs(lambda leaf: {"down": leaf["down"], "up": leaf["up"]}, delta)
 
 
 def mean_loss(unet: UNet2DConditionModel, delta: Any, params: Any, images: Any) -> jax.Array:
@@ -58,9 +52,9 @@ def mean_loss(unet: UNet2DConditionModel, delta: Any, params: Any, images: Any) 
 
     images: {"target": [b h w c], "told": the network's keyword arguments}
     """
-    owned = jax.tree.map(lambda leaf: {**leaf, "owner": np.zeros(len(leaf["up"]), int)}, delta, is_leaf=_is_pair)
     # With a scale per image the kernels stay as they are; a merged kernel would have a full-size gradient.
-    collection = lora.at_scale(owned, jnp.ones((len(images["target"]), 1)))
+    rows = len(images["target"])
+    collection = over_pairs(lambda pair: {**pair, "scale": jnp.ones((rows, len(pair["up"])))}, delta)
     prediction = unet.apply({"params": params, "lora": collection}, **images["told"])
     return jnp.mean(jnp.square(prediction.astype(jnp.float32) - images["target"]))
 

@@ -20,21 +20,14 @@ import jax.numpy as jnp
 
 from autolora_jax import lora
 from autolora_jax.config import MMDiTConfig, UNetConfig
-from autolora_jax.models.shapes import param_shapes
-from autolora_jax.weights.networks import network_of
+from autolora_jax.models.networks import network_of, param_shapes
 from benchmarks.tpu_compile import MODELS, conditioning, delta_shapes
 
 IMAGES = 4
 STEPS = 30
 RANK = 32
 TINY: dict[str, UNetConfig | MMDiTConfig] = {
-    "sdxl": dataclasses.replace(
-        MODELS["sdxl"],
-        block_out_channels=(32, 64, 64),
-        attention_head_dim=(1, 2, 2),
-        cross_attention_dim=32,
-        projection_class_embeddings_input_dim=6 * 256 + 32,
-    ),
+    "sdxl": MODELS["tiny"],
     "sd3-medium": dataclasses.replace(
         MODELS["sd3-medium"],
         num_attention_heads=2,

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from autolora_jax.config import CLIPTextConfig, UNetConfig, VAEConfig, read_json
-from autolora_jax.weights.networks import Networks
+from autolora_jax.models.networks import Networks
 
 StateDict = dict[str, np.ndarray]
 ROOT = Path(__file__).resolve().parents[1]

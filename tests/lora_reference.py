@@ -18,10 +18,10 @@ from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import save_file
 
 from autolora_jax.config import CLIPTextConfig, UNetConfig, VAEConfig
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights.ldm import ldm_module_name
 from autolora_jax.weights.lora.files import targets_of
 from autolora_jax.weights.lora.names import Targets
-from autolora_jax.weights.networks import Networks
 from tests.reference import UNET
 
 Tensors = dict[str, np.ndarray]

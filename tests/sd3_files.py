@@ -11,9 +11,9 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights.diffusers_folder import read_index, read_networks
-from autolora_jax.weights.folders import LocalFolder
-from autolora_jax.weights.networks import Networks
+from autolora_jax.weights.hub import LocalFolder
 from tests.checkpoint_files import StateDict, ldm_vae
 
 ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}

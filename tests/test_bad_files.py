@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights import WeightsError, describe, open_checkpoint
 from autolora_jax.weights.files import kind_of, open_tensors
-from autolora_jax.weights.networks import shapes_of
 from tests.checkpoint_files import networks_of, single_file_tensors, write_single_file
 
 SECONDS = 1.0

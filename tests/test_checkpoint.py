@@ -88,7 +88,7 @@ def test_a_checkpoint_says_what_its_files_say(tiny_folder):
 def test_published_configs_are_sdxl(facts):
     """Of the folder whose weights are too large to be here: everything but them."""
     from autolora_jax.weights.diffusers_folder import read_index, read_networks, read_scheduler, tokenizer_folder
-    from autolora_jax.weights.folders import LocalFolder
+    from autolora_jax.weights.hub import LocalFolder
 
     folder = LocalFolder(facts / "configs" / "sdxl-base-1.0")
     family, index = read_index(folder)
@@ -108,7 +108,7 @@ def test_published_configs_are_sdxl(facts):
 )
 def test_published_configs_are_sd3(facts, name, networks):
     from autolora_jax.weights.diffusers_folder import read_index, read_networks
-    from autolora_jax.weights.folders import LocalFolder
+    from autolora_jax.weights.hub import LocalFolder
 
     folder = LocalFolder(facts / "configs" / name)
     family, _ = read_index(folder)

@@ -11,7 +11,7 @@ from transformers import CLIPTextModelWithProjection
 
 from autolora_jax.config import CLIPTextConfig
 from autolora_jax.models.clip import CLIPTextModel
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.weights import rules, tables
 from tests.parity import error, params_of
 from tests.reference import randomize

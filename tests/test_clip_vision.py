@@ -8,8 +8,8 @@ from transformers import CLIPConfig as ReferenceConfig
 from transformers import CLIPModel as Reference
 
 from autolora_jax.config import CLIPConfig, ConfigError
-from autolora_jax.models.clip_vision import CLIPModel
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.clip import CLIPModel
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.weights import rules, tables
 from tests.parity import channels_first, error, normal, params_of
 from tests.reference import randomize

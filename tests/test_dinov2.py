@@ -12,9 +12,8 @@ from transformers import Dinov2Model as Reference
 
 from autolora_jax.config import ConfigError, Dinov2Config, read_json
 from autolora_jax.models.dinov2 import Dinov2Model, bicubic
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes, shapes_of
 from autolora_jax.weights import WeightsError, rules, tables
-from autolora_jax.weights.networks import shapes_of
 from tests.parity import channels_first, error, normal, params_of
 from tests.reference import randomize
 

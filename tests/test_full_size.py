@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel as Reference
 from flax import traverse_util
 
 from autolora_jax.config import UNetConfig
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.weights import rules, tables
 from tests.parity import channels_first, error, normal

@@ -18,8 +18,8 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Embeddings, Dinov2L
 from autolora_jax.config import Dinov2Config
 from autolora_jax.models.dinov2 import Embeddings, Layer
 from autolora_jax.models.layers import LayerNorm
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights import rules, tables
-from autolora_jax.weights.networks import shapes_of
 from tests.parity import channels_first, error, normal
 from tests.reference import trained_weight
 

@@ -24,9 +24,9 @@ from autolora_jax.config import JsonConfig, MMDiTConfig, T5Config
 from autolora_jax.models.joint import JointTransformerBlock
 from autolora_jax.models.layers import RMSNorm
 from autolora_jax.models.mmdit import SD3Transformer2DModel
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.models.t5 import T5Block
 from autolora_jax.weights import rules, tables
-from autolora_jax.weights.networks import shapes_of
 from tests.parity import channels_first, error, normal
 from tests.reference import trained_weight
 

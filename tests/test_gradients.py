@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from autolora_jax.config import CLIPTextConfig, UNetConfig
 from autolora_jax.models.clip import CLIPTextModel
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.sharding import data_mesh, replicated, split_images
 from benchmarks.tpu_train_compile import lower_step, mean_loss, trainable_shapes

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from autolora_jax.config import UNetConfig, VAEConfig
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights import ldm
-from autolora_jax.weights.networks import shapes_of
 from autolora_jax.weights.published import SDXL_BASE as SDXL
 from autolora_jax.weights.rules import examine, flat_shapes
 from autolora_jax.weights.tables import stages_for, torch_name

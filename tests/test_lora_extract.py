@@ -16,9 +16,9 @@ from diffusers import StableDiffusionXLPipeline
 from autolora_jax import lora
 from autolora_jax.lora import Extraction, Fit, Truncation, extract, save_lora
 from autolora_jax.lora.truncation import best_product
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights import Checkpoint, WeightsError, convert_checkpoint, open_checkpoint, orbax_folder
 from autolora_jax.weights.lora.files import read_lora, targets_of
-from autolora_jax.weights.networks import shapes_of
 from autolora_jax.weights.rules import flat_shapes
 from autolora_jax.weights.streaming import Leaves
 from autolora_jax.weights.tables import torch_module

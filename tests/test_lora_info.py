@@ -12,9 +12,8 @@ from huggingface_hub import constants
 
 from autolora_jax.cli import console
 from autolora_jax.demo import builtin
-from autolora_jax.weights.digest import autov2, sha256_of
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.inspect import describe
+from autolora_jax.weights.inspect import autov2, describe, sha256_of
 from autolora_jax.weights.lora.describe import describe_lora
 from tests.hub_server import Hub
 from tests.lora_reference import CONV_MODULE, TEXT_MODULE, UNET_MODULE, Tensors, good, halves, saved, tiny_targets
@@ -104,7 +103,7 @@ def test_the_header_is_summed_up(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_that_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autolora_jax.weights.digest._CHUNK", 1000)
+    monkeypatch.setattr("autolora_jax.weights.inspect._CHUNK", 1000)
     told: list[tuple[int, int]] = []
     path, size = builtin(LORA), builtin(LORA).stat().st_size
     assert sha256_of(path, lambda *pair: told.append(pair)) == SHA256

@@ -169,7 +169,7 @@ def test_every_kind_of_lora_is_merged_as_lycoris_applies_it(
     [where] = file.layers
     found = {
         export_leaf(path, leaf)[0].rpartition(".")[2]: leaf_in_torch
-        for path, leaf in merged_leaves(checkpoint, "unet", [(file, 0.6)], "float32")
+        for path, leaf in merged_leaves(checkpoint, "unet", [(file, 0.6)], np.dtype("float32"))
         if path.rpartition("/")[0] == where.path
         for leaf_in_torch in [export_leaf(path, leaf)[1]]
     }

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from autolora_jax import lora
 from autolora_jax.config import MMDiTConfig
 from autolora_jax.lora import save_lora
+from autolora_jax.models.networks import network_of
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.describe import describe_lora
@@ -25,7 +26,6 @@ from autolora_jax.weights.lora.export import DIALECTS, convert_lora
 from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.lora.match import match_layers, raise_problems
 from autolora_jax.weights.lora.names import Name, Targets, names
-from autolora_jax.weights.networks import network_of
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_MEDIUM
 from tests.conftest import ROOT
 from tests.lora_reference import Change

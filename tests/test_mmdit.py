@@ -15,7 +15,7 @@ from peft import LoraConfig
 from autolora_jax.config import ConfigError, MMDiTConfig
 from autolora_jax.models.attention import IMPLEMENTATIONS
 from autolora_jax.models.mmdit import SD3Transformer2DModel, sincos_table
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.weights.rules import tree_path
 from tests.parity import channels_first, equations, error, normal, params_of, submodule
 from tests.reference import randomize

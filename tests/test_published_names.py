@@ -4,7 +4,7 @@ import pytest
 from flax import traverse_util
 
 from autolora_jax.config import CLIPTextConfig, MMDiTConfig, T5Config, UNetConfig, VAEConfig
-from autolora_jax.weights.networks import shapes_of
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights.rules import examine
 from autolora_jax.weights.tables import stages_for, torch_name
 from tests.checkpoint_files import key_list

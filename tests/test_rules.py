@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights import WeightsError
-from autolora_jax.weights.networks import shapes_of
 from autolora_jax.weights.published import SDXL_BASE as SDXL
 from autolora_jax.weights.rules import (
     INVERSE,
@@ -106,7 +106,7 @@ def test_planning_needs_no_data():
     shapes = {"conv.weight": (5 << 20, 2 << 20, 3, 3), "ids": (7,)}  # 2.5e14 numbers
     tree = {"conv": {"kernel": (3, 3, 2 << 20, 5 << 20)}}
     [step] = plan(shapes, (TABLE,), tree, "huge")
-    assert (step.source, step.target) == ("conv.weight", "conv/kernel")
+    assert (step.source, step.name) == ("conv.weight", "conv/kernel")
     assert examine(shapes, (TABLE,), tree).dropped == {"ids": "a buffer"}
 
 

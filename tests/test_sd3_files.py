@@ -19,7 +19,7 @@ from autolora_jax.weights import WeightsError, convert_checkpoint, describe, ope
 from autolora_jax.weights.diffusers_folder import read_scheduler
 from autolora_jax.weights.families import SD3
 from autolora_jax.weights.files import open_tensors
-from autolora_jax.weights.folders import LocalFolder
+from autolora_jax.weights.hub import LocalFolder
 from autolora_jax.weights.single_file import read_single_file
 from tests import reference_sd3
 from tests.checkpoint_files import ROOT, key_list

@@ -13,7 +13,7 @@ from transformers import T5EncoderModel as Reference
 from transformers.models.t5.modeling_t5 import T5Attention, T5LayerNorm
 
 from autolora_jax.config import ConfigError, T5Config
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.t5 import T5Block, T5EncoderModel, relative_position_buckets
 from autolora_jax.weights import rules, tables
 from tests.parity import error, normal, params_of, submodule

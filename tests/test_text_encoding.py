@@ -13,7 +13,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.lora import LoraReport
-from autolora_jax.text import Sizes, TextSettings, encoding, stage
+from autolora_jax.text import Prompts, Sizes, TextSettings, encoding, stage
 from autolora_jax.text.stage import same_text
 from tests import reference_sd3
 from tests.lora_reference import random_lora
@@ -74,11 +74,11 @@ def texts(*prompts: str) -> list[Any]:
     return [same_text(prompt) for prompt in prompts]
 
 
-def asked(prompts: tuple[str, ...], scales: np.ndarray, negative: str | None = "mist", **settings: Any) -> tuple:
-    """Arguments of conditioning: base and tuned."""
+def asked(prompts: tuple[str, ...], scales: np.ndarray, negative: str | None = "mist", **settings: Any) -> Prompts:
+    """For base and tuned."""
     rows = np.broadcast_to(scales, (len(prompts), scales.shape[-1])).astype(np.float32)
     negatives = [None if negative is None else same_text(negative)] * len(prompts)
-    return texts(*prompts), negatives, SETTINGS._replace(**settings), {"base": 0 * rows, "lora": rows}
+    return Prompts(texts(*prompts), negatives, SETTINGS._replace(**settings), {"base": 0 * rows, "lora": rows})
 
 
 def same(one: Any, other: Any) -> None:
@@ -89,14 +89,14 @@ def same(one: Any, other: Any) -> None:
 
 
 def test_new_texts_of_a_batch_are_one_call_per_encoder(pipe, calls):
-    pipe.text.begin(*asked(PROMPTS, SCALES))
+    pipe.text.begin(asked(PROMPTS, SCALES))
     # Four prompts; the negative one for the base model and at four scales.
     assert [rows for _, rows in calls] == [4 + 4 + 1 + 4] * 2
     calls.clear()
-    pipe.text.begin(*asked(PROMPTS, SCALES))
-    told = pipe.text.conditioning(*asked(PROMPTS, SCALES))
+    pipe.text.begin(asked(PROMPTS, SCALES))
+    told = pipe.text.conditioning(asked(PROMPTS, SCALES))
     assert [what for what, _ in calls] == ["fetch"]
-    pipe.text.conditioning(*asked(PROMPTS[:2], SCALES[:2]))
+    pipe.text.conditioning(asked(PROMPTS[:2], SCALES[:2]))
     assert len(calls) == 2 and calls[1] == ("fetch", 0)  # of nothing
     assert told["lora"]["encoder_hidden_states"].shape == (4, 2, 77, 80)
 
@@ -104,14 +104,14 @@ def test_new_texts_of_a_batch_are_one_call_per_encoder(pipe, calls):
 def test_what_a_lora_leaves_alone_is_encoded_once(small_folder, calls):
     bare = load(small_folder)
     bare.add_lora({}, REPORT)
-    told = bare.text.conditioning(*asked(PROMPTS, SCALES))
+    told = bare.text.conditioning(asked(PROMPTS, SCALES))
     assert [rows for what, rows in calls if what != "fetch"] == [4 + 1] * 2
     same(told["base"], told["lora"])
 
 
 def test_more_than_a_program_takes_are_further_calls(pipe, calls):
     words = tuple(f"cat {i}" for i in range(2 * encoding.ROWS[-1] // 2 + 3))
-    told = pipe.text.conditioning(*asked(words, np.array([1.0])))
+    told = pipe.text.conditioning(asked(words, np.array([1.0])))
     rows = 2 * len(words) + 2
     assert [n for what, n in calls if what != "fetch"] == [80, rows - 80] * 2
     alone = load_alone(pipe, words[-1])
@@ -120,17 +120,17 @@ def test_more_than_a_program_takes_are_further_calls(pipe, calls):
 
 def load_alone(pipe: AutoLoRAPipeline, prompt: str) -> Any:
     pipe.text._forget(lambda _: True)
-    return pipe.text.conditioning(*asked((prompt,), np.array([1.0])))
+    return pipe.text.conditioning(asked((prompt,), np.array([1.0])))
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_text_is_the_same_in_any_company(small_folder, folder, devices):
     pipe = load(small_folder, devices)
     pipe.load_lora(folder / "3.safetensors")
-    together = pipe.text.conditioning(*asked(PROMPTS, SCALES, clip_skip=1))
+    together = pipe.text.conditioning(asked(PROMPTS, SCALES, clip_skip=1))
     for i, prompt in enumerate(PROMPTS):
         pipe.text._forget(lambda _: True)
-        alone = pipe.text.conditioning(*asked((prompt,), SCALES[i], clip_skip=1))
+        alone = pipe.text.conditioning(asked((prompt,), SCALES[i], clip_skip=1))
         same(alone, jax.tree.map(lambda a, i=i: a[i : i + 1], together))
 
 
@@ -149,7 +149,7 @@ def test_each_row_is_computed_by_itself_and_padding_is_not():
 
 
 def test_scale_0_is_the_base_encoder(pipe, small_folder):
-    beside, bare = (each.text.conditioning(*asked(PROMPTS, SCALES)) for each in (pipe, load(small_folder)))
+    beside, bare = (each.text.conditioning(asked(PROMPTS, SCALES)) for each in (pipe, load(small_folder)))
     same(beside["base"], bare["base"])
 
 
@@ -158,7 +158,7 @@ def test_weights_split_over_devices_encode_the_same(small_folder, folder):
     for shards in (1, 2):
         pipe = load(small_folder, 4, weight_shards=shards)
         pipe.load_lora(folder / "3.safetensors")
-        told.append(pipe.text.conditioning(*asked(PROMPTS, SCALES, clip_skip=1)))
+        told.append(pipe.text.conditioning(asked(PROMPTS, SCALES, clip_skip=1)))
     same(*told)
 
 
@@ -166,14 +166,14 @@ def test_weights_split_over_devices_encode_the_same(small_folder, folder):
 
 
 def test_values_compile_nothing(pipe, folder, count_compilations):
-    pipe.text.conditioning(*asked(("a cat",), np.array([1.0])))
+    pipe.text.conditioning(asked(("a cat",), np.array([1.0])))
     with count_compilations() as compiled:
         for clip_skip in (None, 0, 1, 2):
-            pipe.text.conditioning(*asked(("the dog",), np.array([1.0]), clip_skip=clip_skip))
+            pipe.text.conditioning(asked(("the dog",), np.array([1.0]), clip_skip=clip_skip))
         for scale in (0.3, 0.0, -2.0):
-            pipe.text.conditioning(*asked(("mist",), np.array([scale])))
-        pipe.text.conditioning(*asked(("a cat the dog mist " * 5,), np.array([1.0]), negative=None))  # zeros
-        pipe.text.conditioning(*asked(PROMPTS[:1], np.array([1.0]), negative=""))
+            pipe.text.conditioning(asked(("mist",), np.array([scale])))
+        pipe.text.conditioning(asked(("a cat the dog mist " * 5,), np.array([1.0]), negative=None))  # zeros
+        pipe.text.conditioning(asked(PROMPTS[:1], np.array([1.0]), negative=""))
         pipe.encode_prompt("the cat", "the dog", base_text="lora")
         pipe.encode_prompt("the mist", "the mist", base_text="base")
         pipe.unload_lora()
@@ -187,10 +187,10 @@ def test_values_compile_nothing(pipe, folder, count_compilations):
 
 def test_few_texts_after_many_compile_nothing(pipe, count_compilations):
     words = tuple(f"dog {i}" for i in range(2 * encoding.ROWS[0]))
-    pipe.text.conditioning(*asked(words, np.array([1.0])))
+    pipe.text.conditioning(asked(words, np.array([1.0])))
     with count_compilations() as compiled:
-        pipe.text.conditioning(*asked(("one more",), np.array([1.0])))
-        pipe.text.conditioning(*asked(tuple(f"{word} mist" for word in words), np.array([0.5])))
+        pipe.text.conditioning(asked(("one more",), np.array([1.0])))
+        pipe.text.conditioning(asked(tuple(f"{word} mist" for word in words), np.array([0.5])))
     assert compiled == []
 
 
@@ -198,39 +198,39 @@ def test_few_texts_after_many_compile_nothing(pipe, count_compilations):
 
 
 def test_a_full_memory_forgets_the_oldest(pipe, calls, monkeypatch):
-    wanted = pipe.text.conditioning(*asked(PROMPTS, SCALES))
+    wanted = pipe.text.conditioning(asked(PROMPTS, SCALES))
     size = sum(a.nbytes for outputs in pipe.text._known.values() for a in outputs)
     pipe.text._forget(lambda _: True)
     monkeypatch.setattr(stage, "CACHED_BYTES", size // 2)
-    same(pipe.text.conditioning(*asked(PROMPTS, SCALES)), wanted)
+    same(pipe.text.conditioning(asked(PROMPTS, SCALES)), wanted)
     kept = sum(a.nbytes for outputs in pipe.text._known.values() for a in outputs)
     assert size // 4 < kept <= size // 2
     calls.clear()
-    same(pipe.text.conditioning(*asked(PROMPTS, SCALES)), wanted)
+    same(pipe.text.conditioning(asked(PROMPTS, SCALES)), wanted)
     assert 0 < sum(rows for _, rows in calls) < 2 * 13
 
 
 def test_what_was_begun_with_another_lora_is_not_collected(pipe, folder):
-    pipe.text.begin(*asked(PROMPTS, SCALES))
+    pipe.text.begin(asked(PROMPTS, SCALES))
     pipe.unload_lora()
     pipe.load_lora(folder / "4.safetensors")
-    told = pipe.text.conditioning(*asked(PROMPTS, SCALES))
+    told = pipe.text.conditioning(asked(PROMPTS, SCALES))
     pipe.text._forget(lambda _: True)
-    same(pipe.text.conditioning(*asked(PROMPTS, SCALES)), told)
+    same(pipe.text.conditioning(asked(PROMPTS, SCALES)), told)
     pipe.unload_lora()
     pipe.load_lora(folder / "3.safetensors")
 
 
 def test_a_call_that_fails_is_made_again(pipe, calls, monkeypatch):
-    pipe.text.begin(*asked(PROMPTS, SCALES))
+    pipe.text.begin(asked(PROMPTS, SCALES))
 
     def fails(_: Any) -> Any:
         raise RuntimeError("lost")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="lost"):
         patch.setattr(jax, "device_get", fails)
-        pipe.text.conditioning(*asked(PROMPTS, SCALES))
-    told = pipe.text.conditioning(*asked(PROMPTS, SCALES))
+        pipe.text.conditioning(asked(PROMPTS, SCALES))
+    told = pipe.text.conditioning(asked(PROMPTS, SCALES))
     assert [rows for what, rows in calls if what != "fetch"] == [13] * 4
     assert np.isfinite(told["lora"]["encoder_hidden_states"]).all()
 
@@ -238,9 +238,9 @@ def test_a_call_that_fails_is_made_again(pipe, calls, monkeypatch):
 def test_a_text_that_is_none_is_said_before_anything_is_encoded(pipe, calls):
     for method in (pipe.text.read, pipe.text.begin, pipe.text.conditioning):
         with pytest.raises(TypeError):
-            method(*asked(("a cat", "\udcff"), np.array([1.0])))
+            method(asked(("a cat", "\udcff"), np.array([1.0])))
     assert calls == []
-    pipe.text.read(*asked(("a cat",), np.array([1.0])))
+    pipe.text.read(asked(("a cat",), np.array([1.0])))
     assert calls == []
 
 
@@ -295,12 +295,12 @@ def test_t5_passes_the_bus_once_for_all(sd3, monkeypatch, count_compilations):
 
     monkeypatch.setattr(stage, "encode_streamed", counted)
     settings = dict(max_sequence_length=48)
-    together = sd3.text.conditioning(*asked(PROMPTS, SCALES, **settings))
+    together = sd3.text.conditioning(asked(PROMPTS, SCALES, **settings))
     assert streams == [13]
     with count_compilations() as compiled:
         for i, prompt in enumerate(PROMPTS):
             sd3.text._forget(lambda _: True)
-            alone = sd3.text.conditioning(*asked((prompt,), SCALES[i], **settings))
+            alone = sd3.text.conditioning(asked((prompt,), SCALES[i], **settings))
             same(alone, jax.tree.map(lambda a, i=i: a[i : i + 1], together))
     assert compiled == [] and streams[1:] == [4] * 4
     assert np.abs(together["lora"]["encoder_hidden_states"] - together["base"]["encoder_hidden_states"]).max() > 1e-3

@@ -31,18 +31,19 @@ def test_noised_latents_and_targets_are_diffusers():
     index = np.array([0, 1, 400, 998, 999])
     theirs = FlowMatchEulerDiscreteScheduler(shift=3.0)
     sigma = theirs.sigmas[999 - index].numpy()[:, None, None, None]
-    ours = Objective(FLOW).noised(jnp.asarray(clean), jnp.asarray(index), jnp.asarray(noise))
+    plain, cut_off = (Objective(FLOW, LossConfig(min_snr_gamma=gamma)) for gamma in (None, 5.0))
+    ours = plain.noised(jnp.asarray(clean), jnp.asarray(index), jnp.asarray(noise))
     np.testing.assert_array_equal(ours.timesteps, theirs.timesteps[999 - index].numpy())
     assert error(ours.latents, (1 - sigma) * clean + sigma * noise) < NOISED
     prediction = normal(3, 5, 4, 6, 3)
     expected = np.square(prediction - (noise - clean)).mean(axis=(1, 2, 3))
-    assert error(Objective(FLOW, min_snr_gamma=5.0).losses(jnp.asarray(prediction), ours), expected) < NOISED
+    assert error(cut_off.losses(jnp.asarray(prediction), ours), expected) < NOISED
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.7, 0.5)])
 def test_timesteps_are_logit_normal(mean: float, std: float):
     keys = jax.random.split(jax.random.key(0), 20_000)
-    objective = Objective(dataclasses.replace(FLOW, shift=1.0), logit_mean=mean, logit_std=std)
+    objective = Objective(dataclasses.replace(FLOW, shift=1.0), LossConfig(logit_mean=mean, logit_std=std))
     drawn = np.asarray(jax.jit(objective.draw)(keys, jnp.zeros((20_000, 1, 1, 1))).noise_level)
     logit = np.log(drawn / (1.0005 - drawn))
     assert abs(logit.mean() - mean) < 0.05 and abs(logit.std() - std) < 0.05  # seen: 0.01, 0.005
@@ -50,7 +51,8 @@ def test_timesteps_are_logit_normal(mean: float, std: float):
 
 def test_timesteps_keep_to_their_limits():
     keys = jax.random.split(jax.random.key(0), 2000)
-    objective = Objective(dataclasses.replace(FLOW, shift=1.0), min_timestep=100, max_timestep=103, logit_std=9.0)
+    loss = LossConfig(min_timestep=100, max_timestep=103, logit_std=9.0)
+    objective = Objective(dataclasses.replace(FLOW, shift=1.0), loss)
     drawn = np.asarray(jax.jit(objective.draw)(keys, jnp.zeros((2000, 1, 1, 1))).timesteps)
     assert set(np.round(drawn).astype(int)) == {101, 102, 103}
 

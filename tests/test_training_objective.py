@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from autolora_jax.config import ConfigError, SchedulerConfig
+from autolora_jax.settings.training import LossConfig
 from autolora_jax.training.objective import TARGETS, Noised, Objective
 from tests.parity import channels_first, error, normal
 
@@ -23,7 +24,7 @@ KINDS = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
 
 def objective(prediction_type: str = "epsilon", zero_snr: bool = False, **settings) -> Objective:
     scheduler = SchedulerConfig(**BETAS, prediction_type=prediction_type, rescale_betas_zero_snr=zero_snr)
-    return Objective(scheduler, **settings)
+    return Objective(scheduler, LossConfig(**{"min_snr_gamma": None, **settings}))
 
 
 def reference(prediction_type: str, zero_snr: bool) -> DDPMScheduler:

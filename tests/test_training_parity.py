@@ -15,6 +15,7 @@ from diffusers.optimization import get_scheduler
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.settings import OptimizerConfig
+from autolora_jax.settings.training import LossConfig
 from autolora_jax.sharding import replicated
 from autolora_jax.text.sdxl import ENCODERS, join
 from autolora_jax.training.deltas import choose_layers
@@ -46,7 +47,7 @@ def theirs(folder: Path) -> StableDiffusionXLPipeline:
 
 def loss_of(pipe: AutoLoRAPipeline, prediction_type: str, dropout: float) -> DenoiserLoss:
     scheduler = dataclasses.replace(pipe.scheduler, prediction_type=prediction_type)
-    objective = Objective(scheduler, min_snr_gamma=GAMMA)
+    objective = Objective(scheduler, LossConfig(min_snr_gamma=GAMMA))
     encoders, settings = tuple(pipe.text.encoders.items()), dict(lora_scale=ALPHA / RANK, caption_dropout=dropout)
     return DenoiserLoss("unet", pipe.denoiser, encoders, join, objective, **settings)
 

@@ -14,9 +14,10 @@ import pytest
 from jaxtyping import Array, Float
 
 from autolora_jax.config import ConfigError, SchedulerConfig, UNetConfig
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.settings import OptimizerConfig
+from autolora_jax.settings.training import LossConfig
 from autolora_jax.sharding import batch_rows, data_mesh, replicated
 from autolora_jax.text.sdxl import join
 from autolora_jax.training import loop
@@ -158,7 +159,7 @@ def test_the_denoisers_gradients_do_not_depend_on_devices_and_micro_batches():
     empty = {"encoder_hidden_states": normal(1, 5, 24), "text_embeds": normal(2, 16)}
     frozen = {"seed": np.int32(0), "empty_prompt": empty, "params": {"unet": params}}
     loss = DenoiserLoss(
-        "unet", network, (), join, Objective(SchedulerConfig(), 5.0), lora_scale=0.7, caption_dropout=0.3
+        "unet", network, (), join, Objective(SchedulerConfig(), LossConfig()), lora_scale=0.7, caption_dropout=0.3
     )
     rows = {
         "mean": normal(3, 4, 8, 8, 4),

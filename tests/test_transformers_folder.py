@@ -12,8 +12,8 @@ from transformers import Dinov2Config as ReferenceConfig
 from transformers import Dinov2Model as Reference
 
 from autolora_jax.config import CLIPConfig, ConfigError, Dinov2Config
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights import WeightsError, transformers_folder
-from autolora_jax.weights.networks import shapes_of
 from autolora_jax.weights.rules import convert
 from autolora_jax.weights.tables import DINOV2
 from autolora_jax.weights.transformers_folder import open_pretrained

@@ -14,6 +14,7 @@ from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import Request
 from autolora_jax.settings.pictures import Call, DrawingConfig
+from autolora_jax.text import Prompts
 
 
 class Pictures(NamedTuple):
@@ -116,14 +117,14 @@ def _unreadable(pipe: AutoLoRAPipeline, request: Request, i: int) -> str:
     """Why the texts of a request's picture can't be read; "" when they are."""
     scales = {kind: values[i : i + 1] for kind, values in request.text_scales.items()}
     try:
-        pipe.text.read(request.positive[i : i + 1], request.negative[i : i + 1], request.text, scales)
+        pipe.text.read(Prompts(request.positive[i : i + 1], request.negative[i : i + 1], request.text, scales))
     except Exception as e:  # whatever tokenizers make of a text
         return f"{type(e).__name__}: {e}"
     return ""
 
 
 def _begin(pipe: AutoLoRAPipeline, request: Request) -> None:
-    pipe.text.begin(request.positive, request.negative, request.text, request.text_scales)
+    pipe.text.begin(Prompts(request.positive, request.negative, request.text, request.text_scales))
 
 
 def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> Request:

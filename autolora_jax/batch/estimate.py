@@ -16,10 +16,9 @@ from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.recipe import Recipe
 from autolora_jax.batch.storage import Storage
 from autolora_jax.config import JsonConfig, MMDiTConfig
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import network_of, param_shapes
 from autolora_jax.models.vae import decode_sliced
 from autolora_jax.settings.jobs import Job
-from autolora_jax.weights.networks import network_of
 
 CLIP_TOKENS = 77
 

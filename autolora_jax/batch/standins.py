@@ -12,11 +12,11 @@ from typing import NamedTuple
 from autolora_jax.batch.sources import File, Model, Sources, digest
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import builtin
+from autolora_jax.models.networks import Networks
 from autolora_jax.settings import ModelConfig
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import SD3, SDXL, Family
 from autolora_jax.weights.hub import cached_copy, is_hub_id, split_hub_id
-from autolora_jax.weights.networks import Networks
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_BASE
 
 

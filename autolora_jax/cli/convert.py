@@ -2,7 +2,7 @@
 
 from autolora_jax.cli.progress import Display
 from autolora_jax.settings.programs.convert import Convert
-from autolora_jax.weights.conversion import convert_checkpoint
+from autolora_jax.weights.folder_writing import convert_checkpoint
 
 
 def run(asked: Convert) -> None:

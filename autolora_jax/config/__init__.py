@@ -6,14 +6,10 @@ pictures silently.
 """
 
 from autolora_jax.config.base import ConfigError, JsonConfig, read_json
-from autolora_jax.config.clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from autolora_jax.config.dinov2 import Dinov2Config
+from autolora_jax.config.from_diffusers import MMDiTConfig, UNetConfig, VAEConfig
+from autolora_jax.config.from_transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, Dinov2Config, T5Config
 from autolora_jax.config.image_processor import ImageProcessorConfig
-from autolora_jax.config.mmdit import MMDiTConfig
 from autolora_jax.config.scheduler import SchedulerConfig
-from autolora_jax.config.t5 import T5Config
-from autolora_jax.config.unet import UNetConfig
-from autolora_jax.config.vae import VAEConfig
 
 __all__ = [
     "CLIPConfig",

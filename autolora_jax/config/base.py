@@ -9,49 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 C = TypeVar("C", bound="JsonConfig")  # not Self: runtime type checkers decorate methods one by one
-
-# Keys that transformers writes into every text encoder's file; none changes what an encoder computes.
-BOOKKEEPING = frozenset(
-    {
-        "architectures",
-        "bos_token_id",
-        "chunk_size_feed_forward",
-        "decoder_start_token_id",
-        "diversity_penalty",
-        "dtype",
-        "early_stopping",
-        "encoder_no_repeat_ngram_size",
-        "id2label",
-        "initializer_factor",
-        "is_encoder_decoder",
-        "label2id",
-        "length_penalty",
-        "max_length",
-        "min_length",
-        "no_repeat_ngram_size",
-        "num_beam_groups",
-        "num_beams",
-        "num_return_sequences",
-        "pad_token_id",
-        "problem_type",
-        "remove_invalid_values",
-        "repetition_penalty",
-        "return_dict",
-        "temperature",
-        "tie_word_embeddings",
-        "top_k",
-        "top_p",
-        "torch_dtype",
-        "transformers_version",
-        "typical_p",
-        "use_bfloat16",
-        "use_cache",
-    }
-)
+Values = Mapping[str, tuple[Any, ...]]  # key -> the values that it may have
 
 
 class ConfigError(ValueError):
     """A config file asks for something unknown, unsupported or impossible."""
+
+
+def keys(text: str) -> frozenset[str]:
+    """The names that a text lists."""
+    return frozenset(text.split())
 
 
 def _hashable(value: Any) -> Any:
@@ -77,8 +44,10 @@ def _spelled(hint: Any) -> str:
 class JsonConfig:
     """Base of all configs: reads a JSON object strictly."""
 
+    # What a written file begins with.
+    HEADER: ClassVar[Mapping[str, Any]] = {}
     # Keys that only this value (or its absence) may have: the networks are built for it.
-    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    FIXED: ClassVar[Values] = {}
     # Keys that do not change a prediction (training, bookkeeping, hints to other programs).
     IRRELEVANT: ClassVar[frozenset[str]] = frozenset()
 
@@ -108,7 +77,7 @@ class JsonConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that from_dict reads as this config."""
-        return dataclasses.asdict(self)
+        return {**self.HEADER, **dataclasses.asdict(self)}
 
     @classmethod
     def from_file(cls: type[C], path: Path) -> C:

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from autolora_jax.config.base import C, ConfigError, JsonConfig
+from autolora_jax.config.base import C, ConfigError, JsonConfig, Values, keys
 
 BICUBIC = 3  # Pillow's number of it, which these files hold
 
@@ -22,7 +22,7 @@ class ImageProcessorConfig(JsonConfig):
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
 
-    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    FIXED: ClassVar[Values] = {
         "do_resize": (True,),
         "do_center_crop": (True,),
         "do_rescale": (True,),
@@ -31,16 +31,10 @@ class ImageProcessorConfig(JsonConfig):
         "resample": (BICUBIC,),
         "rescale_factor": (1 / 255, 0.00392156862745098),
     }
-    IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
-        {
-            "data_format",
-            "device",
-            "feature_extractor_type",  # what old files call image_processor_type
-            "image_processor_type",
-            "input_data_format",
-            "processor_class",
-        }
-    )
+    # feature_extractor_type: what old files call image_processor_type.
+    IRRELEVANT: ClassVar[frozenset[str]] = keys("""
+        data_format device feature_extractor_type image_processor_type input_data_format processor_class
+    """)
 
     @classmethod
     def from_dict(cls: type[C], raw: Mapping[str, Any], where: str = "config") -> C:

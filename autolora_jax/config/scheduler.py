@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from autolora_jax.config.base import C, ConfigError, JsonConfig
+from autolora_jax.config.base import C, ConfigError, JsonConfig, Values, keys
 
 # Solvers by what their diffusers classes read. DPM's class is one for both kinds of model.
 DIFFUSION = ("euler", "euler_ancestral", "ddim", "dpmpp_2m")
@@ -51,7 +51,7 @@ class SchedulerConfig(JsonConfig):
         "DPMSolverMultistepScheduler": "dpmpp_2m",
         "FlowMatchEulerDiscreteScheduler": "flow_euler",
     }
-    FIXED: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+    FIXED: ClassVar[Values] = {
         "algorithm_type": ("dpmsolver++",),
         "clip_sample": (False,),
         "euler_at_final": (False,),
@@ -65,49 +65,30 @@ class SchedulerConfig(JsonConfig):
         "timestep_type": ("discrete",),
         "use_flow_sigmas": (True,),
     }
-    IRRELEVANT: ClassVar[frozenset[str]] = frozenset(
-        {"clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "skip_prk_steps"}
+    IRRELEVANT: ClassVar[frozenset[str]] = keys(
+        "clip_sample_range dynamic_thresholding_ratio sample_max_value skip_prk_steps"
     )
     # Keys that only some classes read; files keep them when a pipeline is given another scheduler.
     READ_ONLY_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "algorithm_type": DPM,
-        "base_image_seq_len": FLOW,
-        "base_shift": FLOW,
-        "beta_end": DIFFUSION,
-        "beta_schedule": DIFFUSION,
-        "beta_start": DIFFUSION,
-        "clip_sample": ("ddim",),
-        "euler_at_final": DPM,
-        "final_sigmas_type": (*DIFFUSION, "flow_dpmpp_2m"),
-        "flow_shift": ("flow_dpmpp_2m",),
-        "interpolation_type": ("euler",),
-        "invert_sigmas": ("flow_euler",),
-        "lambda_min_clipped": ("dpmpp_2m",),
-        "lower_order_final": DPM,
-        "max_image_seq_len": FLOW,
-        "max_shift": FLOW,
-        "prediction_type": (*DIFFUSION, "flow_dpmpp_2m"),
-        "rescale_betas_zero_snr": DIFFUSION,
-        "set_alpha_to_one": DIFFUSION,
-        "shift": ("flow_euler",),
-        "shift_terminal": ("flow_euler",),
-        "sigma_max": ("euler",),
-        "sigma_min": ("euler",),
-        "solver_order": DPM,
-        "solver_type": DPM,
-        "steps_offset": DIFFUSION,
-        "stochastic_sampling": ("flow_euler",),
-        "thresholding": ("ddim", *DPM),
-        "time_shift_type": FLOW,
-        "timestep_spacing": DIFFUSION,
-        "timestep_type": ("euler",),
-        "trained_betas": DIFFUSION,
-        "use_beta_sigmas": SPACED,
-        "use_dynamic_shifting": FLOW,
-        "use_exponential_sigmas": SPACED,
-        "use_flow_sigmas": ("flow_dpmpp_2m",),
-        "use_karras_sigmas": SPACED,
-        "variance_type": DPM,
+        key: solvers
+        for solvers, known in (
+            (DPM, "algorithm_type euler_at_final lower_order_final solver_order solver_type variance_type"),
+            (FLOW, "base_image_seq_len base_shift max_image_seq_len max_shift time_shift_type use_dynamic_shifting"),
+            (
+                DIFFUSION,
+                "beta_end beta_schedule beta_start rescale_betas_zero_snr set_alpha_to_one steps_offset "
+                "timestep_spacing trained_betas",
+            ),
+            (("ddim",), "clip_sample"),
+            ((*DIFFUSION, "flow_dpmpp_2m"), "final_sigmas_type prediction_type"),
+            (("flow_dpmpp_2m",), "flow_shift use_flow_sigmas"),
+            (("euler",), "interpolation_type sigma_max sigma_min timestep_type"),
+            (("flow_euler",), "invert_sigmas shift shift_terminal stochastic_sampling"),
+            (("dpmpp_2m",), "lambda_min_clipped"),
+            (("ddim", *DPM), "thresholding"),
+            (SPACED, "use_beta_sigmas use_exponential_sigmas use_karras_sigmas"),
+        )
+        for key in keys(known)
     }
     # What diffusers' classes assume where a file is silent. Source: the signatures of their __init__, diffusers 0.42.1.
     ABSENT: ClassVar[Mapping[str, Any]] = {

@@ -9,23 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jaxtyping import DTypeLike
 
+from autolora_jax.lora.tree import low_rank
 from autolora_jax.weights.errors import printable
 from autolora_jax.weights.files import require_finite
+from autolora_jax.weights.lora import metadata
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.lora.kinds import Change
 from autolora_jax.weights.lora.kinds.dora import Magnitude
 from autolora_jax.weights.lora.kinds.low_rank import LowRank
 from autolora_jax.weights.lora.kinds.matrix import Matrix
-from autolora_jax.weights.lora.metadata import (
-    alpha_histogram,
-    by_component,
-    histogram,
-    listing,
-    training_summary,
-    trigger_words,
-)
 from autolora_jax.weights.lora.names import Layer
 
 
@@ -52,13 +47,13 @@ class LoraReport:
         rows = [
             ("dialect", self.dialect),
             ("layers", ", ".join(f"{n} in {component}" for component, n in self.modules.items())),
-            ("rank", histogram(self.ranks)),
-            ("alpha", alpha_histogram(self.alphas)),
+            ("rank", metadata.histogram(self.ranks)),
+            ("alpha", metadata.alpha_histogram(self.alphas)),
             ("parameters", f"{self.parameters:,}"),
             *([("embeddings", ", ".join(map(printable, self.embeddings)))] if self.embeddings else []),
             ("trigger words", ", ".join(self.trigger_words) or "none in the file"),
         ]
-        return listing(self.path, [*rows, *self.training.items()])
+        return metadata.listing(self.path, [*rows, *self.training.items()])
 
 
 def attach(
@@ -70,13 +65,10 @@ def attach(
     base: component -> parameters, which DoRA's norms need.
     Raises ValueError for a DoRA without them, and WeightsError for numbers that the dtype can't hold.
     """
-    trees: dict[str, Any] = {}
-    for layer, change in file.layers.items():
-        node = trees.setdefault(layer.component, {})
-        for name in layer.path.split("/"):
-            node = node.setdefault(name, {})
-        node |= _leaf(change, layer, dtype, base)
-    return trees, report(file)
+    leaves = {
+        f"{layer.component}/{layer.path}": _leaf(change, layer, dtype, base) for layer, change in file.layers.items()
+    }
+    return dict(traverse_util.unflatten_dict(leaves, sep="/")), report(file)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # `_as` says it with the layer's name
@@ -88,7 +80,7 @@ def _leaf(change: Change, layer: Layer, dtype: DTypeLike, base: Mapping[str, Any
             lambda path, part: _as(part, dtype, layer, jax.tree_util.keystr(path, simple=True, separator=" ")), matrix
         )
         if isinstance(cast, LowRank) and not change.magnitude:
-            leaf |= {"down": cast.down, "up": cast.up, "owner": np.zeros(cast.rank, np.int32)}
+            leaf |= low_rank(cast.down, cast.up)
         else:
             leaf["terms"] = {"0": {"change": cast, "owner": np.int32(0)}}
         if change.magnitude:
@@ -124,11 +116,11 @@ def report(file: LoraFile) -> LoraReport:
     return LoraReport(
         path=str(file.path),
         dialect=file.dialect,
-        modules=by_component(layer.component for layer in file.layers),
+        modules=metadata.by_component(layer.component for layer in file.layers),
         ranks=dict(Counter(rank for rank, _ in ranked)),
         alphas=dict(Counter(alpha for _, alpha in ranked)),
         parameters=sum(tensors.values()),
-        trigger_words=trigger_words(file.metadata),
-        training=training_summary(file.metadata),
+        trigger_words=metadata.trigger_words(file.metadata),
+        training=metadata.training_summary(file.metadata),
         embeddings=tuple(file.embeddings),
     )

@@ -10,11 +10,12 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
+from autolora_jax.lora.tree import low_rank
 from autolora_jax.lora.truncation import Fit, Fits, Truncation, best_product, percent
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights.checkpoint import Checkpoint
 from autolora_jax.weights.errors import shorten
 from autolora_jax.weights.lora.metadata import listing
-from autolora_jax.weights.networks import shapes_of
 from autolora_jax.weights.rules import flat_shapes
 from autolora_jax.weights.streaming import Leaves
 
@@ -135,8 +136,7 @@ class _Found:
         change = new.astype(np.float32) - old
         if most:
             (down, up), fit = best_product(change.reshape(-1, change.shape[-1]), self._truncation, most)
-            owner = np.zeros(fit.rank, np.int32)
-            self._leaves[layer] = {"down": down.reshape(*change.shape[:-1], -1), "up": up, "owner": owner}
+            self._leaves[layer] = low_rank(down.reshape(*change.shape[:-1], -1), up)
             self.fits[layer] = fit
         else:
             self.left_out[f"{component}/{path}"] = Remainder(_norm(change), _norm(old))

@@ -1,21 +1,20 @@
 """A checkpoint with LoRAs merged into it, written layer by layer: a model like any other, for any program."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from autolora_jax.lora.attach import attach
 from autolora_jax.lora.merge import merge_into
 from autolora_jax.lora.tree import stack
-from autolora_jax.weights import folder_writing, orbax_folder
 from autolora_jax.weights.checkpoint import Checkpoint
 from autolora_jax.weights.errors import shorten
+from autolora_jax.weights.folder_writing import NamedLeaves, OnComponent, require_known, write_folder
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.streaming import cast
 
@@ -28,7 +27,7 @@ def write_merged(
     out: str | Path,
     form: str = "diffusers",
     dtype: str | None = None,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    on_progress: OnComponent | None = None,
 ) -> Path:
     """Writes W + Σ scale · ΔW of a whole checkpoint to a new folder, and returns its path.
 
@@ -39,7 +38,7 @@ def write_merged(
     One layer is in memory at a time; in the Orbax form, the merged network. `out` appears when all is written, or not
     at all. Raises WeightsError, and ValueError for a LoRA that no weights of this architecture can hold.
     """
-    folder_writing.require_known(form, dtype)
+    require_known(form, dtype)
     for file, _ in loras:
         if foreign := sorted({layer.component for layer in file.layers} - checkpoint.networks.keys()):
             raise ValueError(f"{file.path} changes {', '.join(foreign)}, which {checkpoint.name} does not have")
@@ -48,24 +47,16 @@ def write_merged(
                 f"{file.path} brings words of its own ({shorten(list(file.embeddings))}), for which a checkpoint has "
                 "no place: delete its bundle_emb keys to merge the rest, and load them as embeddings beside the model"
             )
-    out = Path(out)
     source = " + ".join([checkpoint.name, *(f"{file.path}:{scale:g}" for file, scale in loras)])
-    with orbax_folder.new_folder(out) as part:
-        dtypes = folder_writing.dtypes_for(checkpoint, dtype)
-        folder_writing.require_space(out, checkpoint, dtypes)
 
-        def leaves_of(component: str) -> Iterator[tuple[str, np.ndarray]]:
-            return merged_leaves(checkpoint, component, loras, dtypes[component])
+    def leaves_of(component: str, dtype: np.dtype) -> NamedLeaves:
+        return merged_leaves(checkpoint, component, loras, dtype)
 
-        folder_writing.write_folder(part, checkpoint, form, dtypes, leaves_of, source, on_progress)
-    return out
+    return write_folder(Path(out), checkpoint, form, dtype, leaves_of, source, on_progress)
 
 
-def merged_leaves(
-    checkpoint: Checkpoint, component: str, loras: Sequence[Scaled], dtype: str
-) -> Iterator[tuple[str, np.ndarray]]:
+def merged_leaves(checkpoint: Checkpoint, component: str, loras: Sequence[Scaled], dtype: np.dtype) -> NamedLeaves:
     """(path, leaf) of a component with LoRAs merged into it, one by one, in this dtype."""
-    target = np.dtype(jnp.dtype(dtype))
     changed = {layer.path for file, _ in loras for layer in file.layers if layer.component == component}
     with checkpoint.leaves(component) as leaves:
         for module, paths in groupby(leaves.dtypes, lambda path: path.rpartition("/")[0]):
@@ -73,7 +64,7 @@ def merged_leaves(
             if module in changed:
                 params = _merged(params, [(_only(file, component, module), scale) for file, scale in loras], component)
             for path, leaf in params.items():
-                yield path, cast(leaf, target, f"{checkpoint.name} with its LoRAs: {component} {path}")
+                yield path, cast(leaf, dtype, f"{checkpoint.name} with its LoRAs: {component} {path}")
 
 
 def _only(file: LoraFile, component: str, path: str) -> LoraFile:

@@ -8,7 +8,7 @@ from flax import traverse_util
 
 from autolora_jax.lora.attach import attach
 from autolora_jax.lora.save import change_in
-from autolora_jax.lora.tree import VECTORS, Tree, is_leaf
+from autolora_jax.lora.tree import VECTORS, Tree, is_leaf, low_rank
 from autolora_jax.lora.truncation import Fit, Fits, Truncation, best_product, shorter_product
 from autolora_jax.weights.errors import shorten
 from autolora_jax.weights.lora.files import LoraFile
@@ -71,8 +71,7 @@ def _resized(name: str, leaf: Tree, truncation: Truncation) -> tuple[dict[str, A
         (down, up), fit = shorter_product(down.reshape(-1, matrix.rank), up, truncation, most)
     else:
         (down, up), fit = best_product(matrix.kernel.reshape(-1, change.shape[-1]), truncation, most)
-    leaf = {"down": down.reshape(*change.shape[:-1], fit.rank), "up": up, "owner": np.zeros(fit.rank, np.int32)}
-    return (leaf, fit) if fit.size else None
+    return (low_rank(down.reshape(*change.shape[:-1], fit.rank), up), fit) if fit.size else None
 
 
 def _require_own(change: Change, name: str) -> None:

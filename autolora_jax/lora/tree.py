@@ -15,7 +15,7 @@ Networks know no owners and no scales: `at_scale` turns the tree into what model
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,11 +34,15 @@ _ROOM = 16, 64  # least ranks of a layer, a quarter of what its kernel could hav
 
 def is_leaf(node: Any) -> bool:
     """Whether a node of a delta tree is a layer's change."""
-    return isinstance(node, Mapping) and ("owner" in node or "terms" in node or _has_vector(node))
+    if not isinstance(node, Mapping):
+        return False
+    has_vector = any(isinstance(node.get(name), Mapping) and "rows" in node[name] for name in VECTORS)
+    return "owner" in node or "terms" in node or has_vector
 
 
-def _has_vector(node: Tree) -> bool:
-    return any(isinstance(node.get(name), Mapping) and "rows" in node[name] for name in VECTORS)
+def low_rank(down: Any, up: Any) -> dict[str, Any]:
+    """The leaf of one LoRA's plain low rank."""
+    return {"down": down, "up": up, "owner": np.zeros(len(up), np.int32)}
 
 
 def stack(trees: Sequence[Tree | None]) -> dict[str, Any]:
@@ -94,20 +98,15 @@ def padded(tree: Tree, params: Tree) -> dict[str, Any]:
             inside = {name: fill(node.get(name, {}), part) for name, part in layer.items() if isinstance(part, Mapping)}
             return {name: part for name, part in {**node, **inside}.items() if part}
         *into, out = layer["kernel"].shape
-        nothing = {"down": np.zeros((*into, 0), dtype), "up": np.zeros((0, out), dtype), "owner": np.zeros(0, np.int32)}
-        leaf = {**nothing, **node}
+        leaf = {**low_rank(np.zeros((*into, 0), dtype), np.zeros((0, out), dtype)), **node}
         rank, (least, most) = len(leaf["up"]), _ROOM
-        more = _doubled(max(least, min(most, min(math.prod(into), out) // 4), rank)) - rank
+        wanted = max(least, min(most, min(math.prod(into), out) // 4), rank)
+        more = (1 << (wanted - 1).bit_length()) - rank  # up to the next power of two
         down = np.pad(leaf["down"], [(0, 0)] * len(into) + [(0, more)])
         owner = np.pad(leaf["owner"], (0, more))
         return {**leaf, "down": down, "up": np.pad(leaf["up"], ((0, more), (0, 0))), "owner": owner}
 
     return fill(tree, params)
-
-
-def _doubled(n: int) -> int:
-    """The next power of two."""
-    return 1 << (n - 1).bit_length()
 
 
 def _leaves(tree: Tree) -> list[Tree]:
@@ -117,12 +116,6 @@ def _leaves(tree: Tree) -> list[Tree]:
 def padded_scales(scales: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, "*b m"]:
     """Scales with zeros for LoRAs that are not there, so that loading one more compiles nothing."""
     return np.pad(scales, [(0, 0)] * (scales.ndim - 1) + [(0, -scales.shape[-1] % _LOADED)])
-
-
-def over_leaves(function: Callable[[Any], Any], tree: Tree) -> dict[str, Any]:
-    """The tree with `function` of every leaf."""
-    result: dict[str, Any] = jax.tree.map(function, dict(tree), is_leaf=is_leaf)
-    return result
 
 
 def at_scale(tree: Tree | None, scales: Float[Array | np.ndarray, "*b n"]) -> dict[str, Any]:
@@ -151,7 +144,8 @@ def at_scale(tree: Tree | None, scales: Float[Array | np.ndarray, "*b n"]) -> di
                 result[name] = jnp.matmul(of_rows, jnp.asarray(leaf[name]["rows"], jnp.float32), precision="highest")
         return result
 
-    return over_leaves(scaled, tree or {})
+    result: dict[str, Any] = jax.tree.map(scaled, dict(tree or {}), is_leaf=is_leaf)
+    return result
 
 
 def _term(term: Tree, scales: Array) -> dict[str, Any]:

@@ -1,20 +1,21 @@
-"""CLIP's text encoders: ViT-L (SDXL's first) and OpenCLIP's bigG (its second) by config.
+"""CLIP (arXiv 2103.00020): text encoders, ViT-L (SDXL's first) and OpenCLIP's bigG (its second) by config; and both
+halves, whose pictures and texts are vectors of one space.
 
-Follows transformers 5.23 models/clip/modeling_clip.py, with the published files' names (`text_model.` everywhere).
-The mask is causal only: padding is attended to, as in every SDXL pipeline.
+Follows transformers 5.23 models/clip/modeling_clip.py, with the published files' names (`text_model.` everywhere,
+"pre_layrnorm"). NHWC. The mask of texts is causal only: padding is attended to, as in every SDXL pipeline.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from autolora_jax.config import CLIPTextConfig, CLIPVisionConfig
+from autolora_jax.config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, Dinov2Config
 from autolora_jax.models.attention import dot_product_attention
-from autolora_jax.models.embedding import look_up
-from autolora_jax.models.layers import ACTIVATIONS, Block, Dense, LayerNorm, repeated
+from autolora_jax.models.layers import ACTIVATIONS, NO_PAD, Block, Conv, Dense, LayerNorm, look_up, repeated
 
 LEGACY_EOS = 2  # the wrong id that old configs carry
-Tower = CLIPTextConfig | CLIPVisionConfig  # of the halves of CLIP; models/clip_vision.py has the other one
+# Of what has such attention and such an MLP: both halves of CLIP, and DINOv2.
+Tower = CLIPTextConfig | CLIPVisionConfig | Dinov2Config
 
 
 class Embeddings(Block):
@@ -143,3 +144,66 @@ def _end_score(ids: Int[Array, "b t"], config: CLIPTextConfig) -> Int[Array, "b 
     if config.eos_token_id == LEGACY_EOS:
         return jnp.where(ids < config.vocab_size, ids, 0)
     return ids == config.eos_token_id
+
+
+class VisionEmbeddings(Block):
+    """The class token and a token a patch, each with its position."""
+
+    config: CLIPVisionConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.class_embedding = self.param(
+            "class_embedding", nn.initializers.normal(0.02), (c.hidden_size,), self.param_dtype
+        )
+        self.patch_embedding = Conv(c.hidden_size, c.patch_size, c.patch_size, NO_PAD, use_bias=False, **self.dtypes)
+        self.position_embedding = nn.Embed(1 + (c.image_size // c.patch_size) ** 2, c.hidden_size, **self.dtypes)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b t d"]:
+        patches = self.patch_embedding(x)
+        patches = patches.reshape(x.shape[0], -1, patches.shape[-1])  # [b h·w d]
+        first = jnp.asarray(self.class_embedding, self.dtype)
+        tokens = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, first.size)), patches], axis=1)
+        return tokens + self.position_embedding(jnp.arange(tokens.shape[1])[None])
+
+
+class VisionTransformer(Block):
+    """Embeddings between norms, encoder, and a norm of the class token's state."""
+
+    config: CLIPVisionConfig
+
+    def setup(self) -> None:
+        self.embeddings = VisionEmbeddings(config=self.config, **self.settings)
+        self.pre_layrnorm = LayerNorm(self.config.layer_norm_eps, **self.dtypes)
+        self.encoder = Encoder(config=self.config, **self.settings)
+        self.post_layernorm = LayerNorm(self.config.layer_norm_eps, **self.dtypes)
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        return self.post_layernorm(self.encoder(self.pre_layrnorm(self.embeddings(x)))[-1][:, 0])
+
+
+class CLIPModel(Block):
+    """Both halves, each with its projection into the common space."""
+
+    config: CLIPConfig
+
+    def setup(self) -> None:
+        self.text_model = TextTransformer(config=self.config.text_config, **self.settings)
+        self.vision_model = VisionTransformer(config=self.config.vision_config, **self.settings)
+        self.text_projection, self.visual_projection = (
+            Dense(self.config.projection_dim, use_bias=False, **self.dtypes) for _ in range(2)
+        )
+
+    def __call__(
+        self, pixels: Float[Array, "b h w c"], input_ids: Int[Array, "n t"]
+    ) -> tuple[Float[Array, "b p"], Float[Array, "n p"]]:
+        """(image_features, text_features)."""
+        return self.image_features(pixels), self.text_features(input_ids)
+
+    def image_features(self, pixels: Float[Array, "b h w c"]) -> Float[Array, "b p"]:
+        """A vector a picture, of any length. pixels: image_size a side, normalised as preprocessor_config.json says."""
+        return self.visual_projection(self.vision_model(pixels))
+
+    def text_features(self, input_ids: Int[Array, "n t"]) -> Float[Array, "n p"]:
+        """A vector a text, of any length. input_ids: from the start to the end token; what follows is not seen."""
+        return self.text_projection(self.text_model(input_ids, None)[1])

@@ -1,8 +1,8 @@
 """DINOv2 (arXiv 2304.07193), a vision transformer: small, base, large, and giant, whose feed-forward is a SwiGLU.
 
-Follows transformers 5.23 models/dinov2/modeling_dinov2.py, whose attribute names it has but for `self_attn`;
-published files have older ones, which weights/tables.py renames. NHWC. float32 islands: norm statistics, logits and
-softmax, the table of positions.
+Follows transformers 5.23 models/dinov2/modeling_dinov2.py, whose attribute names it has but for the attention's, which
+is CLIP's; published files have older ones, which weights/tables.py renames. NHWC. float32 islands: norm statistics,
+logits and softmax, the table of positions.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from autolora_jax.config import Dinov2Config
-from autolora_jax.models.attention import dot_product_attention
-from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, LayerNorm, gelu, repeated
+from autolora_jax.models.clip import MLP, SelfAttention
+from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, LayerNorm, repeated
 
 
 class PatchEmbeddings(Block):
@@ -53,35 +53,6 @@ class Embeddings(Block):
         return jnp.concatenate([first, patches.reshape(b, -1, d)], axis=1) + table.astype(self.dtype)
 
 
-class Attention(Block):
-    """Multi-head attention to all tokens."""
-
-    config: Dinov2Config
-
-    def setup(self) -> None:
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
-            Dense(self.config.hidden_size, **self.dtypes) for _ in range(4)
-        )
-
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        heads = (*x.shape[:2], self.config.num_attention_heads, -1)
-        q, k, v = (project(x).reshape(heads) for project in (self.q_proj, self.k_proj, self.v_proj))  # [b t h d]
-        return self.o_proj(dot_product_attention(q, k, v, self.attention).reshape(x.shape))
-
-
-class MLP(Block):
-    """Dense, GELU, Dense."""
-
-    config: Dinov2Config
-
-    def setup(self) -> None:
-        self.fc1 = Dense(self.config.intermediate_size, **self.dtypes)
-        self.fc2 = Dense(self.config.hidden_size, **self.dtypes)
-
-    def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        return self.fc2(gelu(self.fc1(x)))
-
-
 class SwiGLU(Block):
     """SiLU of one projection times another, and back."""
 
@@ -114,7 +85,7 @@ class Layer(Block):
     def setup(self) -> None:
         part: dict[str, Any] = {"config": self.config, **self.settings}
         self.norm1 = LayerNorm(self.config.layer_norm_eps, **self.dtypes)
-        self.self_attn = Attention(**part)  # theirs is `attention`, which here is which kernel runs
+        self.self_attn = SelfAttention(**part)  # theirs is `attention`, which here is which kernel runs
         self.layer_scale1 = LayerScale(**part)
         self.norm2 = LayerNorm(self.config.layer_norm_eps, **self.dtypes)
         self.mlp = (SwiGLU if self.config.use_swiglu_ffn else MLP)(**part)

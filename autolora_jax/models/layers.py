@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from autolora_jax.models.delta import Delta, apply_kernel, changed
 
@@ -63,72 +63,64 @@ def _traced_once(block: Block, variables: Any, *inputs: Array) -> Any:
     return apply(variables, *inputs)
 
 
-class _Adapted(nn.Module):
+class _Adapted(nn.Module, kw_only=True):  # type: ignore[call-arg]
     """A layer that may carry a delta in the "lora" collection."""
+
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     def delta(self) -> Delta | None:
         return self.variables.get("lora")
 
-    def biased(self, y: Array, bias: Any) -> Array:
-        """y plus the layer's bias, None if it has none, plus what the delta adds to it."""
+    def biased(self, y: Array, has_bias: bool) -> Array:
+        """y plus the layer's bias, if it has one, plus what the delta adds to it."""
+        bias = self.param("bias", nn.initializers.zeros, y.shape[-1:], self.param_dtype) if has_bias else None
         total = changed(bias, self.delta(), "bias", y.ndim, y.dtype)
         return y if total is None else y + total
 
 
-class Dense(_Adapted):
+class _Affine(_Adapted, kw_only=True):  # type: ignore[call-arg]
+    """A map that is linear in its kernel, and a bias."""
+
+    use_bias: bool = True
+
+    def mapped(self, x: Array, kernel_shape: tuple[int, ...], linear: Callable[..., Array], positions: int) -> Array:
+        """linear(x, kernel, precision=…) with the delta added, and the bias. positions: see apply_kernel."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), kernel_shape, self.param_dtype)
+        x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
+        precision = matmul_precision(self.dtype)
+        y = apply_kernel(x, kernel, self.delta(), partial(linear, precision=precision), positions, precision)
+        return self.biased(y, self.use_bias)
+
+
+class Dense(_Affine):
     """Affine map of the last axis: [b ... in] -> [b ... features]. torch's Linear with a transposed kernel."""
 
     features: int
-    use_bias: bool = True
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features), self.param_dtype)
-        x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
-        precision = matmul_precision(self.dtype)
-
-        def linear(x: Array, kernel: Array) -> Array:
-            return jnp.matmul(x, kernel, precision=precision)
-
-        y = apply_kernel(x, kernel, self.delta(), linear, x.size // x.shape[-1], precision)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
-        return self.biased(y, bias)
+        return self.mapped(x, (x.shape[-1], self.features), jnp.matmul, x.size // x.shape[-1])
 
 
-class Conv(_Adapted):
+class Conv(_Affine):
     """2-D convolution, NHWC. Padding is spelled as torch means it: ((top, bottom), (left, right))."""
 
     features: int
     kernel_size: int = 3
     stride: int = 1
     padding: Pads = SAME_3X3
-    use_bias: bool = True
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 features"]:
+        convolve = partial(
+            jax.lax.conv_general_dilated,
+            window_strides=(self.stride, self.stride),
+            padding=self.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, self.param_dtype)
-        x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
-        precision = matmul_precision(self.dtype)
-
-        def linear(x: Array, kernel: Array) -> Array:
-            return jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                self.padding,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                precision=precision,
-            )
-
-        out_positions = x.size // x.shape[-1] // self.stride**2
-        y = apply_kernel(x, kernel, self.delta(), linear, out_positions, precision)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
-        return self.biased(y, bias)
+        return self.mapped(x, shape, convolve, x.size // x.shape[-1] // self.stride**2)
 
 
 class TimestepEmbedding(Block):
@@ -147,11 +139,12 @@ class TimestepEmbedding(Block):
 class _Norm(_Adapted):
     """A norm, whose weight and bias may carry a delta."""
 
-    def affine_of(self, y: Array, weight: Any, bias: Any = None) -> Array:
+    def weighed(self, y: Array, has_bias: bool = True) -> Array:
         """y · weight + bias, float32."""
+        weight = self.param("scale", nn.initializers.ones, y.shape[-1:], self.param_dtype)
         factor = changed(weight, self.delta(), "weight", y.ndim, y.dtype)
         assert factor is not None
-        return self.biased(y * factor, bias)
+        return self.biased(y * factor, has_bias)
 
 
 class GroupNorm(_Norm):
@@ -159,20 +152,16 @@ class GroupNorm(_Norm):
 
     num_groups: int
     epsilon: float
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s c"]:
-        c = x.shape[-1]
-        weight = self.param("scale", nn.initializers.ones, (c,), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (c,), self.param_dtype)
-        groups = x.astype(jnp.float32).reshape(x.shape[0], -1, self.num_groups, c // self.num_groups)  # [b s g c/g]
+        shape = (x.shape[0], -1, self.num_groups, x.shape[-1] // self.num_groups)
+        groups = x.astype(jnp.float32).reshape(shape)  # [b s g c/g]
         mean = groups.mean(axis=(1, 3), keepdims=True)
         # Two passes: E[x²] − E[x]² loses all digits where |mean| >> std, which the VAE's decoder reaches.
         var = jnp.square(groups - mean).mean(axis=(1, 3), keepdims=True)
         y = ((groups - mean) * jax.lax.rsqrt(var + self.epsilon)).reshape(x.shape)
-        return self.affine_of(y, weight, bias).astype(self.dtype)
+        return self.weighed(y).astype(self.dtype)
 
 
 class LayerNorm(_Norm):
@@ -185,8 +174,6 @@ class LayerNorm(_Norm):
 
     epsilon: float
     affine: bool = True  # with weight and bias
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
@@ -197,26 +184,32 @@ class LayerNorm(_Norm):
         else:
             variance = jnp.square(y - mean).mean(axis=-1, keepdims=True)
         y = (y - mean) * jax.lax.rsqrt(variance + self.epsilon)
-        if self.affine:
-            weight = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), self.param_dtype)
-            y = self.affine_of(y, weight, bias)
-        return y.astype(self.dtype)
+        return (self.weighed(y) if self.affine else y).astype(self.dtype)
 
 
 class RMSNorm(_Norm):
     """Last axis over its root mean square, times a weight: no mean, no bias. float32 statistics."""
 
     epsilon: float
-    dtype: DTypeLike = jnp.float32
-    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... c"]) -> Float[Array, "... c"]:
-        weight = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=-1, keepdims=True) + self.epsilon)
-        return self.affine_of(y, weight).astype(self.dtype)
+        return self.weighed(y, has_bias=False).astype(self.dtype)
+
+
+def look_up(table: nn.Embed, ids: Int[Array, "b t"], extra: Float[Array, "r d"] | None = None) -> Float[Array, "b t d"]:
+    """Token ids -> vectors. Ids from the table's size on are rows of `extra`: the table is never copied or written.
+
+    extra: vectors of embeddings (textual inversion), in any float type.
+    """
+    if extra is None:
+        return table(ids)
+    size = table.num_embeddings
+    known = table(jnp.minimum(ids, size - 1))
+    added = jnp.take(extra.astype(known.dtype), jnp.maximum(ids - size, 0), axis=0, mode="clip")
+    return jnp.where((ids < size)[..., None], known, added)
 
 
 def quick_gelu(x: Array) -> Array:

@@ -15,8 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from autolora_jax.config import T5Config
 from autolora_jax.models.attention import biased_attention
-from autolora_jax.models.embedding import look_up
-from autolora_jax.models.layers import Block, Dense, RMSNorm, gelu_tanh, repeated
+from autolora_jax.models.layers import Block, Dense, RMSNorm, gelu_tanh, look_up, repeated
 
 
 class SelfAttention(Block):

@@ -1,4 +1,4 @@
-"""The attention parts that the UNet and the VAE share. Follows diffusers 0.42.1 models/attention_processor.py,
+"""The transformer parts that denoisers are made of. Follows diffusers 0.42.1 models/attention_processor.py,
 attention.py and transformers/transformer_2d.py. NHWC for pixels, [b tokens c] for tokens.
 """
 
@@ -43,13 +43,14 @@ class GEGLU(Block):
 
 
 class FeedForward(Block):
-    """GEGLU of four times the width, and back."""
+    """A gated unit or a GELU of four times the width, and back."""
 
     features: int
+    inner: type[Block] = GEGLU
 
     def setup(self) -> None:
         # net.1 is a dropout in the files' numbering
-        self.net_0 = GEGLU(features=4 * self.features, **self.settings)
+        self.net_0 = self.inner(features=4 * self.features, **self.settings)
         self.net_2 = Dense(self.features, **self.dtypes)
 
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:

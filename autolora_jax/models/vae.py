@@ -52,18 +52,13 @@ class Level(Block):
 
     def setup(self) -> None:
         self.resnets = [_resnet(self.config, self.features, self) for _ in range(self.layers)]
-        if self.resample == "down":
-            self.downsamplers = [Downsample2D(features=self.features, padding=BOTTOM_RIGHT, **self.settings)]
-        if self.resample == "up":
-            self.upsamplers = [Upsample2D(features=self.features, **self.settings)]
+        size = {"features": self.features, **self.settings}
+        self.downsamplers = [Downsample2D(padding=BOTTOM_RIGHT, **size)] if self.resample == "down" else []
+        self.upsamplers = [Upsample2D(**size)] if self.resample == "up" else []
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
-        for resnet in self.resnets:
-            x = resnet(x)
-        if self.resample == "down":
-            x = self.downsamplers[0](x)
-        if self.resample == "up":
-            x = self.upsamplers[0](x)
+        for block in (*self.resnets, *self.downsamplers, *self.upsamplers):
+            x = block(x)
         return x
 
 

@@ -17,9 +17,8 @@ host, in float64, rounded to float32 at the end. Another family is a grid functi
 from autolora_jax.schedules.diffusion import SPACINGS, alphas_cumprod, training_sigmas
 from autolora_jax.schedules.flow import flow_training_sigmas, shift_sigmas
 from autolora_jax.schedules.grid import Grid
-from autolora_jax.schedules.predictions import PREDICTIONS
 from autolora_jax.schedules.solvers import SOLVERS, Solver, own_scheduler, solvers_for
-from autolora_jax.schedules.table import Schedule, make_schedule
+from autolora_jax.schedules.table import PREDICTIONS, Schedule, make_schedule
 
 __all__ = [
     "PREDICTIONS",

@@ -56,14 +56,6 @@ def training_sigmas(config: SchedulerConfig) -> Numbers:
     return np.sqrt((1 - alpha_bar) / alpha_bar)
 
 
-def _leading(config: SchedulerConfig, n: int) -> Numbers:
-    return np.arange(n)[::-1] * float(config.num_train_timesteps // n) + config.steps_offset
-
-
-def _linspace(config: SchedulerConfig, n: int) -> Numbers:
-    return np.linspace(0, config.num_train_timesteps - 1, n)[::-1]
-
-
 def _trailing(config: SchedulerConfig, n: int) -> Numbers:
     # [:n]: the last of arange can be a rounding error above 0 (n = 61), where diffusers takes an extra step at t = −1
     return np.arange(config.num_train_timesteps, 0, -config.num_train_timesteps / n)[:n].round() - 1
@@ -71,8 +63,8 @@ def _trailing(config: SchedulerConfig, n: int) -> Numbers:
 
 # Falling timesteps. Source: arXiv 2305.08891, Table 2.
 SPACINGS: dict[str, Callable[[SchedulerConfig, int], Numbers]] = {
-    "leading": _leading,
-    "linspace": _linspace,
+    "leading": lambda c, n: np.arange(n)[::-1] * float(c.num_train_timesteps // n) + c.steps_offset,
+    "linspace": lambda c, n: np.linspace(0, c.num_train_timesteps - 1, n)[::-1],
     "trailing": _trailing,
 }
 

@@ -1,13 +1,61 @@
-"""Which solvers there are, by name, and which of them a checkpoint can be sampled with."""
+"""What a solver does with a grid, one linear update per step; which solvers there are, and for which checkpoints."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.schedules import diffusion, flow
-from autolora_jax.schedules.grid import Grid, exponential_sigmas, karras_sigmas
-from autolora_jax.schedules.steps import Steps, ancestral, first_order, multistep
+from autolora_jax.schedules.grid import Grid, Numbers, exponential_sigmas, karras_sigmas
+
+
+class Steps(NamedTuple):
+    """x' = keep·x + toward·denoised + previous·(denoised before) + fresh·z, per step."""
+
+    keep: Numbers
+    toward: Numbers
+    previous: Numbers
+    fresh: Numbers
+
+
+def first_order(grid: Grid) -> Steps:
+    """ε kept as the network sees it: x' = signal'·x0 + noise'·(x − signal·x0)/noise.
+
+    On a VP grid this is DDIM (arXiv 2010.02502, Eq. 12, η = 0), on a VE or a flow grid Euler.
+    """
+    keep = grid.next_noise / grid.noise
+    zeros = np.zeros_like(keep)
+    return Steps(keep, grid.next_signal - grid.signal * keep, zeros, zeros)
+
+
+def ancestral(grid: Grid) -> Steps:
+    """A first-order step down past the next noise level, then fresh noise up to it.
+
+    Source: k-diffusion get_ancestral_step, η = 1: σ_up² = σ'²(σ² − σ'²)/σ², hence σ_down = σ'²/σ.
+    """
+    sigma, target = grid.noise / grid.signal, grid.next_noise / grid.next_signal
+    up = target * np.sqrt(1 - (target / sigma) ** 2)
+    down = first_order(grid._replace(next_noise=grid.next_signal * target**2 / sigma))
+    return down._replace(fresh=grid.next_signal * up)
+
+
+def multistep(grid: Grid) -> Steps:
+    """DPM-Solver++(2M), midpoint: the denoised picture is extrapolated from the last two.
+
+    First order at the first step, at a last step to σ = 0, and at the last of fewer than 15 (diffusers'
+    lower_order_final). Source: arXiv 2211.01095, Algorithm 2.
+    """
+    n = len(grid.noise)
+    second = np.arange(n) > 0
+    second[-1] &= n >= 15 and grid.next_noise[-1] > 0
+    with np.errstate(divide="ignore"):  # log SNR is infinite at σ = 0, where `second` is False
+        here, there = np.log(grid.signal / grid.noise), np.log(grid.next_signal / grid.next_noise)
+    past = np.concatenate([here[:1] - 1, here[:-1]])  # the first entry is not used
+    steps = first_order(grid)
+    lean = np.where(second, steps.toward * np.where(second, there - here, 0) / (2 * (here - past)), 0)
+    return steps._replace(toward=steps.toward + lean, previous=-lean)
 
 
 class Solver(NamedTuple):

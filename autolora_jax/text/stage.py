@@ -74,6 +74,15 @@ class TextSettings(NamedTuple):
     max_sequence_length: int = 256
 
 
+class Prompts(NamedTuple):
+    """What a call's images are told, n each."""
+
+    positive: Sequence[Text]
+    negative: Sequence[Text | None]  # None means zeros where the checkpoint's pipeline does so, else ""
+    settings: TextSettings
+    scales: Mapping[str, np.ndarray]  # kind of weights ("base", "weak", "lora") -> LoRA scales [n, loras]
+
+
 class Reading(NamedTuple):
     """What one encoder reads of a text, and all that its answer follows from beside the weights."""
 
@@ -145,44 +154,19 @@ class TextStage:
         self.words = Words(words)
         self._forget(lambda reading: reading.has_words)
 
-    def read(
-        self,
-        positive: Sequence[Text],
-        negative: Sequence[Text | None],
-        settings: TextSettings,
-        scales: Mapping[str, np.ndarray],
-    ) -> None:
-        """Tokenises what `begin` would encode. Raises whatever a tokenizer makes of a text that is none to it.
+    def read(self, prompts: Prompts) -> None:
+        """Tokenises what `begin` would encode. Raises whatever a tokenizer makes of a text that is none to it."""
+        self._read(_distinct(self._asked(prompts)))
 
-        Arguments are those of `conditioning`, here and in `begin`.
-        """
-        self._read(_distinct(self._asked(positive, negative, settings, scales)))
-
-    def begin(
-        self,
-        positive: Sequence[Text],
-        negative: Sequence[Text | None],
-        settings: TextSettings,
-        scales: Mapping[str, np.ndarray],
-    ) -> None:
+    def begin(self, prompts: Prompts) -> None:
         """Sets the devices to encode what is not known yet, and does not wait for them. Raises as `read`."""
-        self._begin(_distinct(self._asked(positive, negative, settings, scales)))
+        self._begin(_distinct(self._asked(prompts)))
 
-    def conditioning(
-        self,
-        positive: Sequence[Text],
-        negative: Sequence[Text | None],
-        settings: TextSettings,
-        scales: Mapping[str, np.ndarray],
-    ) -> dict[str, Keywords]:
-        """kind of weights -> denoiser's keyword -> array [n, 2, ...], (negative, positive) along axis 1.
-
-        positive, negative: n each; a negative None means zeros where the checkpoint's pipeline does so, else "".
-        scales: kind of weights ("base", "weak", "lora") -> LoRA scales [n, loras].
-        """
-        asked = self._asked(positive, negative, settings, scales)
+    def conditioning(self, prompts: Prompts) -> dict[str, Keywords]:
+        """kind of weights -> denoiser's keyword -> array [n, 2, ...], (negative, positive) along axis 1."""
+        asked = self._asked(prompts)
         known = self._collect(_distinct(asked))
-        join, sizes = self.join(settings.max_sequence_length), self.of_sizes(settings)
+        join, sizes = self.join(prompts.settings.max_sequence_length), self.of_sizes(prompts.settings)
         result = {}
         for kind, pairs in asked.items():
             told = join({name: _stacked(pairs, known, i) for i, name in enumerate(self.encoders)})
@@ -226,14 +210,9 @@ class TextStage:
 
     # ---- encoding --------------------------------------------------------------------------------------------------
 
-    def _asked(
-        self,
-        positive: Sequence[Text],
-        negative: Sequence[Text | None],
-        settings: TextSettings,
-        scales: Mapping[str, np.ndarray],
-    ) -> dict[str, list[tuple[Readings | None, Readings]]]:
+    def _asked(self, prompts: Prompts) -> dict[str, list[tuple[Readings | None, Readings]]]:
         """kind of weights -> of each image, what is read of its negative text, None for zeros, and of its positive."""
+        positive, negative, settings, scales = prompts
         self.check(settings)
         plain = settings._replace(clip_skip=None)  # clip_skip is for the prompt alone, as in diffusers' pipelines
 

@@ -62,7 +62,7 @@ def _padded(array: np.ndarray, more: int) -> np.ndarray:
 def _look_up(
     table: Float[np.ndarray, "v d"], words: Float[np.ndarray, "r d"] | None, ids: Int[np.ndarray, "b t"]
 ) -> Float[np.ndarray, "b t d"]:
-    """models.embedding.look_up, on the host."""
+    """models.layers.look_up, on the host."""
     if words is None:
         return table[ids]
     size = len(table)
@@ -82,26 +82,19 @@ def _only_table(block: Tree) -> dict[str, Any]:
 
 @partial(jax.jit, static_argnames=("block", "length"))
 def _position_bias(block: T5Block, params: Tree, length: int) -> Array:
-    bias = block.apply({"params": params}, length, method="position_bias")
-    assert isinstance(bias, jax.Array)
-    return bias
+    return block.apply({"params": params}, length, method="position_bias")
 
 
 @partial(jax.jit, static_argnames="block", donate_argnames="x")
 def _apply(block: T5Block, params: Tree, delta: Tree, scales: Array, x: Array, bias: Array, count: Array) -> Array:
     def one(row: tuple[Array, Array]) -> Array:
         x, scales = row
-        y = block.apply({"params": params, **at_row(delta, scales)}, x, bias)
-        assert isinstance(y, jax.Array)
-        return y
+        return block.apply({"params": params, **at_row(delta, scales)}, x, bias)
 
-    y = one_by_one(one, (x, scales), count)
-    assert isinstance(y, jax.Array)
+    y: Array = one_by_one(one, (x, scales), count)
     return y
 
 
 @partial(jax.jit, static_argnames="norm")
 def _normed(norm: RMSNorm, params: Tree, x: Array) -> Array:
-    y = norm.apply({"params": params}, x)
-    assert isinstance(y, jax.Array)
-    return y
+    return norm.apply({"params": params}, x)

@@ -11,7 +11,7 @@ import numpy as np
 
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.settings.training import DataConfig, TrainConfig
-from autolora_jax.text import Sizes, TextSettings
+from autolora_jax.text import Prompts, Sizes, TextSettings
 from autolora_jax.text.stage import same_text
 from autolora_jax.training.buckets import Plan, assign_all, make_buckets
 from autolora_jax.training.cache import LatentCache, fingerprint
@@ -118,7 +118,7 @@ def _buckets(pipe: AutoLoRAPipeline, config: DataConfig) -> tuple[tuple[int, int
 def _embed(pipe: AutoLoRAPipeline, caption: str) -> Prompt:
     """What the denoiser reads, in its compute dtype."""
     text, nothing = same_text(caption), np.zeros((1, 0), np.float32)
-    encoded = pipe.text.conditioning([text], [text], ANY_SIZE, {"base": nothing})["base"]
+    encoded = pipe.text.conditioning(Prompts([text], [text], ANY_SIZE, {"base": nothing}))["base"]
     told = {name: array[0, 1] for name, array in encoded.items() if name not in pipe.text.of_sizes(ANY_SIZE)}
     # Tokens as the denoiser computes them; the pooled vector is small.
     return {

@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from autolora_jax.config import ConfigError
+from autolora_jax.lora.tree import low_rank
 from autolora_jax.weights.lora.names import Layer, Targets, layers
 from autolora_jax.weights.tables import torch_module
 
@@ -54,25 +56,30 @@ def new_delta(chosen: Sequence[Layer], rank: int, seed: int) -> dict[str, Any]:
 
     down: uniform in ±1/√fan_in, as PEFT and kohya begin. rank: at most a layer's smaller side is used.
     """
-    trees: dict[str, Any] = {}
+    pairs: dict[str, np.ndarray] = {}
     for i, layer in enumerate(chosen):
         *inner, out = layer.kernel
         fan_in = math.prod(inner)
         most = min(rank, fan_in, out)
-        node = trees.setdefault(layer.component, {})
-        for name in layer.path.split("/"):
-            node = node.setdefault(name, {})
-        node["down"] = fan_in**-0.5 * _uniform((*inner, most), seed, i)
-        node["up"] = np.zeros((most, out), np.float32)
-    return trees
+        pairs[f"{layer.component}/{layer.path}/down"] = fan_in**-0.5 * _uniform((*inner, most), seed, i)
+        pairs[f"{layer.component}/{layer.path}/up"] = np.zeros((most, out), np.float32)
+    return dict(traverse_util.unflatten_dict(pairs, sep="/"))
+
+
+def over_pairs(function: Callable[[Mapping[str, Any]], Any], trees: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with `function` of every layer's {"down", "up"}."""
+    result: dict[str, Any] = jax.tree.map(function, dict(trees), is_leaf=lambda node: "down" in node)
+    return result
 
 
 def stored_delta(trees: Mapping[str, Any], scale: float) -> dict[str, Any]:
     """The trained trees as `lora.attach` would give them: `scale` (alpha / rank) inside `up`, one owner."""
-    if "down" in trees:
-        up = np.asarray(jax.device_get(trees["up"]), np.float32) * np.float32(scale)
-        return {"down": np.asarray(jax.device_get(trees["down"])), "up": up, "owner": np.zeros(len(up), np.int32)}
-    return {name: stored_delta(node, scale) for name, node in trees.items()}
+
+    def stored(pair: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        down, up = (np.asarray(jax.device_get(pair[half])) for half in ("down", "up"))
+        return low_rank(down, np.asarray(up, np.float32) * np.float32(scale))
+
+    return over_pairs(stored, trees)
 
 
 def _uniform(shape: tuple[int, ...], *entropy: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from autolora_jax.text.encoding import output_at
 from autolora_jax.text.stage import Join
+from autolora_jax.training.deltas import over_pairs
 from autolora_jax.training.objective import Noised, Objective
 
 Tree = Mapping[str, Any]
@@ -91,6 +92,8 @@ def _collection(delta: Tree, scale: float, rows: int) -> dict[str, Any]:
     """The "lora" collection in the form with a scale per image: x·W + ((x·down)·1)·up never builds a merged kernel, so
     its gradient is never taken either. alpha / rank goes into `up`, as a file's does when it is loaded: rounded to
     bfloat16 itself, it would be up to 0.4 % off."""
-    if "down" in delta:
-        return {"down": delta["down"], "up": delta["up"] * scale, "scale": jnp.ones((rows, delta["up"].shape[0]))}
-    return {name: _collection(node, scale, rows) for name, node in delta.items()}
+
+    def scaled(pair: Tree) -> dict[str, Array]:
+        return {"down": pair["down"], "up": pair["up"] * scale, "scale": jnp.ones((rows, pair["up"].shape[0]))}
+
+    return over_pairs(scaled, delta)

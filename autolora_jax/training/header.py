@@ -63,7 +63,7 @@ def training_header(
         "ss_lr_scheduler": config.optimizer.schedule,
         "ss_lr_warmup_steps": config.optimizer.warmup_steps,
         "ss_optimizer": "adamw",
-        "ss_min_snr_gamma": None if objective.flow else config.loss.min_snr_gamma,
+        "ss_min_snr_gamma": None if objective.scheduler.flow else config.loss.min_snr_gamma,
         "ss_noise_offset": config.loss.noise_offset or None,
         "ss_caption_dropout_rate": config.loss.caption_dropout,
         "ss_seed": config.seed,

@@ -4,10 +4,11 @@ Pillow does the decoding; here is what it leaves to its caller: rotation by EXIF
 and telling early and cheaply whether a file is whole.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -22,8 +23,6 @@ WITHOUT_RANGE = {"I": "32-bit integers", "F": "floating point", "LAB": "L*a*b*"}
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 PNG_IMAGE_DATA, PNG_END = b"IDAT", b"IEND"
 
-T = TypeVar("T")
-
 
 class PictureError(ValueError):
     """A picture can't be used. The message is the reason and the remedy, without the file's name."""
@@ -34,7 +33,13 @@ def read_size(path: Path) -> tuple[int, int]:
 
     Raises PictureError if the file is no picture, truncated, corrupt, too small, too large or of an ambiguous mode.
     """
-    return _reading(path, lambda image: _size(path, image))
+    with _opened(path) as image:
+        if not _ends_well(path):
+            image.load()  # raises if something is missing
+        width, height = image.size
+        # The base class's method: PngImageFile's decodes the pixels to look for EXIF behind them (see _png_ends_well).
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+        return (width, height) if orientation in ROTATED else (height, width)
 
 
 def read_rgb(source: Path | BytesIO) -> Image.Image:
@@ -42,14 +47,24 @@ def read_rgb(source: Path | BytesIO) -> Image.Image:
 
     Raises as read_size.
     """
-    return _reading(source, _rgb)
+    with _opened(source) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would clip at 255
+            values = np.asarray(upright).astype(np.uint32)
+            upright = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        if upright.has_transparency_data:
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        return upright.convert("RGB")
 
 
-def _reading(source: Path | BytesIO, read: Callable[[Image.Image], T]) -> T:
+@contextmanager
+def _opened(source: Path | BytesIO) -> Iterator[Image.Image]:
+    """The picture, checked; whatever goes wrong with it in the block is a PictureError."""
     try:
         with Image.open(source, formats=FORMATS) as image:
             _check(image)
-            return read(image)
+            yield image
     except PictureError:
         raise
     except UnidentifiedImageError:
@@ -68,26 +83,6 @@ def _check(image: Image.Image) -> None:
         raise PictureError(f"is {height} × {width} pixels, more than {LARGEST / 1e6:.0f} million in all; shrink it")
     if image.mode in WITHOUT_RANGE:
         raise PictureError(f"holds {WITHOUT_RANGE[image.mode]}, whose white is unknown; save it with 8 or 16 bits")
-
-
-def _size(path: Path, image: Image.Image) -> tuple[int, int]:
-    if not _ends_well(path):
-        image.load()  # raises if something is missing
-    width, height = image.size
-    # The base class's method: PngImageFile's decodes the pixels to look for EXIF behind them (see _png_ends_well).
-    orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-    return (width, height) if orientation in ROTATED else (height, width)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16"):  # Pillow would clip at 255
-        values = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _png_ends_well(file: BinaryIO, size: int) -> bool:

@@ -89,15 +89,7 @@ def train_lora(
             f"text_encoders is on, but targets {config.lora.targets} are found in no layer of them; add 'attention' or "
             "'feed_forward', or turn it off"
         )
-    objective = Objective(
-        pipe.scheduler,
-        config.loss.min_snr_gamma,
-        config.loss.noise_offset,
-        config.loss.min_timestep,
-        config.loss.max_timestep,
-        config.loss.logit_mean,
-        config.loss.logit_std,
-    )
+    objective = Objective(pipe.scheduler, config.loss)
     dataset = open_data(pipe, data, folder / "latents", config, tell)
     remat = config.gradient_checkpointing
     if remat is None:

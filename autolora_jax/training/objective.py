@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.schedules import alphas_cumprod, flow_training_sigmas
+from autolora_jax.settings.training import LossConfig
 
 Vector = Float[Array, "b"]
 Latents = Float[Array, "b h w c"]
@@ -59,41 +60,32 @@ class Objective:
     """How timesteps are drawn and errors weighed. Static: a part of the compiled step.
 
     scheduler: the checkpoint's; its prediction type is what the network predicts.
-    min_snr_gamma: cut-off of Min-SNR weighting; None weighs all timesteps alike, as flow models always do.
-    noise_offset: std of a constant added to each channel's noise, which teaches very dark and very light pictures.
-    min_timestep, max_timestep: timesteps are drawn from [min, max); None is the scheduler's last.
-    logit_mean, logit_std: of a flow model's timesteps, whose logit is normal; a higher mean is more noise.
+    loss: of its settings
+        min_snr_gamma: cut-off of Min-SNR weighting; None weighs all timesteps alike, as flow models always do.
+        noise_offset: std of a constant added to each channel's noise, which teaches very dark and very light pictures.
+        min_timestep, max_timestep: timesteps are drawn from [min, max); None is the scheduler's last.
+        logit_mean, logit_std: of a flow model's timesteps, whose logit is normal; a higher mean is more noise.
     """
 
     scheduler: SchedulerConfig
-    min_snr_gamma: float | None = None
-    noise_offset: float = 0.0
-    min_timestep: int = 0
-    max_timestep: int | None = None
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
+    loss: LossConfig
 
     def __post_init__(self) -> None:
         if self.scheduler.prediction_type not in TARGETS:
             known = " or ".join(TARGETS)
             raise ConfigError(f"can't train a model that predicts {self.scheduler.prediction_type!r}; need {known}")
-        if not 0 <= self.min_timestep < self.last <= self.scheduler.num_train_timesteps:
+        if not 0 <= self.loss.min_timestep < self.last <= self.scheduler.num_train_timesteps:
             raise ConfigError(
-                f"min_timestep = {self.min_timestep}, max_timestep = {self.last}: need "
+                f"min_timestep = {self.loss.min_timestep}, max_timestep = {self.last}: need "
                 f"0 <= min < max <= {self.scheduler.num_train_timesteps}"
             )
-        if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
-            raise ConfigError(f"min_snr_gamma = {self.min_snr_gamma} should be above 0 (5 is usual), or none")
-
-    @property
-    def flow(self) -> bool:
-        """Whether the model predicts a flow's velocity."""
-        return self.scheduler.prediction_type == "flow_prediction"
+        if self.loss.min_snr_gamma is not None and self.loss.min_snr_gamma <= 0:
+            raise ConfigError(f"min_snr_gamma = {self.loss.min_snr_gamma} should be above 0 (5 is usual), or none")
 
     @property
     def last(self) -> int:
         """First timestep that is not drawn any more."""
-        return self.scheduler.num_train_timesteps if self.max_timestep is None else self.max_timestep
+        return self.scheduler.num_train_timesteps if self.loss.max_timestep is None else self.loss.max_timestep
 
     def draw(self, keys: Array, latents: Latents) -> Noised:
         """Each row's noise and timestep, from its own key: [b] keys, so a row does not depend on its batch."""
@@ -101,23 +93,23 @@ class Objective:
         def one(key: Array) -> tuple[Array, Array]:
             for_time, for_noise, for_offset = jax.random.split(key, 3)
             noise = jax.random.normal(for_noise, latents.shape[1:], jnp.float32)
-            if self.noise_offset:
-                noise += self.noise_offset * jax.random.normal(for_offset, (1, 1, latents.shape[-1]), jnp.float32)
+            if self.loss.noise_offset:
+                noise += self.loss.noise_offset * jax.random.normal(for_offset, (1, 1, latents.shape[-1]), jnp.float32)
             return self._timestep(for_time), noise
 
         timesteps, noise = jax.vmap(one)(keys)
         return self.noised(latents, timesteps, noise)
 
     def _timestep(self, key: Array) -> Int[Array, ""]:
-        if not self.flow:
-            return jax.random.randint(key, (), self.min_timestep, self.last)
-        share = jax.nn.sigmoid(self.logit_mean + self.logit_std * jax.random.normal(key, (), jnp.float32))
-        drawn = self.min_timestep + jnp.floor(share * (self.last - self.min_timestep)).astype(jnp.int32)
+        if not self.scheduler.flow:
+            return jax.random.randint(key, (), self.loss.min_timestep, self.last)
+        share = jax.nn.sigmoid(self.loss.logit_mean + self.loss.logit_std * jax.random.normal(key, (), jnp.float32))
+        drawn = self.loss.min_timestep + jnp.floor(share * (self.last - self.loss.min_timestep)).astype(jnp.int32)
         return jnp.minimum(drawn, self.last - 1)  # a share may round to 1
 
     def noised(self, latents: Latents, timesteps: Int[Array, "b"], noise: Latents) -> Noised:
         """Latents with this noise at these of the scheduler's training timesteps, counted from the least noise."""
-        if self.flow:
+        if self.scheduler.flow:
             sigmas = flow_training_sigmas(self.scheduler)
             told, *levels = sigmas * self.scheduler.num_train_timesteps, 1 - sigmas, sigmas
         else:
@@ -130,9 +122,9 @@ class Objective:
         """Weighted mean squared error of each row, float32."""
         target, weight = TARGETS[self.scheduler.prediction_type]
         error = jnp.square(prediction.astype(jnp.float32) - target(noised)).mean(axis=(1, 2, 3))
-        if self.min_snr_gamma is None:
+        if self.loss.min_snr_gamma is None:
             return error
-        return error * weight(jnp.square(noised.signal_level / noised.noise_level), self.min_snr_gamma)
+        return error * weight(jnp.square(noised.signal_level / noised.noise_level), self.loss.min_snr_gamma)
 
 
 def _rows(values: Vector) -> Float[Array, "b 1 1 1"]:

@@ -5,43 +5,24 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from jaxtyping import DTypeLike
 
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import builtin
+from autolora_jax.models.networks import Networks, shapes_of
 from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.encoders import Encoders, encoders_for
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
-from autolora_jax.weights.folders import Folder, LocalFolder
-from autolora_jax.weights.hub import is_hub_id, open_folder, open_hub, split_hub_id
-from autolora_jax.weights.networks import Networks, shapes_of
+from autolora_jax.weights.hub import Folder, LocalFolder, is_hub_id, open_folder, open_hub, split_hub_id
+from autolora_jax.weights.orbax_folder import OrbaxWeights
 from autolora_jax.weights.single_file import SingleFile, read_single_file
-from autolora_jax.weights.streaming import Leaves, Placement
+from autolora_jax.weights.streaming import Leaves, Placement, TensorWeights
 
 PathOrId = str | PathLike[str]
-
-
-@runtime_checkable
-class Weights(Protocol):
-    """One component's stored parameters. targets: the tree of shapes that is expected."""
-
-    def check(self, targets: Mapping[str, Any]) -> None:
-        """Raises the WeightsError that `load` would raise, but for the values, without reading weights."""
-
-    def load(self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement) -> dict[str, Any]:
-        """The parameter tree, on its devices."""
-
-    def leaves(self, targets: Mapping[str, Any]) -> AbstractContextManager[Leaves]:
-        """Ways to its leaves, one by one. Raises the WeightsError that `check` would raise."""
-
-    def sources(self) -> dict[str, int]:
-        """Name and size in bytes of the files it is read from."""
-
-    def paths(self) -> list[Path]:
-        """The files that it is read from, in a fixed order."""
+Weights = TensorWeights | OrbaxWeights  # of one component, with the same methods
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from autolora_jax.config import CLIPTextConfig, JsonConfig, SchedulerConfig, read_json
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import FAMILIES, Family
 from autolora_jax.weights.files import TensorFiles, open_tensors, shard_names
-from autolora_jax.weights.folders import Folder
-from autolora_jax.weights.networks import Networks
+from autolora_jax.weights.hub import Folder
 from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import stages_for
 

@@ -1,19 +1,19 @@
 """Text encoders that a single file leaves out: from a diffusers folder, or from the files published beside it."""
 
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 from autolora_jax.config import JsonConfig
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights import diffusers_folder
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import Family
-from autolora_jax.weights.files import TensorFiles, open_tensors
-from autolora_jax.weights.folders import Folder, LocalFolder
-from autolora_jax.weights.hub import open_folder, open_hub
+from autolora_jax.weights.files import TensorFiles
+from autolora_jax.weights.hub import Folder, LocalFolder, open_folder, open_hub
 from autolora_jax.weights.layouts import Layout
-from autolora_jax.weights.networks import Networks
 from autolora_jax.weights.single_file import SingleFile
 from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import stages_for
@@ -58,12 +58,15 @@ def _find(
     names = frozenset({path.name}) if path.is_file() else folder.names()
     found: dict[str, tuple[JsonConfig, TensorWeights]] = {}
     for component, config in lacking.items():
+        choices = [f"{place}{name}" for name in layout.separate[component] for place in ("", BESIDE)]
         if f"{component}/config.json" in names:
             config = diffusers_folder.read_config(folder, layout.family, component)
             weights = diffusers_folder.component_weights(folder, layout.family, component, config, variant)
             found[component] = config, weights
-        elif file := _file_of(component, layout, names):
-            found[component] = config, _alone(folder, file, component, config, layout)
+        elif there := [file for file in choices if file in names]:
+            alone = partial(diffusers_folder.open_weights, folder, there[0])
+            defaults = layout.defaults(component, config)
+            found[component] = config, TensorWeights(alone, "", stages_for(config), defaults)
     needed = [component for component in lacking if component not in layout.family.optional or not found]
     if missing := [component for component in needed if component not in found]:
         wanted = ", ".join(f"{c} ({c}/ or {' or '.join(layout.separate[c])})" for c in missing)
@@ -76,29 +79,12 @@ def _find(
     )
 
 
-def _file_of(component: str, layout: Layout, names: frozenset[str]) -> str | None:
-    choices = (f"{place}{name}" for name in layout.separate[component] for place in ("", BESIDE))
-    return next((name for name in choices if name in names), None)
-
-
-def _alone(folder: Folder, file: str, component: str, config: JsonConfig, layout: Layout) -> TensorWeights:
-    return TensorWeights(
-        lambda: open_tensors(folder.path(file)), "", stages_for(config), layout.defaults(component, config)
-    )
-
-
 def _published(
     family: Family, lacking: Mapping[str, JsonConfig], variant: str | None, cache_dir: PathOrId | None
 ) -> Encoders:
     """The text encoders of the family's repository. The hub is not asked before they are loaded."""
-    weights = {c: _from_hub(family, c, config, variant, cache_dir) for c, config in lacking.items()}
-    return Encoders(lacking, weights, remote=True)
 
-
-def _from_hub(
-    family: Family, component: str, config: JsonConfig, variant: str | None, cache_dir: PathOrId | None
-) -> TensorWeights:
-    def fetch() -> TensorFiles:
+    def fetch(component: str, config: JsonConfig) -> TensorFiles:
         try:
             folder = open_hub(family.repository, None, cache_dir)
             return diffusers_folder.component_weights(folder, family, component, config, variant).files()
@@ -108,4 +94,5 @@ def _from_hub(
                 f"hub id that has it. {e}"
             ) from None
 
-    return TensorWeights(fetch, "", stages_for(config))
+    weights = {c: TensorWeights(partial(fetch, c, config), "", stages_for(config)) for c, config in lacking.items()}
+    return Encoders(lacking, weights, remote=True)

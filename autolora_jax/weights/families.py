@@ -3,10 +3,10 @@ agree on. A new family is a row here, a text stage in `text/` and, for single fi
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from autolora_jax.config import CLIPTextConfig, ConfigError, JsonConfig, MMDiTConfig, T5Config, UNetConfig, VAEConfig
-from autolora_jax.weights.networks import Networks
+from autolora_jax.models.networks import Networks
 
 
 class Part(NamedTuple):
@@ -70,11 +70,15 @@ def _differing(*pairs: Pair) -> list[str]:
     return [f"{a} is {x}{_KINDS.get(x, '')}, {b} {y}" for a, x, b, y in pairs if x != y]
 
 
+def _latents(whose: str, denoiser: Any, vae: VAEConfig) -> list[Pair]:
+    sides = {"in_channels": denoiser.in_channels, "out_channels": denoiser.out_channels}
+    return [(f"{whose} {side}", n, "the VAE's latent_channels", vae.latent_channels) for side, n in sides.items()]
+
+
 def _sdxl_disagreements(networks: Networks) -> list[str]:
     one, two, unet, vae = (networks[name] for name in ("text_encoder", "text_encoder_2", "unet", "vae"))
     return _differing(
-        ("the UNet's in_channels", unet.in_channels, "the VAE's latent_channels", vae.latent_channels),
-        ("the UNet's out_channels", unet.out_channels, "the VAE's latent_channels", vae.latent_channels),
+        *_latents("the UNet's", unet, vae),
         (
             "the UNet's cross_attention_dim",
             unet.cross_attention_dim,
@@ -95,8 +99,7 @@ def _sd3_disagreements(networks: Networks) -> list[str]:
     t5 = networks.get("text_encoder_3")
     width = "the transformer's joint_attention_dim", transformer.joint_attention_dim
     wrong = _differing(
-        ("the transformer's in_channels", transformer.in_channels, "the VAE's latent_channels", vae.latent_channels),
-        ("the transformer's out_channels", transformer.out_channels, "the VAE's latent_channels", vae.latent_channels),
+        *_latents("the transformer's", transformer, vae),
         (
             "the transformer's pooled_projection_dim",
             transformer.pooled_projection_dim,

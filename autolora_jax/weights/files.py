@@ -54,14 +54,10 @@ _CONVERT = (
 )
 
 
-def _is_safetensors(head: bytes) -> bool:
-    return len(head) > 8 and head[8:9] == b"{"
-
-
 # (what a file is, how its first 16 bytes tell, what to say). The first row that fits.
 _KINDS: tuple[tuple[str, Callable[[bytes], bool], str], ...] = (
     ("empty", lambda h: not h, f"it is empty; {_AGAIN}"),
-    ("safetensors", _is_safetensors, ""),
+    ("safetensors", lambda h: len(h) > 8 and h[8:9] == b"{", ""),
     ("pickle", lambda h: h[:4] == b"PK\x03\x04", _CONVERT),  # torch.save since 1.6 is a zip of pickles
     ("pickle", lambda h: h[:1] == b"\x80" and h[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"), _CONVERT),
     ("gguf", lambda h: h[:4] == b"GGUF", "GGUF files (quantised) are not supported; get the .safetensors version"),

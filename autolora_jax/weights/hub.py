@@ -1,6 +1,7 @@
-"""Files from the Hugging Face hub: listed once, fetched one by one when they are needed, and only then.
+"""Folders of checkpoint files, here or on the Hugging Face hub: which files there are, and where one is when needed.
 
-Without a connection the copy in the hub's cache serves, as far as it goes.
+The hub's are listed once and fetched one by one when they are needed, and only then. Without a connection the copy in
+the hub's cache serves, as far as it goes. Names within a folder use slashes: "unet/config.json".
 """
 
 import re
@@ -20,7 +21,6 @@ from huggingface_hub.errors import (
 )
 
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.folders import Folder, LocalFolder
 
 CacheDir = str | PathLike[str] | None
 
@@ -35,6 +35,27 @@ def split_hub_id(source: str) -> tuple[str, str | None]:
     """(repository, file in it or None)."""
     owner, name, *file = source.split("/", 2)
     return f"{owner}/{name}", file[0] if file else None
+
+
+class LocalFolder:
+    """A folder of this machine. note: added to messages, to say why it may be incomplete."""
+
+    def __init__(self, root: Path, note: str = "") -> None:
+        self.root = root
+        self.where = f"{root}{note}"  # for messages
+
+    def names(self) -> frozenset[str]:
+        """Every file, at most one folder deep. Raises WeightsError."""
+        try:
+            entries = [*self.root.iterdir()]
+            inner = [file for entry in entries if entry.is_dir() for file in entry.iterdir()]
+        except OSError as e:
+            raise WeightsError(f"{e.filename} can't be read: {e.strerror}") from None
+        return frozenset(p.relative_to(self.root).as_posix() for p in [*entries, *inner] if p.is_file())
+
+    def path(self, name: str) -> Path:
+        """The file."""
+        return self.root / name
 
 
 class HubFolder:
@@ -52,9 +73,11 @@ class HubFolder:
         self._ask_for = revision or commit
 
     def names(self) -> frozenset[str]:
+        """Every file."""
         return self._names
 
     def path(self, name: str) -> Path:
+        """The file on this machine; fetches it if need be. Raises WeightsError."""
         try:
             # Asked once by the branch's name, the cache remembers what that means: later without a hub, too.
             path = Path(hf_hub_download(self.repo, name, revision=self._ask_for, cache_dir=self.cache_dir))
@@ -64,6 +87,9 @@ class HubFolder:
         except (HTTPError, OSError, EntryNotFoundError) as e:
             raise WeightsError(f"{name} of {self.where} could not be fetched: {_first_line(e)}") from None
         return path
+
+
+Folder = LocalFolder | HubFolder
 
 
 def open_folder(source: str | PathLike[str], cache_dir: CacheDir = None) -> Folder:

@@ -1,6 +1,7 @@
 """What a file or folder is and what would load of it, told without reading weights and without failing."""
 
 import dataclasses
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,23 +11,24 @@ from typing import Any, TypeVar
 
 from autolora_jax.config import ConfigError, JsonConfig, SchedulerConfig
 from autolora_jax.demo import MODEL, builtin
+from autolora_jax.models.networks import Networks, shapes_of
 from autolora_jax.weights import diffusers_folder, orbax_folder
-from autolora_jax.weights.digest import OnBytes, autov2, sha256_of
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
 from autolora_jax.weights.files import kind_of, open_tensors
-from autolora_jax.weights.folders import LocalFolder
+from autolora_jax.weights.hub import LocalFolder
 from autolora_jax.weights.lora.describe import LoraDescription, describe_lora
 from autolora_jax.weights.lora.embeddings import embedding_problems
 from autolora_jax.weights.lora.files import targets_of
 from autolora_jax.weights.lora.metadata import listing
 from autolora_jax.weights.lora.source import find_lora
-from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.orbax_folder import OrbaxWeights
 from autolora_jax.weights.single_file import LORA, TEXTUAL_INVERSION, read_single_file, what_else
 from autolora_jax.weights.streaming import TensorWeights
 
 T = TypeVar("T")
+OnBytes = Callable[[int, int], None]  # (bytes done, bytes in all)
+_CHUNK = 1 << 23  # bytes of a file read at a time
 
 FOLDER, CONVERTED, SINGLE = "diffusers folder", "converted folder (Orbax)", "single file"
 OTHER_FOLDER = "folder"  # of a LoRA, perhaps
@@ -107,18 +109,13 @@ def _by_reason(dropped: Mapping[str, str]) -> list[str]:
     return [f"{shorten(found, 2)} ({reason})" for reason, found in names.items()]
 
 
-@dataclasses.dataclass
-class Attempts:
-    """Runs functions and collects what they complain about."""
-
-    problems: list[str] = dataclasses.field(default_factory=list)
-
-    def run(self, function: Callable[..., T], *args: Any) -> T | None:
-        try:
-            return function(*args)
-        except (WeightsError, ConfigError) as e:
-            self.problems.append(str(e))
-            return None
+def _attempt(problems: list[str], function: Callable[..., T], *args: Any) -> T | None:
+    """What a function returns; None when it complains, which then is one of the problems."""
+    try:
+        return function(*args)
+    except (WeightsError, ConfigError) as e:
+        problems.append(str(e))
+        return None
 
 
 def describe(source: str | PathLike[str], networks: Networks | None = None) -> Description:
@@ -172,23 +169,27 @@ def _folder(path: Path, kind: str) -> Description:
     folder = LocalFolder(path)
     family, _ = diffusers_folder.read_index(folder)
     networks = diffusers_folder.read_networks(folder, family)
-    attempts = Attempts()
-    attempts.run(check_together, networks, folder.where)
-    scheduler = attempts.run(diffusers_folder.read_scheduler, folder)
+    problems: list[str] = []
+    _attempt(problems, check_together, networks, folder.where)
+    scheduler = _attempt(problems, diffusers_folder.read_scheduler, folder)
     for name in family.tokenizers:
         if name.replace("tokenizer", "text_encoder") in networks:
-            attempts.run(diffusers_folder.tokenizer_folder, folder, family, name)
+            _attempt(problems, diffusers_folder.tokenizer_folder, folder, family, name)
     if kind == CONVERTED:
         stored = orbax_folder.open_weights(folder, networks)
-        found = {name: attempts.run(_stored, stored[name], config) for name, config in networks.items()}
+        found = {name: _attempt(problems, _stored, stored[name], config) for name, config in networks.items()}
     else:
-        found = {name: attempts.run(_in_folder, folder, family, name, config) for name, config in networks.items()}
+
+        def examined(name: str, config: JsonConfig) -> Component:
+            return _tensors(diffusers_folder.component_weights(folder, family, name, config, None), config)
+
+        found = {name: _attempt(problems, examined, name, config) for name, config in networks.items()}
     return Description(
         str(path),
         f"{family.name}, {kind}",
         components={name: component for name, component in found.items() if component},
         scheduler=scheduler,
-        problems=tuple(attempts.problems),
+        problems=tuple(problems),
     )
 
 
@@ -209,29 +210,46 @@ def _elsewhere(family: Family, component: str) -> str:
     return f"give it with {place}, or it is fetched from {family.repository} on the hub"
 
 
-def _in_folder(folder: LocalFolder, family: Family, name: str, config: JsonConfig) -> Component:
-    return _tensors(diffusers_folder.component_weights(folder, family, name, config, None), config)
-
-
 def _tensors(weights: TensorWeights, config: JsonConfig) -> Component:
     targets = shapes_of(config)
     found, infos = weights.examine(targets), weights.infos()
-    attempts = Attempts(list(found.problems))
-    if not found.problems:
-        attempts.run(weights.check, targets)  # dtypes, too
+    problems = list(found.problems)
+    if not problems:
+        _attempt(problems, weights.check, targets)  # dtypes, too
     kept = [info for name, info in infos.items() if name not in found.dropped]
     return Component(
         sum(math.prod(info.shape) for info in kept),
         Counter(info.dtype for info in kept),
         found.dropped,
         found.filled,
-        tuple(attempts.problems),
+        tuple(problems),
     )
 
 
 def _stored(weights: OrbaxWeights, config: JsonConfig) -> Component:
     arrays = weights.stored().values()
-    attempts = Attempts()
-    attempts.run(weights.check, shapes_of(config))
+    problems: list[str] = []
+    _attempt(problems, weights.check, shapes_of(config))
     parameters, dtypes = sum(math.prod(shape) for shape, _ in arrays), Counter(dtype for _, dtype in arrays)
-    return Component(parameters, dtypes, problems=tuple(attempts.problems))
+    return Component(parameters, dtypes, problems=tuple(problems))
+
+
+def sha256_of(path: Path, on_bytes: OnBytes | None = None) -> str:
+    """The file's sha256, 64 hex digits. It is read piece by piece. Raises WeightsError for an unreadable file."""
+    digest, done = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            total = path.stat().st_size
+            while piece := file.read(_CHUNK):
+                digest.update(piece)
+                done += len(piece)
+                if on_bytes:
+                    on_bytes(done, total)
+    except OSError as e:
+        raise WeightsError(f"{path} can't be read: {e.strerror}") from None
+    return digest.hexdigest()
+
+
+def autov2(sha256: str) -> str:
+    """civitai's AutoV2 of a file: the first ten digits, in capitals."""
+    return sha256[:10].upper()

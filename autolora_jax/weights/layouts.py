@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from autolora_jax.config import JsonConfig, SchedulerConfig
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights import ldm, sd3_layout
 from autolora_jax.weights.families import SD3, SDXL, Family
 from autolora_jax.weights.files import TensorInfo
-from autolora_jax.weights.networks import Networks
 from autolora_jax.weights.published import SDXL_BASE
 from autolora_jax.weights.rules import Default, Rule, Stage
 

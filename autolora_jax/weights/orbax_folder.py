@@ -25,10 +25,10 @@ from flax import traverse_util
 from jaxtyping import DTypeLike
 
 from autolora_jax.config import ConfigError, read_json
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.files import require_finite
-from autolora_jax.weights.folders import Folder, LocalFolder
-from autolora_jax.weights.networks import Networks
+from autolora_jax.weights.hub import Folder, LocalFolder
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.streaming import Leaves, Placement
 
@@ -50,10 +50,6 @@ class OrbaxWeights(NamedTuple):
             tree = checkpointer.metadata(self.path).item_metadata.tree
         flat = traverse_util.flatten_dict(tree, sep="/")
         return {path: (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in flat.items()}
-
-    def sources(self) -> dict[str, int]:
-        """Name and size in bytes of the files it is read from: of none, its folder's manifest knows the original's."""
-        return {}
 
     def paths(self) -> list[Path]:
         """The files that it is read from, in a fixed order."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from autolora_jax.config import CLIPTextConfig, MMDiTConfig, T5Config, UNetConfig, VAEConfig
-from autolora_jax.weights.networks import Networks
+from autolora_jax.models.networks import Networks
 
 _BIG_G: dict[str, Any] = {
     "hidden_size": 1280,

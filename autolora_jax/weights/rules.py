@@ -91,7 +91,8 @@ Stage = Sequence[Rule] | Mapping[str, str]
 class Piece(NamedTuple):
     """A tensor on its way: the `part`-th of `parts` equal pieces of a source tensor, after `moves`, under a name."""
 
-    name: str
+    source: str
+    name: str  # in the end the path of a leaf
     moves: tuple[Move, ...] = ()
     part: int = 0
     parts: int = 1
@@ -108,19 +109,6 @@ class Piece(NamedTuple):
     def shape(self, source_shape: Shape) -> Shape:
         """Its shape: the moves run on an array of strides 0, which takes no memory and which none has to copy."""
         return self.make(np.broadcast_to(np.float32(0), source_shape)).shape
-
-
-class Assignment(NamedTuple):
-    """One leaf of the tree: its path and shape, and the piece of which source tensor it is."""
-
-    source: str
-    target: str
-    shape: Shape
-    piece: Piece
-
-    def make(self, tensor: np.ndarray) -> np.ndarray:
-        """The leaf, as Piece.make gives it."""
-        return self.piece.make(tensor)
 
 
 class Default(NamedTuple):
@@ -141,7 +129,7 @@ def identity(shape: Shape) -> np.ndarray:
 class Examination:
     """What a list of names would give: assignments, what is dropped or filled in and why, and all that is wrong."""
 
-    assignments: list[Assignment] = dataclasses.field(default_factory=list)
+    assignments: list[Piece] = dataclasses.field(default_factory=list)
     dropped: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> reason
     filled: dict[str, str] = dataclasses.field(default_factory=dict)  # path of a leaf -> reason of its default
     unknown: list[str] = dataclasses.field(default_factory=list)
@@ -190,7 +178,7 @@ def examine(
                 continue
             sources_of.setdefault(target, []).append(source)
             if (made := piece.shape(tuple(shape))) == targets[target]:
-                result.assignments.append(Assignment(source, target, made, piece))
+                result.assignments.append(piece._replace(name=target))
             else:
                 result.misshapen.append(
                     f"{source} {list(shape)}, as {target} {list(made)}, where {list(targets[target])} is expected"
@@ -208,7 +196,7 @@ def plan(
     target_shapes: Mapping[str, Any],
     where: str,
     defaults: Mapping[str, Default] = NO_DEFAULTS,
-) -> list[Assignment]:
+) -> list[Piece]:
     """How the leaves are made of tensors. Raises one WeightsError, about `where`, that lists all that is wrong."""
     found = examine(sources, stages, target_shapes, defaults)
     if found.problems:
@@ -224,7 +212,7 @@ def convert(
 ) -> dict[str, Any]:
     """The parameter tree as nested dicts of numpy views of `tensors`. Raises WeightsError like `plan`."""
     steps = plan({k: v.shape for k, v in tensors.items()}, stages, target_shapes, where)
-    return traverse_util.unflatten_dict({s.target: s.make(tensors[s.source]) for s in steps}, sep="/")
+    return traverse_util.unflatten_dict({s.name: s.make(tensors[s.source]) for s in steps}, sep="/")
 
 
 def flat_shapes(tree: Mapping[str, Any]) -> dict[str, Shape]:
@@ -240,56 +228,47 @@ def tree_path(dotted: str) -> str:
 
 def _follow(source: str, shape: Shape, stages: Sequence[Stage], result: Examination) -> list[Piece]:
     """The pieces of one source tensor after all stages; none when it was dropped or could not be followed."""
-    pieces = [Piece(source)]
-    for i, stage in enumerate(stages):
-        last = i == len(stages) - 1
-        try:
-            pieces = [new for piece in pieces for new in _pass(piece, shape, stage, last)]
-        except _Leaves as e:
-            match e.why:
-                case "dropped":
-                    result.dropped[source] = e.detail
-                case "unknown":
-                    result.unknown.append(f"{source} {list(shape)}")
-                case "ambiguous":
-                    result.ambiguous.append(f"{source} (by {e.detail})")
-                case "misshapen":
-                    result.misshapen.append(f"{source} {list(shape)} ({e.detail})")
-            return []
+    pieces = [Piece(source, source)]
+    try:
+        for i, stage in enumerate(stages):
+            pieces = [new for piece in pieces for new in _pass(piece, shape, stage, last=i == len(stages) - 1)]
+    except _Leaves as e:
+        where, said = e.args
+        if where == "dropped":
+            result.dropped[source] = said
+        else:
+            getattr(result, where).append(f"{source} {said}")
+        return []
     return pieces
 
 
 class _Leaves(Exception):
-    """A source tensor goes no further."""
-
-    def __init__(self, why: str, detail: str = "") -> None:
-        super().__init__(why, detail)
-        self.why, self.detail = why, detail
+    """A source tensor goes no further: (the field of Examination that says so, why)."""
 
 
 def _pass(piece: Piece, source_shape: Shape, stage: Stage, last: bool) -> list[Piece]:
     """What one stage makes of a piece."""
     if isinstance(stage, Mapping):
         return [piece._replace(name=stage.get(piece.name, piece.name))]
-    shape = piece.shape(source_shape)
+    shape, said = piece.shape(source_shape), list(source_shape)
     found = [(rule, match) for rule in stage if (match := rule.match(piece.name, shape))]
     if len(found) > 1:
-        raise _Leaves("ambiguous", " and ".join(rule.pattern for rule, _ in found))
+        raise _Leaves("ambiguous", f"(by {' and '.join(rule.pattern for rule, _ in found)})")
     if not found:
         if last:
-            raise _Leaves("unknown")
+            raise _Leaves("unknown", f"{said}")
         return [piece]
     [(rule, match)] = found
     if rule.drop:
         raise _Leaves("dropped", rule.drop)
     n = len(rule.targets)
     if n > 1 and (piece.parts > 1 or piece.moves or not shape or shape[0] % n):
-        raise _Leaves("misshapen", f"it should fall into {n} equal parts")
+        raise _Leaves("misshapen", f"{said} (it should fall into {n} equal parts)")
     moves = (*piece.moves, rule.move) if rule.move else piece.moves
     cuts = [(piece.part, piece.parts)] if n == 1 else [(k, n) for k in range(n)]
-    pieces = [Piece(match.expand(to), moves, *cut) for to, cut in zip(rule.targets, cuts, strict=True)]
+    pieces = [Piece(piece.source, match.expand(to), moves, *cut) for to, cut in zip(rule.targets, cuts, strict=True)]
     try:
         pieces[0].shape(source_shape)
     except ValueError as e:
-        raise _Leaves("misshapen", f"{rule.move.__name__ if rule.move else 'cut'}: {e}") from None
+        raise _Leaves("misshapen", f"{said} ({rule.move.__name__ if rule.move else 'cut'}: {e})") from None
     return pieces

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from autolora_jax.config import CLIPTextConfig, JsonConfig, MMDiTConfig, VAEConfig
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights import ldm
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import TensorInfo
-from autolora_jax.weights.networks import Networks
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
 from autolora_jax.weights.rules import Default, Rule, Stage, halves_swapped, identity
 
@@ -140,7 +140,8 @@ _PUBLISHED: Mapping[str, Networks] = {
 
 def networks_for(tensors: Mapping[str, TensorInfo], where: str) -> Networks:
     """The configs of the published model that a single file is as large as. Raises WeightsError when there is none."""
-    known = {name: _size_of(networks["transformer"]) for name, networks in _PUBLISHED.items()}
+    configs = {name: networks["transformer"] for name, networks in _PUBLISHED.items()}
+    known = {name: _Size(c.num_layers, c.features, c.qk_norm is not None) for name, c in configs.items()}
     size = _measured(tensors)
     if name := next((name for name, other in known.items() if other == size), None):
         return _PUBLISHED[name]
@@ -149,10 +150,6 @@ def networks_for(tensors: Mapping[str, TensorInfo], where: str) -> Networks:
         f"{'; '.join(f'{name} ({other})' for name, other in known.items())}. Give networks=its configs, or a diffusers "
         "folder, which has them"
     )
-
-
-def _size_of(config: MMDiTConfig) -> _Size:
-    return _Size(config.num_layers, config.features, config.qk_norm is not None)
 
 
 def _measured(tensors: Mapping[str, TensorInfo]) -> _Size:

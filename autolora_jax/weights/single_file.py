@@ -2,31 +2,27 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from autolora_jax.config import JsonConfig, SchedulerConfig
+from autolora_jax.models.networks import Networks, shapes_of
 from autolora_jax.weights.errors import WeightsError, shorten
-from autolora_jax.weights.files import TensorFiles, TensorInfo, open_tensors
+from autolora_jax.weights.files import TensorInfo, open_tensors
 from autolora_jax.weights.layouts import LAYOUTS, Layout
 from autolora_jax.weights.lora.dialects import LORA_KEY
-from autolora_jax.weights.networks import Networks, shapes_of
 from autolora_jax.weights.rules import flat_shapes
 from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import stages_for, torch_name
 
 LORA, TEXTUAL_INVERSION = "a LoRA", "a textual inversion"
 _UNET = r"(model\.diffusion_model\.)?"
-
-_ONE_OF = f"give one of {' or '.join(layout.family.name for layout in LAYOUTS)}"
+_NOT, _ONE_OF = "it is not supported", f"give one of {' or '.join(layout.family.name for layout in LAYOUTS)}"
 
 # (what it is, what to do, a tensor name that gives it away). The first that fits.
 _OTHERS: tuple[tuple[str, str, str], ...] = (
-    (
-        LORA,
-        "give it to load_lora (--lora)",
-        LORA_KEY,
-    ),
+    (LORA, "give it to load_lora (--lora)", LORA_KEY),
     ("a Stable Diffusion 1 checkpoint", _ONE_OF, r"cond_stage_model\.transformer\..*"),
     ("a Stable Diffusion 2 checkpoint", _ONE_OF, r"cond_stage_model\.model\..*"),
     ("the SDXL refiner", "it can't draw on its own; give SDXL base", r"conditioner\.embedders\.0\.model\..*"),
@@ -43,22 +39,14 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         "give it to load_textual_inversion (--embedding)",
         r"clip_[lg]|t5(xxl)?|text_encoders_[01]|emb_params|string_to_param\..*",
     ),
-    (
-        "an SDXL variant with EDM preconditioning (Playground 2.5, CosXL)",
-        "it is not supported",
-        r"edm_(mean|std|vpred\..*)",
-    ),
-    ("an LCM-distilled UNet", "it is not supported", _UNET + r"time_embed\.cond_proj\.weight"),
+    ("an SDXL variant with EDM preconditioning (Playground 2.5, CosXL)", _NOT, r"edm_(mean|std|vpred\..*)"),
+    ("an LCM-distilled UNet", _NOT, _UNET + r"time_embed\.cond_proj\.weight"),
     (
         "a text encoder",
         "give the whole folder, or give it as text_encoders= (--text-encoders-from) with a single file that lacks it",
         r"text_model\..*|encoder\.block\..*",
     ),
-    (
-        "a component of a diffusers folder",
-        "give the whole folder",
-        r"(down_blocks|transformer_blocks|decoder|encoder)\..*",
-    ),
+    ("a component of a diffusers folder", "give the whole folder", r"(down|transformer)_blocks\..*|(de|en)coder\..*"),
     ("a bare denoiser", "give a checkpoint that holds its VAE, too", r"(input_blocks|joint_blocks)\..*"),
 )
 _CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
@@ -72,10 +60,8 @@ def what_else(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | None:
             return what, advice
     shape = tensors[_CONV_IN].shape if _CONV_IN in tensors else ()
     channels = shape[1] if len(shape) == 4 else 4
-    if channels in _BY_INPUT_CHANNELS:
-        return _BY_INPUT_CHANNELS[
-            channels
-        ], f"its UNet takes {channels} channels, 4 are needed; give the base checkpoint"
+    if kind := _BY_INPUT_CHANNELS.get(channels):
+        return kind, f"its UNet takes {channels} channels, 4 are needed; give the base checkpoint"
     if layout_of(tensors) is None:
         return "no model known here", _ONE_OF
     return None
@@ -144,8 +130,6 @@ def _extras(tensors: Mapping[str, TensorInfo], layout: Layout) -> tuple[dict[str
 def _component(path: Path, layout: Layout, component: str, config: JsonConfig) -> TensorWeights:
     names = [torch_name(leaf, len(shape)) for leaf, shape in flat_shapes(shapes_of(config)).items()]
     stages = (*layout.stages(component, config, names), *stages_for(config))
-    return TensorWeights(_opener(path), layout.prefixes[component], stages, layout.defaults(component, config))
-
-
-def _opener(path: Path) -> Callable[[], TensorFiles]:
-    return lambda: open_tensors(path)
+    return TensorWeights(
+        partial(open_tensors, path), layout.prefixes[component], stages, layout.defaults(component, config)
+    )

@@ -21,9 +21,9 @@ from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import FLOATS, TensorFiles, TensorInfo
 from autolora_jax.weights.rules import (
     NO_DEFAULTS,
-    Assignment,
     Default,
     Examination,
+    Piece,
     Shape,
     Stage,
     examine,
@@ -68,12 +68,17 @@ class TensorWeights(NamedTuple):
 
     def load(self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement) -> dict[str, Any]:
         """The parameter tree as nested dicts of jax arrays."""
+        wanted, shapes, flat = np.dtype(jnp.dtype(dtype)), flat_shapes(targets), {}
         with self.files() as files:
             steps = self._plan(files, targets)
-            flat = dict(_leaves(files, self.prefix, steps, np.dtype(jnp.dtype(dtype)), placement))
-        shapes = flat_shapes(targets)
+            for source, pieces in groupby(steps, lambda step: step.source):
+                tensor = files.read(self.prefix + source)
+                for step in pieces:
+                    leaf = cast(step.make(tensor), wanted, f"{files.where}: {self.prefix}{source}")
+                    # Waiting keeps transfers from queueing up: the host would hold every tensor in flight.
+                    flat[step.name] = jax.block_until_ready(place(leaf, step.name, placement))
         for path in shapes.keys() - flat.keys():
-            flat[path] = place(self.defaults[path].make(shapes[path]).astype(jnp.dtype(dtype)), path, placement)
+            flat[path] = place(self.defaults[path].make(shapes[path]).astype(wanted), path, placement)
         return traverse_util.unflatten_dict(flat, sep="/")
 
     @contextmanager
@@ -81,7 +86,7 @@ class TensorWeights(NamedTuple):
         """Its leaves, while the files are open. Raises WeightsError like `check`."""
         shapes = flat_shapes(targets)
         with self.files() as files:
-            steps = {step.target: step for step in self._plan(files, targets)}
+            steps = {step.name: step for step in self._plan(files, targets)}
 
             @lru_cache(maxsize=1)  # leaves that are cut from one tensor (q, k, v) mostly come one after another
             def tensor(source: str) -> np.ndarray:
@@ -96,10 +101,6 @@ class TensorWeights(NamedTuple):
             read_as = {path: FLOATS.get(dtype, FLOATS["BF16"]) for path, dtype in stored.items()}
             yield Leaves({path: read_as.get(path, FLOATS["F32"]) for path in shapes}, read)
 
-    def sources(self) -> dict[str, int]:
-        """Name and size in bytes of the files it is read from."""
-        return {path.name: path.stat().st_size for path in self.paths()}
-
     def paths(self) -> list[Path]:
         """The files that it is read from, in a fixed order."""
         with self.files() as files:
@@ -111,21 +112,10 @@ class TensorWeights(NamedTuple):
     def _shapes(self, files: TensorFiles) -> dict[str, Shape]:
         return {name: info.shape for name, info in self._infos(files).items()}
 
-    def _plan(self, files: TensorFiles, targets: Mapping[str, Any]) -> list[Assignment]:
+    def _plan(self, files: TensorFiles, targets: Mapping[str, Any]) -> list[Piece]:
         steps = plan(self._shapes(files), self.stages, targets, files.where, self.defaults)
         files.require_floats(self.prefix + step.source for step in steps)
         return steps
-
-
-def _leaves(
-    files: TensorFiles, prefix: str, steps: Sequence[Assignment], dtype: np.dtype, placement: Placement
-) -> Iterator[tuple[str, jax.Array]]:
-    for source, pieces in groupby(steps, lambda step: step.source):
-        tensor = files.read(prefix + source)
-        for step in pieces:
-            leaf = cast(step.make(tensor), dtype, f"{files.where}: {prefix}{source}")
-            # Waiting keeps transfers from queueing up: the host would hold every tensor in flight.
-            yield step.target, jax.block_until_ready(place(leaf, step.target, placement))
 
 
 def place(leaf: np.ndarray, path: str, placement: Placement) -> jax.Array:

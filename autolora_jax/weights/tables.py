@@ -11,16 +11,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from autolora_jax.config import (
-    CLIPConfig,
-    CLIPTextConfig,
-    Dinov2Config,
-    JsonConfig,
-    MMDiTConfig,
-    T5Config,
-    UNetConfig,
-    VAEConfig,
-)
+from autolora_jax import config as configs
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.rules import Rule, Stage, hwio_to_oihw, oi11_to_io, oihw_to_hwio, transposed
 
@@ -51,25 +42,30 @@ VAE: tuple[Stage, ...] = (
     ),
     (
         Rule(r"((?!.*\.attentions\.).*)\.weight", r"\1.kernel", ndim=4, move=oihw_to_hwio),
-        Rule(
-            r"(.*\.attentions\..*)\.weight", r"\1.kernel", ndim=4, move=oi11_to_io
-        ),  # LDM's attention is 1x1 convolutions
+        # LDM's attention is 1x1 convolutions.
+        Rule(r"(.*\.attentions\..*)\.weight", r"\1.kernel", ndim=4, move=oi11_to_io),
         Rule(r"(.*)\.weight", r"\1.kernel", ndim=2, move=transposed),
         *_NORM_AND_BIAS,
     ),
 )
 
+_CLIP_LEAVES: Stage = (
+    Rule(r"(.*\.(?:token|position)_embedding)\.weight", r"\1.embedding", ndim=2),
+    Rule(r"(.*\.patch_embedding)\.weight", r"\1.kernel", ndim=4, move=oihw_to_hwio),
+    Rule(r"((?!.*\.embeddings\.).*)\.weight", r"\1.kernel", ndim=2, move=transposed),
+    Rule(r"(.*\.class_embedding)", r"\1", ndim=1),
+    *_NORM_AND_BIAS,
+    Rule(r"(?:text|vision)_model\.embeddings\.position_ids", drop="0, 1, 2, …: a buffer of old files"),
+    Rule(r"logit_scale", drop="only training compares texts with images"),
+)
+
 CLIP: tuple[Stage, ...] = (
     # transformers >= 5.6 saves CLIPTextModel without its `text_model.`
     (Rule(r"((?:embeddings|encoder|final_layer_norm)\..*)", r"text_model.\1"),),
-    (
-        Rule(r"(text_model\.embeddings\.(?:token|position)_embedding)\.weight", r"\1.embedding", ndim=2),
-        Rule(r"((?!text_model\.embeddings\.).*)\.weight", r"\1.kernel", ndim=2, move=transposed),
-        *_NORM_AND_BIAS,
-        Rule(r"text_model\.embeddings\.position_ids", drop="0, 1, 2, …: a buffer of old files"),
-        Rule(r"logit_scale", drop="only training compares texts with images"),
-    ),
+    _CLIP_LEAVES,
 )
+
+CLIP_WHOLE: tuple[Stage, ...] = (_CLIP_LEAVES,)
 
 T5: tuple[Stage, ...] = (
     (
@@ -80,23 +76,11 @@ T5: tuple[Stage, ...] = (
     ),
 )
 
-CLIP_WHOLE: tuple[Stage, ...] = (
-    (
-        Rule(r"(.*\.(?:token|position)_embedding)\.weight", r"\1.embedding", ndim=2),
-        Rule(r"(.*\.patch_embedding)\.weight", r"\1.kernel", ndim=4, move=oihw_to_hwio),
-        Rule(r"((?!.*\.embeddings\.).*)\.weight", r"\1.kernel", ndim=2, move=transposed),
-        Rule(r"(.*\.class_embedding)", r"\1", ndim=1),
-        *_NORM_AND_BIAS,
-        Rule(r"(?:text|vision)_model\.embeddings\.position_ids", drop="0, 1, 2, …: a buffer of old files"),
-        Rule(r"logit_scale", drop="training's; the cosine of two vectors does not have it"),
-    ),
-)
-
 DINOV2: tuple[Stage, ...] = (
     # Published files have the older of transformers' names (attention.attention.query, weights_in).
     (
         Rule(r"(.*?)\.attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\.(.*)", r"\1.self_attn.\2_proj.\3"),
-        Rule(r"(.*?)\.attention\.(?:output\.dense|o_proj)\.(.*)", r"\1.self_attn.o_proj.\2"),
+        Rule(r"(.*?)\.attention\.(?:output\.dense|o_proj)\.(.*)", r"\1.self_attn.out_proj.\2"),
         Rule(r"(.*\.mlp)\.weights_in\.(.*)", (r"\1.gate_proj.\2", r"\1.up_proj.\2")),
         Rule(r"(.*\.mlp)\.weights_out\.(.*)", r"\1.down_proj.\2"),
     ),
@@ -120,26 +104,23 @@ EXPORT: tuple[Rule, ...] = (
 )
 
 
-def stages_for(config: JsonConfig) -> tuple[Stage, ...]:
+_STAGES: Mapping[type[configs.JsonConfig], tuple[Stage, ...]] = {
+    configs.UNetConfig: UNET,
+    configs.MMDiTConfig: MMDIT,
+    configs.VAEConfig: VAE,
+    configs.CLIPTextConfig: CLIP,
+    configs.T5Config: T5,
+    configs.CLIPConfig: CLIP_WHOLE,
+    configs.Dinov2Config: DINOV2,
+}
+
+
+def stages_for(config: configs.JsonConfig) -> tuple[Stage, ...]:
     """The stages from canonical names into the tree of the network that `config` describes."""
-    match config:
-        case UNetConfig():
-            return UNET
-        case MMDiTConfig():
-            return MMDIT
-        case VAEConfig():
-            return VAE
-        case CLIPTextConfig(with_projection=True):
-            return CLIP
-        case CLIPTextConfig():
-            return (*CLIP[:-1], _NO_PROJECTION, *CLIP[-1:])
-        case T5Config():
-            return T5
-        case CLIPConfig():
-            return CLIP_WHOLE
-        case Dinov2Config():
-            return DINOV2
-    raise TypeError(f"no table for a {type(config).__name__}")
+    *renaming, last = _STAGES[type(config)]
+    if isinstance(config, configs.CLIPTextConfig) and not config.with_projection:
+        renaming.append(_NO_PROJECTION)
+    return (*renaming, last)
 
 
 def torch_name(path: str, ndim: int) -> str:

@@ -10,11 +10,10 @@ from typing import Any
 from jaxtyping import DTypeLike
 
 from autolora_jax.config import CLIPConfig, Dinov2Config, JsonConfig, read_json
+from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights.diffusers_folder import TOKENIZER_FILES, open_weights, weights_file
 from autolora_jax.weights.errors import WeightsError
-from autolora_jax.weights.folders import Folder, LocalFolder
-from autolora_jax.weights.hub import is_hub_id, open_hub
-from autolora_jax.weights.networks import shapes_of
+from autolora_jax.weights.hub import Folder, LocalFolder, is_hub_id, open_hub
 from autolora_jax.weights.streaming import Placement, TensorWeights
 from autolora_jax.weights.tables import stages_for
 

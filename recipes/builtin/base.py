@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 from autolora_jax.demo.tokenizer import EOS, write_tokenizer
 from autolora_jax.demo.world import caption
 from autolora_jax.settings import OptimizerConfig
+from autolora_jax.settings.training import LossConfig
 from autolora_jax.sharding import data_mesh
 from autolora_jax.text.sdxl import ENCODERS, join
 from autolora_jax.training.checkpoints import Checkpoints
@@ -102,7 +103,7 @@ def train(work: Path, data: Corpus, steps: int, rows: int) -> State:
         denoiser=NETWORKS["unet"],
         encoders=tuple((name, NETWORKS[name]) for name in ENCODERS),
         join=join,
-        objective=Objective(SCHEDULER),
+        objective=Objective(SCHEDULER, LossConfig(min_snr_gamma=None)),
         caption_dropout=DROPOUT,
     )
     optimizer = make_optimizer(OPTIMIZER, steps)

@@ -12,7 +12,7 @@ from autolora_jax.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAE
 from autolora_jax.demo.tokenizer import merges_of, vocabulary_size
 from autolora_jax.demo.world import WORDS
 from autolora_jax.models.clip import CLIPTextModel
-from autolora_jax.models.shapes import param_shapes
+from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import AutoencoderKL
 

@@ -3,13 +3,13 @@
 from os import PathLike
 
 from autolora_jax.demo import MODEL, builtin
+from autolora_jax.models.networks import Networks
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import family_of
 from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.files import LoraFile, read_lora, targets_of
 from autolora_jax.weights.lora.source import find_lora
-from autolora_jax.weights.networks import Networks
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_BASE
 
 PUBLISHED = (SDXL_BASE, SD3_MEDIUM, SD35_MEDIUM, SD35_LARGE)

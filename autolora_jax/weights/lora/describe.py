@@ -10,18 +10,11 @@ from typing import Any
 
 from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import TensorFiles, open_tensors
+from autolora_jax.weights.lora import metadata
 from autolora_jax.weights.lora.dialects import UNKNOWN, component_of
 from autolora_jax.weights.lora.files import read_alpha
 from autolora_jax.weights.lora.kinds import DORA, Sizes, kind_of, sizes_of
 from autolora_jax.weights.lora.match import DAMAGED, Match, Parts, examine
-from autolora_jax.weights.lora.metadata import (
-    alpha_histogram,
-    by_component,
-    histogram,
-    listing,
-    training_summary,
-    trigger_words,
-)
 from autolora_jax.weights.lora.names import Targets
 from autolora_jax.weights.rules import Shape
 
@@ -43,9 +36,13 @@ class KindFound:
 
     def __str__(self) -> str:
         parts = [f"{self.modules} module{'s'[: self.modules > 1]}"]
-        parts += [f"rank {histogram(self.ranks, _MOST)}"] if self.ranks else []
-        parts += [f"alpha {alpha_histogram(self.alphas, _MOST)}"] if self.ranks or self.alphas.keys() - {None} else []
-        parts += [f"factors {histogram(self.factors, _MOST)}"] if self.factors else []
+        parts += [f"rank {metadata.histogram(self.ranks, _MOST)}"] if self.ranks else []
+        parts += (
+            [f"alpha {metadata.alpha_histogram(self.alphas, _MOST)}"]
+            if self.ranks or self.alphas.keys() - {None}
+            else []
+        )
+        parts += [f"factors {metadata.histogram(self.factors, _MOST)}"] if self.factors else []
         return "; ".join(parts)
 
 
@@ -72,12 +69,12 @@ class LoraDescription:
     @property
     def ranks(self) -> Counts:
         """rank -> modules, of all kinds."""
-        return _sum(kind.ranks for kind in self.kinds.values())
+        return sum((Counter(kind.ranks) for kind in self.kinds.values()), Counter())
 
     @property
     def alphas(self) -> Counts:
         """alpha -> modules, of all kinds; None: no alpha tensor."""
-        return _sum(kind.alphas for kind in self.kinds.values())
+        return sum((Counter(kind.alphas) for kind in self.kinds.values()), Counter())
 
     def rows(self, also: Iterable[tuple[str, str]] = ()) -> list[tuple[str, str]]:
         """(heading, what there is to say), line by line. also: further ones, said before the bad news."""
@@ -102,7 +99,7 @@ class LoraDescription:
             yield "fits", f"the model: it changes {self.layers} of its layers"
 
     def __str__(self) -> str:
-        return listing(self.path, self.rows())
+        return metadata.listing(self.path, self.rows())
 
 
 def describe_lora(path: str | PathLike[str], targets: Targets | None = None) -> LoraDescription:
@@ -119,7 +116,7 @@ def describe_lora(path: str | PathLike[str], targets: Targets | None = None) -> 
 
 
 def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDescription:
-    match, _, words, _ = examine(path, file, targets)
+    match = examine(path, file, targets)
     if not match.family.startswith((*SUPPORTED, UNKNOWN)) and not targets:
         match.problems.add(
             f"made for {match.family}, it seems", f"only LoRAs for {' and '.join(SUPPORTED)} can be used"
@@ -129,14 +126,14 @@ def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDes
         path=str(path),
         dialect=match.dialect,
         family=match.family,
-        modules=by_component(component_of(module, match.family) for module in match.modules),
+        modules=metadata.by_component(component_of(module, match.family) for module in match.modules),
         kinds=_kinds(match, shapes, file),
-        embeddings=tuple(words),
+        embeddings=tuple(match.embeddings),
         parameters=sum(math.prod(shape) for shape in shapes.values()),
         dtypes=dict(Counter(info.dtype for info in file.tensors.values())),
         size=path.stat().st_size,
-        trigger_words=trigger_words(file.metadata),
-        training=training_summary(file.metadata),
+        trigger_words=metadata.trigger_words(file.metadata),
+        training=metadata.training_summary(file.metadata),
         model_hash=file.metadata.get("sshs_model_hash"),
         metadata=file.metadata,
         layers=len(match.layers) if targets else None,
@@ -178,10 +175,3 @@ def _alpha(file: TensorFiles, parts: Parts, match: Match) -> float | None:
     except WeightsError as e:
         match.problems.add("alphas that can't be used", DAMAGED, str(e))
         return None
-
-
-def _sum(counts: Iterable[Counts]) -> Counts:
-    total: Counter[Any] = Counter()
-    for count in counts:
-        total.update(count)
-    return dict(total)

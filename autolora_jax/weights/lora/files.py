@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autolora_jax.models.networks import Networks, shapes_of
 from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import TensorFiles, open_tensors
 from autolora_jax.weights.lora.embeddings import Embeddings, read_embeddings
@@ -16,9 +17,8 @@ from autolora_jax.weights.lora.kinds import Change, read
 from autolora_jax.weights.lora.kinds.low_rank import LowRank
 from autolora_jax.weights.lora.match import DAMAGED, Match, configs_of, examine, raise_problems
 from autolora_jax.weights.lora.names import Layer, Name, Targets
-from autolora_jax.weights.lora.peft import LARGEST_ALPHA, PeftSettings
+from autolora_jax.weights.lora.peft import LARGEST_ALPHA
 from autolora_jax.weights.lora.source import find_lora
-from autolora_jax.weights.networks import Networks, shapes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +46,14 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
     """
     path = find_lora(source)
     with open_tensors(path) as file:
-        match, settings, words, known = examine(path, file, targets)
+        match = examine(path, file, targets)
         raise_problems(str(path), match)  # before the data is read: it may be large
-        embeddings = read_embeddings(file, words, configs_of(targets))
+        embeddings = read_embeddings(file, match.embeddings, configs_of(targets))
         modules = dict.fromkeys(match.layers.values())
-        changes = {module: _read_module(file, match, module, known[module], settings) for module in modules}
+        changes = {module: _read_module(file, match, module) for module in modules}
         raise_problems(str(path), match)
     found = LoraFile(path, match.dialect, {}, file.metadata, embeddings)
-    return _share_out({k: v for k, v in changes.items() if v}, known, found)
+    return _share_out({k: v for k, v in changes.items() if v}, match.names, found)
 
 
 def _share_out(changes: Mapping[str, Change], known: Mapping[str, Name], file: LoraFile) -> LoraFile:
@@ -81,19 +81,17 @@ def read_alpha(file: TensorFiles, key: str) -> float:
     return alpha
 
 
-def _read_module(
-    file: TensorFiles, match: Match, module: str, name: Name, settings: Mapping[str, PeftSettings]
-) -> Change | None:
+def _read_module(file: TensorFiles, match: Match, module: str) -> Change | None:
     """A module's change; None when a tensor can't be used, which match.problems then says."""
-    keys = match.modules[module]
+    keys, name = match.modules[module], match.names[module]
     try:
         tensors = {part: file.read(key) for part, key in keys.items() if part != "alpha"}
         alpha = read_alpha(file, keys["alpha"]) if "alpha" in keys else None
     except WeightsError as e:
         match.problems.add("tensors that can't be used", "get another version of the file", str(e))
         return None
-    if name.component in settings:
-        said = settings[name.component].alpha(name.module)
+    if name.component in match.settings:
+        said = match.settings[name.component].alpha(name.module)
         if alpha is not None and not math.isclose(alpha, said, rel_tol=1e-3):  # alpha may be stored in half precision
             match.problems.add(
                 "alphas that differ from the file's own PEFT settings", DAMAGED, f"{module} ({alpha}, {said})"

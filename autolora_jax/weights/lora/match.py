@@ -7,7 +7,6 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from autolora_jax.config import JsonConfig
 from autolora_jax.weights.errors import WeightsError, shorten
@@ -55,8 +54,12 @@ class Match:
     family: str  # the base model it looks made for
     kinds: set[str]  # names of those in it
     modules: dict[str, Parts]  # every module of the file, by its name there
+    usable: dict[str, Kind]  # those that are whole and of a kind that can be applied
     layers: dict[Layer, str]  # the layers it changes -> module
     problems: Problems
+    settings: Mapping[str, PeftSettings] = dataclasses.field(default_factory=dict)  # component -> PEFT's, see peft
+    embeddings: Keys = dataclasses.field(default_factory=dict)  # bundled with it
+    names: Mapping[str, Name] = dataclasses.field(default_factory=dict)  # of the model's layers; empty without a model
 
     @property
     def dialect(self) -> str:
@@ -65,17 +68,8 @@ class Match:
         return f"{' + '.join(kinds)}, {self.style}"
 
 
-class Examined(NamedTuple):
-    """What a file holds."""
-
-    match: Match  # with all that is known against the file
-    settings: Mapping[str, PeftSettings]  # component -> what PEFT says beside the tensors
-    embeddings: Keys  # bundled with it
-    names: Mapping[str, Name]  # of the model's layers; empty without a model
-
-
-def examine(path: Path, file: TensorFiles, targets: Targets | None = None) -> Examined:
-    """What a file holds, and whether it fits a model, if one is given."""
+def examine(path: Path, file: TensorFiles, targets: Targets | None = None) -> Match:
+    """What a file holds, with all that is known against it, and whether it fits a model, if one is given."""
     settings, unusable = {}, ""
     try:
         settings = peft_settings(path, file.metadata, list(targets or SPELLINGS))
@@ -96,7 +90,8 @@ def examine(path: Path, file: TensorFiles, targets: Targets | None = None) -> Ex
         if info.dtype not in FLOATS and not key.endswith(".alpha"):
             remedy = f"get a version in {', '.join(FLOATS)}"
             match.problems.add("tensors that are no floats", remedy, f"{key} ({info.dtype})")
-    return Examined(match, settings, words, known)
+    match.settings, match.embeddings, match.names = settings, words, known
+    return match
 
 
 def configs_of(targets: Targets) -> dict[str, JsonConfig]:
@@ -106,7 +101,7 @@ def configs_of(targets: Targets) -> dict[str, JsonConfig]:
 
 def examine_modules(shapes: Mapping[str, Shape]) -> Match:
     """What a file holds, without knowing a model: its kinds, and whether each module's parts are complete."""
-    match = Match(naming_style(shapes), guess_family(shapes), set(), {}, {}, Problems())
+    match = Match(naming_style(shapes), guess_family(shapes), set(), {}, {}, {}, Problems())
     for key in shapes:
         if split := split_key(key):
             module, part = split
@@ -139,6 +134,8 @@ def _examine_module(module: str, parts: Parts, match: Match) -> None:
     elif foreign_parts := kind.foreign(parts):
         items = (f"{parts[part]} in a {kind.name}" for part in foreign_parts)
         match.problems.add("parts that do not belong together", NOT_APPLIED, *items)
+    else:
+        match.usable[module] = kind
 
 
 def match_layers(
@@ -153,10 +150,8 @@ def match_layers(
     guess = "" if match.family == "unknown" else f"the file looks made for {match.family}: "
     other_model = guess + "use it with the model it was trained on"
     layers: dict[Layer, str] = {}
-    for module, parts in match.modules.items():
-        kind = kind_of(parts)
-        if kind is None or kind.remedy or kind.missing(parts) or kind.foreign(parts):
-            continue
+    for module, kind in match.usable.items():
+        parts = match.modules[module]
         if module not in names:
             match.problems.add("modules that this model does not have", other_model, module)
             continue

@@ -5,7 +5,6 @@ name is ever parsed: every layer of the model is spelled in every known way, and
 layers may have one name: where a file's layout has them as one.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
@@ -76,13 +75,16 @@ class Name(NamedTuple):
         return (*inner, outputs * self.shares[0].place.parts)
 
 
-@dataclasses.dataclass(frozen=True)
-class Spelling:
+# (a layer's canonical name, its network's config) -> where it is in a layout; None where that has no such layer
+Layout = Callable[[str, JsonConfig], Place | None]
+
+
+class Spelling(NamedTuple):
     """One way of naming a component's layers: prefix + the name in a layout, its dots replaced by `separator`."""
 
     style: str
     prefix: str
-    layout: str  # a key of _LAYOUTS
+    layout: Layout
     separator: str = "."
 
 
@@ -132,23 +134,15 @@ def _of_type(expected: type[C], config: JsonConfig) -> C:
     return config
 
 
-_LAYOUTS: Mapping[str, Callable[[str, JsonConfig], Place | None]] = {
-    "canonical": _canonical,
-    "sgm": _sgm,
-    "sd3": _sd3,
-    "flattened": _flattened,
-}
-
-
-def _peft(component: str, layout: str = "canonical") -> tuple[Spelling, ...]:
+def _peft(component: str, layout: Layout = _canonical) -> tuple[Spelling, ...]:
     prefixes = (f"{component}.", f"{component}.base_model.model.", f"base_model.model.{component}.")
     return tuple(Spelling(PEFT, prefix, layout) for prefix in prefixes)
 
 
 _OF_A_DENOISER = (
-    Spelling(PEFT, "base_model.model.", "canonical"),  # PEFT's own folders
-    Spelling(PEFT, "", "canonical"),  # diffusers' save_attn_procs and save_lora_adapter
-    Spelling(SIMPLE_TUNER, "lycoris_", "canonical", "_"),
+    Spelling(PEFT, "base_model.model.", _canonical),  # PEFT's own folders
+    Spelling(PEFT, "", _canonical),  # diffusers' save_attn_procs and save_lora_adapter
+    Spelling(SIMPLE_TUNER, "lycoris_", _canonical, "_"),
 )
 _COMFY_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 
@@ -157,7 +151,7 @@ def _text_spellings(component: str, kohya_prefix: str) -> tuple[Spelling, ...]:
     in_comfy = f"text_encoders.{_COMFY_ENCODERS[component]}.transformer."
     return tuple(
         spelling
-        for layout in ("canonical", "flattened")
+        for layout in (_canonical, _flattened)
         for spelling in (
             Spelling(KOHYA, kohya_prefix, layout, "_"),
             *_peft(component, layout),
@@ -169,20 +163,20 @@ def _text_spellings(component: str, kohya_prefix: str) -> tuple[Spelling, ...]:
 # The first row of a component that fits is what export writes in that dialect.
 SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
     "unet": (
-        Spelling(KOHYA_SGM, "lora_unet_", "sgm", "_"),
-        Spelling(KOHYA_DIFFUSERS, "lora_unet_", "canonical", "_"),
+        Spelling(KOHYA_SGM, "lora_unet_", _sgm, "_"),
+        Spelling(KOHYA_DIFFUSERS, "lora_unet_", _canonical, "_"),
         *_peft("unet"),
         *_OF_A_DENOISER,
-        Spelling(COMFY, "diffusion_model.", "sgm"),
-        Spelling(ORIGINAL, "", "sgm"),
+        Spelling(COMFY, "diffusion_model.", _sgm),
+        Spelling(ORIGINAL, "", _sgm),
     ),
     "transformer": (
-        Spelling(KOHYA_SD3, "lora_unet_", "sd3", "_"),
-        Spelling(KOHYA_DIFFUSERS, "lora_transformer_", "canonical", "_"),  # OneTrainer's
+        Spelling(KOHYA_SD3, "lora_unet_", _sd3, "_"),
+        Spelling(KOHYA_DIFFUSERS, "lora_transformer_", _canonical, "_"),  # OneTrainer's
         *_peft("transformer"),
         *_OF_A_DENOISER,
-        Spelling(COMFY, "diffusion_model.", "sd3"),
-        Spelling(ORIGINAL, "", "sd3"),
+        Spelling(COMFY, "diffusion_model.", _sd3),
+        Spelling(ORIGINAL, "", _sd3),
     ),
     "text_encoder": _text_spellings("text_encoder", "lora_te1_"),
     "text_encoder_2": _text_spellings("text_encoder_2", "lora_te2_"),
@@ -190,17 +184,8 @@ SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
 }
 
 
-def layers(targets: Targets) -> Iterator[Layer]:
-    """Every layer with a kernel, of every component."""
-    return _with_leaf("kernel", targets)
-
-
-def norms(targets: Targets) -> Iterator[Layer]:
-    """Every norm with a weight, of every component."""
-    return _with_leaf("scale", targets)
-
-
-def _with_leaf(leaf: str, targets: Targets) -> Iterator[Layer]:
+def layers(targets: Targets, leaf: str = "kernel") -> Iterator[Layer]:
+    """Every layer with a kernel, of every component; leaf="scale": every norm with a weight."""
     for component, (tree, _) in targets.items():
         for path, shape in flat_shapes(tree).items():
             if path.endswith(f"/{leaf}"):
@@ -213,14 +198,14 @@ def spell(spelling: Spelling, module: str, config: JsonConfig) -> tuple[str, Pla
     module: its canonical name. config: of its network. Raises ValueError where the layout follows from a config of
     another type.
     """
-    place = _LAYOUTS[spelling.layout](module, config)
+    place = spelling.layout(module, config)
     return (spelling.prefix + place.module.replace(".", spelling.separator), place) if place else None
 
 
 def names(targets: Targets) -> dict[str, Name]:
     """Every known name of every layer of the model. Raises ValueError when two layers would share a name."""
     found: dict[str, dict[int, Share]] = {}
-    for layer in chain(layers(targets), norms(targets)):
+    for layer in chain(layers(targets), layers(targets, "scale")):
         module, config = torch_module(layer.path), targets[layer.component][1]
         for spelling in SPELLINGS[layer.component]:
             if spelled := spell(spelling, module, config):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autolora_jax.config import ConfigError, read_json
+from autolora_jax.config.base import keys
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.lora.source import PEFT_CONFIG, PEFT_WEIGHTS
 
@@ -21,26 +22,11 @@ HEADER_KEY = "lora_adapter_metadata"
 LARGEST_ALPHA = 1e9  # what is beyond is no alpha
 
 # Keys that choose what is trained or how it starts: the tensors already say it.
-_IRRELEVANT = frozenset(
-    {
-        "auto_mapping",
-        "base_model_name_or_path",
-        "exclude_modules",
-        "fan_in_fan_out",
-        "inference_mode",
-        "layers_pattern",
-        "layers_to_transform",
-        "lora_dropout",
-        "megatron_core",
-        "peft_version",
-        "qalora_group_size",
-        "revision",
-        "target_modules",
-        "task_type",
-        "lora_bias",
-        "ensure_weight_tying",
-    }
-)
+_IRRELEVANT = keys("""
+    auto_mapping base_model_name_or_path ensure_weight_tying exclude_modules fan_in_fan_out inference_mode
+    layers_pattern layers_to_transform lora_bias lora_dropout megatron_core peft_version qalora_group_size revision
+    target_modules task_type
+""")
 # Keys with values that do not change what the tensors mean. Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change
 # the base weights that the LoRA adds to.
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from autolora_jax.demo import builtin
 from autolora_jax.weights.errors import WeightsError, shorten
-from autolora_jax.weights.folders import Folder, LocalFolder
-from autolora_jax.weights.hub import HubFolder, is_hub_id, open_hub, split_hub_id
+from autolora_jax.weights.hub import Folder, HubFolder, LocalFolder, is_hub_id, open_hub, split_hub_id
 
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 # Names that diffusers and PEFT give, for folders with several files.
