@@ -141,7 +141,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What A1111 has no name for, of those settings that have one in its line; at its default only what is `always`."""
-    named = ((field, settings.get(field.said.column[0])) for field in settings_of(DrawingConfig) if field.said.column)
+    named = ((field, settings.get(field.said.column)) for field in settings_of(DrawingConfig) if field.said.column)
     return {
         field.said.png: value
         for field, value in named

@@ -18,9 +18,9 @@ import numpy as np
 from autolora_jax import __version__
 from autolora_jax.batch.plan import KEY_LENGTH, Row
 from autolora_jax.batch.storage import STATE, Storage, StorageError, open_storage
-from autolora_jax.settings.fields import columns_of
 from autolora_jax.settings.pictures import DrawingConfig, ModelConfig
 from autolora_jax.settings.rules import numbers
+from autolora_jax.settings.values import columns_of
 
 MANIFEST, PARQUET, LOG = "manifest.jsonl", "manifest.parquet", "log.jsonl"
 PARTS = f"{STATE}/parts"

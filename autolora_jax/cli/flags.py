@@ -96,7 +96,7 @@ def flags_of(kind: type, prefix: str = "") -> Iterator[Flag]:
     groups = dict(groups_of(kind))
     fields = {field.name: field for field in settings_of(kind)}
     for each in dataclasses.fields(kind):
-        if each.name in groups:
+        if each.name in groups and each.metadata.get("flags", True):
             yield from flags_of(groups[each.name], f"{prefix}{each.name}.")
         elif (field := fields.get(each.name)) and field.said.flag is not None:
             yield Flag(prefix + field.name, field)

@@ -16,9 +16,7 @@ Owner = TypeVar("Owner")
 R = TypeVar("R")
 
 
-def taking(
-    settings: Callable[P, S],
-) -> Callable[[Callable[[Owner, S], R]], Callable[Concatenate[Owner, P], R]]:
+def taking(settings: Callable[P, S]) -> Callable[[Callable[[Owner, S], R]], Callable[Concatenate[Owner, P], R]]:
     """A method of one dataclass of settings, called with its fields: typed for checkers, explained for people.
 
     What is no field raises TypeError that names the nearest one.

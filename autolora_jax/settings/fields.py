@@ -31,11 +31,11 @@ class Setting:
 
     help: what it does, for --help and for the docstring of the call that takes it.
     flag: "--steps", or "--flip/--no-flip"; by default made of the field's name. None: no flag, a program's matter.
-    short: "-o". panel: of --help. metavar: what stands for its value there.
+    short: "-o". panel: of --help; by default its class's PANEL. metavar: what stands for its value there.
     argument: a word of the command line, without a flag.
     shown: what --help says of the default, where that is not the value.
     choices: names that a text may be. least, most: bounds of a number. advice: ends the message about one beyond them.
-    column: its name, and its type in Parquet, in a manifest and in what a picture says of itself.
+    column: its name in a manifest and in what a picture says of itself.
     png: its name in the line that A1111 reads; told where it is not the default, or always with `always`.
     by_picture: may differ among the pictures of a batch: data, never a program's matter.
     kept: stands in config.json; else it is of one run or one call alone.
@@ -53,7 +53,7 @@ class Setting:
     least: int | float | None = None
     most: int | float | None = None
     advice: str = ""
-    column: tuple[str, str] | None = None
+    column: str = ""
     png: str = ""
     always: bool = False
     by_picture: bool = False
@@ -84,8 +84,10 @@ def settings_of(kind: type) -> Iterator[Field]:
     """The settings of a class, those of its groups left out."""
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        if "setting" in field.metadata:
-            yield Field(field.name, hints[field.name], field.default, field.metadata["setting"])
+        if said := field.metadata.get("setting"):
+            home = next(owner for owner in kind.__mro__ if field.name in vars(owner).get("__annotations__", ()))
+            panel = said.panel or vars(home).get("PANEL", "")
+            yield Field(field.name, hints[field.name], field.default, dataclasses.replace(said, panel=panel))
 
 
 def groups_of(kind: type) -> Iterator[tuple[str, type]]:
@@ -99,15 +101,8 @@ def groups_of(kind: type) -> Iterator[tuple[str, type]]:
 def told(settings: Any) -> dict[str, Any]:
     """The values that have a column, by its name, in the fields' order."""
     return {
-        field.said.column[0]: getattr(settings, field.name)
-        for field in settings_of(type(settings))
-        if field.said.column
+        field.said.column: getattr(settings, field.name) for field in settings_of(type(settings)) if field.said.column
     }
-
-
-def columns_of(kind: type) -> dict[str, str]:
-    """The columns of a class's settings, each with its type in Parquet."""
-    return {field.said.column[0]: field.said.column[1] for field in settings_of(kind) if field.said.column}
 
 
 class Checked:

@@ -9,7 +9,7 @@ with the names that `--set` knows. Several grids stand one after the other: that
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.changes import override
@@ -55,24 +55,23 @@ class Settings(PictureConfig):
 class OutputConfig(Checked):
     """In which form pictures are written."""
 
+    PANEL: ClassVar[str] = OUTPUT
+
     format: str = setting(
         "png",
         "png, webp, jpeg, latent (float32 in safetensors), or features: what evaluate measures, and no pictures.",
-        panel=OUTPUT,
         choices=Table("batch.formats", "FORMATS"),
     )
-    quality: int = setting(90, "Of webp and jpeg, 1 to 100.", panel=OUTPUT, least=1, most=100)
+    quality: int = setting(90, "Of webp and jpeg, 1 to 100.", least=1, most=100)
     features: str = setting(
         "dinov2-giant",
         "(--format features) Whose: dinov2-giant, -large, -base, -small, clip, builtin, a folder or hub id.",
-        panel=OUTPUT,
         metavar="MODEL",
     )
     shard_size: int | None = setting(
         None,
         "Write tar files of about so many pictures, as WebDataset reads them, instead of single files.",
         flag="--shards",
-        panel=OUTPUT,
         shown="none",
         metavar="PICTURES",
         least=1,
@@ -93,7 +92,7 @@ class Job(Many):
         None, "Text, .jsonl, .csv or .parquet file or URL, added to the job's prompts.", panel=JOB
     )
     negative_prompt: str | None = ""
-    settings: Settings = Settings()
+    settings: Settings = dataclasses.field(default=Settings(), metadata={"flags": False})  # --set knows them
     grid: Grid | Sequence[Grid] = ()
     output: OutputConfig = OutputConfig()
 

@@ -3,13 +3,13 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.settings.changes import read
 from autolora_jax.settings.fields import Checked, Table, setting
-from autolora_jax.settings.rules import CFG, PANEL, AutoLoRA, Rule, Value
+from autolora_jax.settings.rules import CFG, AutoLoRA, Rule, Value
 from autolora_jax.settings.values import Lora, Loras, Seeds, Size, Texts
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ BUILTIN_PROMPTS = ("a zib in the forest at night", "a zib on the beach on a sunn
 class Checkpoint(Checked):
     """Where a model is."""
 
+    PANEL: ClassVar[str] = MODEL
+
     source: str | None = setting(
         None,
         "Diffusers folder, single .safetensors file, converted folder, or hub id such as "
@@ -39,26 +41,19 @@ class Checkpoint(Checked):
         argument=True,
     )
     _: dataclasses.KW_ONLY
-    variant: str | None = setting(
-        None, "'fp16' takes the *.fp16.safetensors files of a folder or hub repository.", panel=MODEL
-    )
-    revision: str | None = setting(None, "Branch, tag or commit of a hub repository.", panel=MODEL)
+    variant: str | None = setting(None, "'fp16' takes the *.fp16.safetensors files of a folder or hub repository.")
+    revision: str | None = setting(None, "Branch, tag or commit of a hub repository.")
     tokenizer: str | None = setting(
-        None,
-        "Folder or hub id with tokenizer/, tokenizer_2/, …. A single file has none; offline it needs this.",
-        panel=MODEL,
+        None, "Folder or hub id with tokenizer/, tokenizer_2/, …. A single file has none; offline it needs this."
     )
     text_encoders: str | None = setting(
         None,
         "Folder, file or hub id with the text encoders that a single file of SD3 leaves out: CLIP, and T5, which else "
         "stays out.",
         flag="--text-encoders-from",
-        panel=MODEL,
         metavar="PLACE",
     )
-    cache_dir: str | None = setting(
-        None, "Where hub files are kept.", panel=MODEL, shown="the hub's own", metavar="DIR"
-    )
+    cache_dir: str | None = setting(None, "Where hub files are kept.", shown="the hub's own", metavar="DIR")
 
     def files(self) -> dict[str, Any]:
         """Arguments of weights.checkpoint.open_checkpoint beside the source."""
@@ -69,27 +64,26 @@ class Checkpoint(Checked):
 class ModelConfig(Checkpoint):
     """Which model, and how it is loaded."""
 
+    PANEL: ClassVar[str] = MODEL
+
     dtype: str = setting(
         "bfloat16",
         "bfloat16 (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE), or float32: exact, "
         "slow, twice the memory.",
-        panel=MODEL,
         choices=DTYPES,
-        column=("dtype", "string"),
+        column="dtype",
     )
     text_encoder_3: str | None = setting(
         "device",
         "Where SD3's largest text encoder, T5, and its 9.5 GB are: device; host, of a chip it would not fit on, from "
         "where it passes through the first device; or none: the model sees zeros for it, as in a part of its training.",
         flag="--t5",
-        panel=MODEL,
         metavar="PLACE",
         choices=T5_PLACES,
     )
     weight_shards: int = setting(
         1,
         "How many devices hold one copy of the weights together: for a model too large for one.",
-        panel=MODEL,
         metavar="DEVICES",
         least=1,
     )
@@ -98,6 +92,8 @@ class ModelConfig(Checkpoint):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DrawingConfig(Checked):
     """How a model draws a picture, whatever its prompt and seed. Raises ConfigError for values that can't be meant."""
+
+    PANEL: ClassVar[str] = SAMPLING
 
     guidance: Rule | Sequence[Rule] | None = setting(
         None,
@@ -115,7 +111,7 @@ class DrawingConfig(Checked):
         panel=PANEL,
         metavar="WHOSE",
         choices=BASE_TEXTS,
-        column=("base_text", "string"),
+        column="base_text",
         png="Base text",
     )
     guidance_rescale: Value = setting(
@@ -124,41 +120,33 @@ class DrawingConfig(Checked):
         panel=PANEL,
         least=0,
         most=1,
-        column=("guidance_rescale", "double"),
+        column="guidance_rescale",
         png="Guidance rescale",
         by_picture=True,
     )
     num_inference_steps: int = setting(
-        30,
-        "Solver steps; each is 2 to 4 network evaluations.",
-        flag="--steps",
-        panel=SAMPLING,
-        least=1,
-        column=("steps", "int64"),
+        30, "Solver steps; each is 2 to 4 network evaluations.", flag="--steps", least=1, column="steps"
     )
     scheduler: str | None = setting(
         None,
         "ddim, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; for SD3 flow_euler, "
         "flow_euler_karras, flow_euler_exponential or flow_dpmpp_2m.",
-        panel=SAMPLING,
         shown="the model's",
         choices=Table("schedules", "SOLVERS"),
-        column=("scheduler", "string"),
+        column="scheduler",
     )
     timestep_spacing: str | None = setting(
         None,
         "leading, linspace or trailing.",
-        panel=SAMPLING,
         shown="the model's",
         choices=Table("schedules", "SPACINGS"),
-        column=("timestep_spacing", "string"),
+        column="timestep_spacing",
     )
     noise: str = setting(
         "jax",
         "jax, or torch: the noise, and so the pictures, of diffusers' seeds.",
-        panel=SAMPLING,
         choices=Table("noise", "STREAMS"),
-        column=("noise", "string"),
+        column="noise",
         png="Noise",
         always=True,
     )
@@ -174,21 +162,13 @@ class DrawingConfig(Checked):
         "Text encoder layers to leave out, counted as diffusers does.",
         panel=PICTURES,
         least=0,
-        column=("clip_skip", "int64"),
+        column="clip_skip",
     )
     max_sequence_length: int = setting(
-        256,
-        "(SD3) What T5 reads, to 512.",
-        panel=PICTURES,
-        metavar="TOKENS",
-        least=1,
-        column=("max_sequence_length", "int64"),
+        256, "(SD3) What T5 reads, to 512.", panel=PICTURES, metavar="TOKENS", least=1, column="max_sequence_length"
     )
     lora_scale: Value | Array | None = setting(
-        None,
-        "Strength of every LoRA, instead of its own.",
-        panel=MODEL,
-        by_picture=True,
+        None, "Strength of every LoRA, instead of its own.", panel=MODEL, by_picture=True
     )
 
     def __post_init__(self) -> None:
@@ -219,11 +199,10 @@ def _negative_prompt() -> Any:
 class Many(Checked):
     """How many pictures of each prompt, and at once."""
 
+    PANEL: ClassVar[str] = PICTURES
+
     seeds: Seeds | Sequence[int] | int | str = setting(
-        (0,),
-        "A picture each: 0-15, or 1,5,9-12. Same seed, same noise.",
-        panel=PICTURES,
-        metavar="SEEDS",
+        (0,), "A picture each: 0-15, or 1,5,9-12. Same seed, same noise.", metavar="SEEDS"
     )
     batch_size: int = setting(
         4,
@@ -289,12 +268,13 @@ class Call(Many, DrawingConfig):
 class PictureConfig(DrawingConfig):
     """How a picture is drawn, whatever its prompt and seed, and with which files."""
 
+    PANEL: ClassVar[str] = MODEL
+
     model: ModelConfig = ModelConfig()
     loras: Loras = setting(
         (),
         "LoRA file, folder or hub id, and its strength (1). Repeat it to add several.",
         flag="--lora",
-        panel=MODEL,
         metavar="FILE[:SCALE]",
     )
     embeddings: Texts = setting(
@@ -302,7 +282,6 @@ class PictureConfig(DrawingConfig):
         "Textual-inversion embedding (.safetensors): prompts call it by the file's name. Repeat it to add several. "
         "Those that a LoRA's file brings are loaded with it.",
         flag="--embedding",
-        panel=MODEL,
         metavar="FILE",
     )
 
@@ -319,6 +298,8 @@ class PictureConfig(DrawingConfig):
 class GenerateConfig(Many, PictureConfig):
     """A picture for every prompt and seed, and where they go."""
 
+    PANEL: ClassVar[str] = OUTPUT
+
     prompts: Texts = setting(
         (), "What to draw. Repeat it for several prompts.", flag="--prompt", short="-p", panel=PICTURES
     )
@@ -327,9 +308,8 @@ class GenerateConfig(Many, PictureConfig):
         False,
         "Draw also the base model and the LoRA with CFG, from the same noise, and grid.png of all.",
         flag="--compare/--no-compare",
-        panel=OUTPUT,
     )
-    out: str = setting("out", "Folder. Pictures are numbered on from those that are in it.", short="-o", panel=OUTPUT)
+    out: str = setting("out", "Folder. Pictures are numbered on from those that are in it.", short="-o")
 
     @classmethod
     def start(cls, changes: Mapping[str, Any], preset: "GenerateConfig | None" = None) -> "GenerateConfig":

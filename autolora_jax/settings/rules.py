@@ -47,19 +47,12 @@ class Rule:
     Its values may be sequences, one per image; `at` is the rule of one. Raises ValueError for what is no number.
     """
 
+    PANEL: ClassVar[str] = PANEL
     SCALES: ClassVar[tuple[str, ...]] = ()  # the fields that are scales of classifier-free guidance
 
-    start: float = setting(
-        0.0,
-        "Where guidance sets in: a fraction of the steps.",
-        panel=PANEL,
-        column=("start", "double"),
-    )
+    start: float = setting(0.0, "Where guidance sets in: a fraction of the steps.")
     stop: float = setting(
-        1.0,
-        "Where it ends. Outside, autolora goes on as CFG (half the cost), the others without guidance.",
-        panel=PANEL,
-        column=("stop", "double"),
+        1.0, "Where it ends. Outside, autolora goes on as CFG (half the cost), the others without guidance."
     )
 
     def __post_init__(self) -> None:
@@ -126,13 +119,7 @@ class CFG(Rule):
     w: None is the paper's, 5.0 for SDXL, 7.0 for SD3.
     """
 
-    w: Scale = setting(
-        None,
-        "The rule's scale; 1 is no guidance.",
-        panel=PANEL,
-        shown=f"{USUAL}, autoguidance 1.5",
-        column=("w", "double"),
-    )
+    w: Scale = setting(None, "The rule's scale; 1 is no guidance.", shown=f"{USUAL}, autoguidance 1.5")
 
     SCALES = ("w",)
 
@@ -151,25 +138,15 @@ class AutoLoRA(Rule):
     Outside [start, stop) γ is 1: the tuned model keeps its CFG(w2).
     """
 
-    gamma: Value = setting(
-        1.5,
-        "γ, from the base model through the LoRA: 0 base, 1 LoRA, above 1 beyond it.",
-        panel=PANEL,
-        column=("gamma", "double"),
-    )
-    w1: Scale = setting(None, "CFG scale of the base model.", panel=PANEL, shown=USUAL, column=("w1", "double"))
-    w2: Scale = setting(None, "CFG scale of the LoRA model.", panel=PANEL, shown=USUAL, column=("w2", "double"))
+    gamma: Value = setting(1.5, "γ, from the base model through the LoRA: 0 base, 1 LoRA, above 1 beyond it.")
+    w1: Scale = setting(None, "CFG scale of the base model.", shown=USUAL)
+    w2: Scale = setting(None, "CFG scale of the LoRA model.", shown=USUAL)
 
     SCALES = ("w1", "w2")
 
     def coefficients(self) -> Coefficients:
         g, w1, w2 = self._number("gamma"), self._number("w1"), self._number("w2")
-        return {
-            BASE_NEG: (1 - g) * (1 - w1),
-            BASE_POS: (1 - g) * w1,
-            LORA_NEG: g * (1 - w2),
-            LORA_POS: g * w2,
-        }
+        return {BASE_NEG: (1 - g) * (1 - w1), BASE_POS: (1 - g) * w1, LORA_NEG: g * (1 - w2), LORA_POS: g * w2}
 
     def outside(self) -> Rule:
         return CFG(self.w2)
@@ -179,7 +156,7 @@ class AutoLoRA(Rule):
 class AutoGuidance(Rule):
     """Guidance by a worse model (arXiv 2406.02507), here the base: e_base + w·(e_LoRA − e_base), Eq. 5."""
 
-    w: Value = setting(1.5, panel=PANEL, column=("w", "double"))
+    w: Value = setting(1.5)
 
     def coefficients(self) -> Coefficients:
         w = self._number("w")
@@ -193,13 +170,8 @@ class PersonalizationGuidance(Rule):
     omega: ω, the LoRA scale of the unconditional branch relative to the image's: 0 = base weights, 1 = CFG(w).
     """
 
-    w: Scale = setting(None, panel=PANEL, column=("w", "double"))
-    omega: Value = setting(
-        0.5,
-        "ω, strength of the weaker LoRA relative to the LoRA.",
-        panel=PANEL,
-        column=("omega", "double"),
-    )
+    w: Scale = setting(None)
+    omega: Value = setting(0.5, "ω, strength of the weaker LoRA relative to the LoRA.")
 
     SCALES = ("w",)
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
@@ -19,29 +19,23 @@ DATA, LORA, TRAINING, LOSS = "Pictures and captions", "LoRA", "Training", "Loss"
 class LoraConfig(Checked):
     """Which layers learn, and how much they can: the delta is (alpha / rank)·up·down."""
 
+    PANEL: ClassVar[str] = LORA
+
     rank: int = setting(
-        16,
-        "How much it can learn: 4 to 64. The file grows with it.",
-        panel=LORA,
-        least=1,
-        advice="4 to 64 are usual",
+        16, "How much it can learn: 4 to 64. The file grows with it.", least=1, advice="4 to 64 are usual"
     )
-    alpha: float | None = setting(
-        None, "The change is scaled by alpha / rank, as kohya's is.", panel=LORA, shown="the rank"
-    )
+    alpha: float | None = setting(None, "The change is scaled by alpha / rank, as kohya's is.", shown="the rank")
     targets: Texts = setting(
         ("attention",),
         "Layers that learn: attention, cross_attention, feed_forward, projections, convolutions, embeddings, or a "
         "pattern of their published names, such as 'up_blocks.*attn2'. Repeat it for several.",
         flag="--target",
-        panel=LORA,
         metavar="GROUP|REGEX",
     )
     text_encoders: bool = setting(
         False,
         "Both CLIP text encoders learn, too, their attention by the same targets: slower; some subjects need it.",
         flag="--text-encoders/--no-text-encoders",
-        panel=LORA,
     )
 
     def __post_init__(self) -> None:
@@ -61,10 +55,11 @@ class LoraConfig(Checked):
 class DataConfig(Checked):
     """How pictures become batches."""
 
+    PANEL: ClassVar[str] = DATA
+
     resolution: int | None = setting(
         None,
         "Side of a square picture; others have as many pixels. Latents are made once, and kept.",
-        panel=DATA,
         shown="the model's",
         metavar="PIXELS",
     )
@@ -72,29 +67,27 @@ class DataConfig(Checked):
     crop: str = setting(
         "center",
         "Part of a picture that fits no shape: center or random (once for a run).",
-        panel=DATA,
         choices=("center", "random"),
     )
-    flip: bool = setting(False, "Train on mirrored pictures, too.", flag="--flip/--no-flip", panel=DATA)
+    flip: bool = setting(False, "Train on mirrored pictures, too.", flag="--flip/--no-flip")
     upscale: bool = setting(True, "Enlarge pictures smaller than their shape.", flag=None)
-    caption_extension: str = setting(".txt", "Of the text files.", panel=DATA)
-    default_caption: str | None = setting(None, "For pictures without one, which are else an error.", panel=DATA)
+    caption_extension: str = setting(".txt", "Of the text files.")
+    default_caption: str | None = setting(None, "For pictures without one, which are else an error.")
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig(Checked):
     """Which errors count how much; see training.objective.Objective, whose prediction type is the checkpoint's."""
 
-    caption_dropout: float = setting(
-        0.1, "Share of pictures trained without their caption, for guidance to work.", panel=LOSS
-    )
+    PANEL: ClassVar[str] = LOSS
+
+    caption_dropout: float = setting(0.1, "Share of pictures trained without their caption, for guidance to work.")
     min_snr_gamma: float | None = setting(
         5.0,
         "Weighs down the easy timesteps of little noise (arXiv 2303.09556); none: all count alike.",
-        panel=LOSS,
         metavar="NUMBER|none",
     )
-    noise_offset: float = setting(0.0, "About 0.05 helps very dark and very light pictures.", panel=LOSS)
+    noise_offset: float = setting(0.0, "About 0.05 helps very dark and very light pictures.")
     min_timestep: int = setting(0, "The least that is trained on.", flag=None)
     max_timestep: int | None = setting(None, "The first that is not.", flag=None)
     logit_mean: float = setting(0.0, "(SD3) Of the timesteps' logits.", flag=None)
@@ -116,13 +109,12 @@ class LossConfig(Checked):
 class OptimizerConfig(Checked):
     """AdamW (arXiv 1711.05101) with a schedule. Defaults: those of diffusers' SDXL LoRA script, with a cosine."""
 
-    learning_rate: float = setting(1e-4, "Its highest value.", panel=TRAINING)
-    warmup_steps: int = setting(0, "Steps from 0 up to it, linearly.", flag="--warmup", panel=TRAINING, metavar="STEPS")
+    PANEL: ClassVar[str] = TRAINING
+
+    learning_rate: float = setting(1e-4, "Its highest value.")
+    warmup_steps: int = setting(0, "Steps from 0 up to it, linearly.", flag="--warmup", metavar="STEPS")
     schedule: str = setting(
-        "cosine",
-        "After it: cosine, linear or constant.",
-        panel=TRAINING,
-        choices=Table("training.optimizer", "SCHEDULES"),
+        "cosine", "After it: cosine, linear or constant.", choices=Table("training.optimizer", "SCHEDULES")
     )
     beta1: float = setting(0.9, "Of AdamW.", flag=None)
     beta2: float = setting(0.999, "Of AdamW.", flag=None)
@@ -145,27 +137,27 @@ class OptimizerConfig(Checked):
 class TrainConfig(Checked):
     """How a LoRA is trained. A step sees batch_size × devices × gradient_accumulation_steps pictures."""
 
+    PANEL: ClassVar[str] = TRAINING
+
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    steps: int = setting(1000, "Optimizer steps. Fewer for few pictures.", panel=TRAINING, least=1)
-    batch_size: int = setting(1, "Pictures per device at once.", panel=TRAINING, least=1)
+    steps: int = setting(1000, "Optimizer steps. Fewer for few pictures.", least=1)
+    batch_size: int = setting(1, "Pictures per device at once.", least=1)
     gradient_accumulation_steps: int = setting(
         1,
         "Batches a step: as good as so many times the batch size, in the memory of one.",
         flag="--accumulate",
-        panel=TRAINING,
         least=1,
     )
     gradient_checkpointing: bool | None = setting(
         None,
         "Compute activations twice rather than keep them: less memory, a third more time.",
         flag="--gradient-checkpointing/--no-gradient-checkpointing",
-        panel=TRAINING,
         shown="above 512x512",
     )
-    seed: int = setting(0, "The same settings and seed give the same file.", panel=TRAINING, least=0, most=2**31 - 1)
+    seed: int = setting(0, "The same settings and seed give the same file.", least=0, most=2**31 - 1)
     save_every: int = setting(250, "Steps between checkpoints.", panel=OUTPUT, metavar="STEPS", least=1)
     sample_every: int = setting(250, "Steps between samples; 0: none.", panel=OUTPUT, metavar="STEPS", least=0)
     sample_prompts: Texts = setting(
@@ -182,6 +174,8 @@ class TrainConfig(Checked):
 class TrainingRun(Checked):
     """A LoRA of a model, trained on a folder of captioned pictures, and where it goes."""
 
+    PANEL: ClassVar[str] = OUTPUT
+
     model: ModelConfig = ModelConfig()
     data: str | None = setting(
         None,
@@ -190,29 +184,24 @@ class TrainingRun(Checked):
         panel=DATA,
         metavar="DIR",
     )
-    out: str = setting("lora.safetensors", "The LoRA.", short="-o", panel=OUTPUT, metavar="FILE")
+    out: str = setting("lora.safetensors", "The LoRA.", short="-o", metavar="FILE")
     work: str | None = setting(
         None,
         "Folder of checkpoints, latents, log.jsonl, samples and config.json. A run found in it is resumed.",
-        panel=OUTPUT,
         shown="FILE with .train at its end",
         metavar="DIR",
     )
     format: str = setting(
         "kohya",
         "Names in it: kohya (A1111, ComfyUI) or peft (diffusers).",
-        panel=OUTPUT,
         choices=Table("weights.lora.export", "DIALECTS"),
     )
     save_dtype: str = setting(
         "float32",
         "Of the file: float32, or float16 or bfloat16 for half the size.",
-        panel=OUTPUT,
         choices=Table("weights.lora.export", "DTYPES"),
     )
-    trigger: str | None = setting(
-        None, "What calls the subject in a prompt; kept in the file.", panel=OUTPUT, metavar="PHRASE"
-    )
+    trigger: str | None = setting(None, "What calls the subject in a prompt; kept in the file.", metavar="PHRASE")
     training: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings import rules
+from autolora_jax.settings.fields import settings_of
 from autolora_jax.settings.rules import RULES, Rule, Value
 
 MOST_SEEDS = 1_000_000
@@ -145,3 +146,9 @@ def spelled(hint: Any) -> tuple[Any, bool]:
         return (hint if hint in SPELLINGS else inner[0]), optional
     whole = functools.reduce(operator.or_, inner)
     return (whole if whole in SPELLINGS else inner[0]), optional
+
+
+def columns_of(kind: type) -> dict[str, str]:
+    """The columns of a class's settings, each with its type in Parquet."""
+    types = {str: "string", int: "int64", float: "double", Value: "double", bool: "bool"}
+    return {field.said.column: types[spelled(field.hint)[0]] for field in settings_of(kind) if field.said.column}

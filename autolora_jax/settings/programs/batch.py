@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
@@ -24,6 +24,8 @@ class Batch(Program):
     What is finished is never drawn again, whatever happens: run the same command until its exit code is 0.
     """
 
+    PANEL: ClassVar[str] = MACHINES
+
     job: Path = setting(
         help="Python file with get_config(), see below. It is a program and is executed.", argument=True
     )
@@ -40,32 +42,25 @@ class Batch(Program):
     dry_run: bool = setting(False, "Say what there is to do and what it takes; draw nothing.", panel=RUN)
     calibrate: bool = calibrate()
     distributed: bool = setting(
-        False,
-        "Draw with all processes of a Cloud TPU slice, SLURM step, mpirun or GKE job; each runs this command.",
-        panel=MACHINES,
+        False, "Draw with all processes of a Cloud TPU slice, SLURM step, mpirun or GKE job; each runs this command."
     )
-    coordinator_address: str | None = setting(
-        None, "Elsewhere: where all reach process 0.", panel=MACHINES, metavar="HOST:PORT"
-    )
-    num_processes: int | None = setting(None, "How many there are.", panel=MACHINES)
-    process_id: int | None = setting(None, "Which of them this one is, from 0.", panel=MACHINES)
+    coordinator_address: str | None = setting(None, "Elsewhere: where all reach process 0.", metavar="HOST:PORT")
+    num_processes: int | None = setting(None, "How many there are.")
+    process_id: int | None = setting(None, "Which of them this one is, from 0.")
     ray: str | None = setting(
         None,
         "Draw with a fleet: workers that come and go as a Ray cluster has room. Its host:port; auto: that of this "
         "machine; local: this machine alone. The command itself needs no device.",
-        panel=MACHINES,
         metavar="ADDRESS",
     )
     workers: int | None = setting(
         None,
         "(--ray) At once, at most: a cluster that scales starts machines for them.",
-        panel=MACHINES,
         shown="as many as there is room for now",
     )
     resources: Texts = setting(
         (),
         "(--ray) Of each worker: --resources TPU=4, or --resources GPU=1 --resources CPU=8.",
-        panel=MACHINES,
         shown="all TPUs of a machine, or a GPU, or a CPU",
         metavar="NAME=AMOUNT",
     )

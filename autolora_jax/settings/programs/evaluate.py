@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import choose, setting
@@ -19,6 +20,8 @@ class Evaluate(Program):
 
     Features are kept as they come, so a run that is stopped goes on where it was. Grids made by autolora are left out.
     """
+
+    PANEL: ClassVar[str] = MODELS
 
     places: Paths = setting(
         help="Folders of pictures (and subfolders), single pictures, or .tar shards; or of the features that autolora "
@@ -52,20 +55,14 @@ class Evaluate(Program):
         None,
         "By whose eyes pictures differ: dinov2-giant (the paper's), -large, -base, -small, clip, builtin (the built-in "
         "model's pictures only; offline), or a folder or hub id of a DINOv2 or CLIP.",
-        panel=MODELS,
         shown="dinov2-giant, or whose features there are in place of pictures",
         metavar="MODEL",
     )
     clip: str = setting(
-        "clip",
-        "CLIPScore's: clip (openai/clip-vit-large-patch14), or a folder or hub id.",
-        panel=MODELS,
-        metavar="MODEL",
+        "clip", "CLIPScore's: clip (openai/clip-vit-large-patch14), or a folder or hub id.", metavar="MODEL"
     )
-    dtype: str = setting(
-        "float32", "float32, or bfloat16 for half the memory.", panel=MODELS, choices=("float32", "bfloat16")
-    )
-    batch_size: int = setting(16, "Pictures a device.", panel=MODELS, least=1)
+    dtype: str = setting("float32", "float32, or bfloat16 for half the memory.", choices=("float32", "bfloat16"))
+    batch_size: int = setting(16, "Pictures a device.", least=1)
     cache: Path | None = setting(
         None,
         "Where features are kept, by picture and model: what was computed once is not computed again.",

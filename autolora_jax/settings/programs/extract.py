@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import MODEL
@@ -22,6 +23,8 @@ class Extract(Program):
     Tensor by tensor, on the CPU: SDXL takes some 2 GB of memory and five minutes of one core.
     """
 
+    PANEL: ClassVar[str] = FILE
+
     base: str = setting(
         help="The model that was tuned: single .safetensors, diffusers or converted folder, hub id.",
         argument=True,
@@ -32,8 +35,8 @@ class Extract(Program):
     rank: int | None = setting(None, "Ranks of every layer.", panel=RANKS, shown=f"{RANK}; with --max-error {CEILING}")
     max_error: float | None = max_error()
     conv_rank: int | None = conv_rank()
-    dialect: str = setting("kohya", DIALECT, panel=FILE)
-    save_dtype: str = setting("float32", SAVE_DTYPE, panel=FILE)
+    dialect: str = setting("kohya", DIALECT)
+    save_dtype: str = setting("float32", SAVE_DTYPE)
     variant: str | None = setting(None, "'fp16' takes a folder's *.fp16.safetensors files.", panel=MODEL)
 
     ENVIRONMENT = ON_HOST

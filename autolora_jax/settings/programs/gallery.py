@@ -1,6 +1,7 @@
 """What `autolora gallery` can be asked for."""
 
 import dataclasses
+from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT
@@ -14,15 +15,16 @@ class Gallery(Program):
     It is index.html in OUT, with its data in gallery/, and works from a file:// URL, also while the batch is drawn.
     """
 
+    PANEL: ClassVar[str] = OUTPUT
+
     out: str = setting(help="Folder or URL that `autolora batch` drew into.", argument=True, metavar="OUT")
     thumbnails: int | None = setting(
         None,
         "Make thumbnails with a longer side of so many pixels.",
-        panel=OUTPUT,
         shown="384 for shards and sheets, else none",
         metavar="SIZE",
     )
-    sheets: bool = setting(False, "Write contact sheets, too: sheets/0000-00.jpg and so on.", panel=OUTPUT)
+    sheets: bool = setting(False, "Write contact sheets, too: sheets/0000-00.jpg and so on.")
 
     EXAMPLES = """[bold]Examples[/]
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
@@ -20,10 +20,12 @@ class Generate(Program):
     run's. Pictures are saved as they are finished.
     """
 
+    PANEL: ClassVar[str] = OUTPUT
+
     settings: GenerateConfig = GenerateConfig()
     compilation_cache: str | None = compilation_cache()
     prompt_file: Path | None = setting(None, "Text file with a prompt a line, added to --prompt.", panel=PICTURES)
-    overwrite: bool = setting(False, "Number from 0000 and replace pictures of the same name.", panel=OUTPUT)
+    overwrite: bool = setting(False, "Number from 0000 and replace pictures of the same name.")
     config: Path | None = config_file()
     set_: Texts = changed("num_inference_steps=28", "config.json")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT
@@ -19,25 +20,25 @@ class Judge(Asking):
     that the judge refuses, or gives no usable answer on, has no score, rather than 0.
     """
 
+    PANEL: ClassVar[str] = QUESTION
+
     places: Paths = setting(
         help="Folders of pictures (and subfolders), single pictures, or .tar shards.", argument=True, metavar="PLACE"
     )
     question: str = setting(
         help="cps (character presence), pc (prompt correspondence), sa (style adherence), or pc-sa (both in one "
-        "question, as in the paper). Scores are 0 to 5.",
-        panel=QUESTION,
+        "question, as in the paper). Scores are 0 to 5."
     )
-    character: str | None = setting(None, "cps: who should be there.", panel=QUESTION)
-    description: str | None = setting(None, "cps: who that is, where the name is not enough.", panel=QUESTION)
+    character: str | None = setting(None, "cps: who should be there.")
+    description: str | None = setting(None, "cps: who that is, where the name is not enough.")
     prompt: str | None = setting(
         None,
         "pc: what was asked for. Pictures that autolora or A1111 saved say it; so may manifest.jsonl.",
-        panel=QUESTION,
         shown="what each picture says of itself",
     )
-    style: str | None = setting(None, "sa: its name, such as 'pixel art'.", panel=QUESTION)
-    poor: str | None = setting(None, "sa: what shows that it is missed.", panel=QUESTION, shown="known for pixel art")
-    good: str | None = setting(None, "sa: what shows that it is met.", panel=QUESTION, shown="known for pixel art")
+    style: str | None = setting(None, "sa: its name, such as 'pixel art'.")
+    poor: str | None = setting(None, "sa: what shows that it is missed.", shown="known for pixel art")
+    good: str | None = setting(None, "sa: what shows that it is met.", shown="known for pixel art")
     model: str | None = setting(
         None, "Its name, as the server has it.", panel=JUDGE, shown="the only one that is served"
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT, Checkpoint
@@ -18,6 +19,8 @@ class Merge(Program, Checkpoint):
     Layer by layer: a diffusers folder takes the memory of a layer, the Orbax form that of the largest network.
     """
 
+    PANEL: ClassVar[str] = OUTPUT
+
     source: str = setting(
         flag="model",
         help="Single .safetensors, diffusers or converted folder, hub id, 'builtin'.",
@@ -27,18 +30,13 @@ class Merge(Program, Checkpoint):
     loras: Loras = setting(
         help="LoRA files, folders or hub ids, and their strengths (1).", argument=True, metavar="LORA[:SCALE]"
     )
-    out: Path = setting(
-        help="New folder. It appears when all is written, or not at all.", short="-o", panel=OUTPUT, metavar="DIR"
-    )
+    out: Path = setting(help="New folder. It appears when all is written, or not at all.", short="-o", metavar="DIR")
     format: str = setting(
-        "diffusers",
-        "diffusers, a folder that diffusers and autolora load; or orbax, which loads faster here.",
-        panel=OUTPUT,
+        "diffusers", "diffusers, a folder that diffusers and autolora load; or orbax, which loads faster here."
     )
     dtype: str | None = setting(
         None,
         "float32, float16 or bfloat16 of the new weights. Sums are taken in float32 and rounded once.",
-        panel=OUTPUT,
         shown="as stored",
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT
@@ -20,6 +21,8 @@ class Reproduce(Asking):
     Every table and figure is one command. What the paper does not say is stated as an assumption, in the report, too.
     """
 
+    PANEL: ClassVar[str] = EXPERIMENT
+
     experiments: Texts = setting(
         (),
         "table1, table2, figure1 … figure8, frontier, frontier_equal, sweep, sweep_gamma, sweep_contexts, "
@@ -27,21 +30,19 @@ class Reproduce(Asking):
         argument=True,
         metavar="EXPERIMENT",
     )
-    list: bool = setting(False, "Say what there is, and leave.", panel=EXPERIMENT)
+    list: bool = setting(False, "Say what there is, and leave.")
     seeds: str | None = setting(
         None,
         "How many of each prompt: 64 are 0 to 63. Or which: 0-31, or 1,5,9-12.",
-        panel=EXPERIMENT,
         shown="the experiment's",
         metavar="N|SEEDS",
     )
-    only: Texts = setting((), "These methods alone; a name or a pattern.", panel=EXPERIMENT, metavar="METHOD")
-    at: Numbers = setting((), "These places of its axis: 0.4,0.7,1.", panel=EXPERIMENT, metavar="VALUES")
+    only: Texts = setting((), "These methods alone; a name or a pattern.", metavar="METHOD")
+    at: Numbers = setting((), "These places of its axis: 0.4,0.7,1.", metavar="VALUES")
     set_: Texts = setting(
         (),
         "Change what all its pictures share, as for autolora batch: --set settings.num_inference_steps=50.",
         flag="--set",
-        panel=EXPERIMENT,
         metavar="NAME=VALUE",
     )
     model: Texts = setting(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.programs.lora_file import FILE, RANKS, conv_rank, max_error, out
@@ -19,6 +20,8 @@ class Resize(Program):
     In kohya's dialect SD3's q, k and v are one module, which takes the ranks of all three: --dialect peft keeps them.
     """
 
+    PANEL: ClassVar[str] = FILE
+
     lora: str = setting(
         help="A .safetensors file, a folder that holds one, or a hub id.", argument=True, metavar="LORA"
     )
@@ -27,12 +30,10 @@ class Resize(Program):
     max_error: float | None = max_error()
     conv_rank: int | None = conv_rank()
     model: str | None = setting(
-        None,
-        "Its base model, if that has another size than the published SDXL, SD3 and SD3.5: folder or hub id.",
-        panel=FILE,
+        None, "Its base model, if that has another size than the published SDXL, SD3 and SD3.5: folder or hub id."
     )
-    dialect: str | None = setting(None, "kohya or peft.", panel=FILE, shown="the file's own")
-    save_dtype: str | None = setting(None, "float32, float16 or bfloat16.", panel=FILE, shown="the file's own")
+    dialect: str | None = setting(None, "kohya or peft.", shown="the file's own")
+    save_dtype: str | None = setting(None, "float32, float16 or bfloat16.", shown="the file's own")
 
     ENVIRONMENT = ON_HOST
     EXAMPLES = """[bold]Examples[/]

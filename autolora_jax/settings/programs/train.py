@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
@@ -20,11 +20,13 @@ class Train(Program):
     Ctrl-C and SIGTERM save where it stands, and the same command goes on from there: to the very same file.
     """
 
+    PANEL: ClassVar[str] = OUTPUT
+
     settings: TrainingRun = TrainingRun()
     compilation_cache: str | None = compilation_cache()
     no_buckets: bool = setting(False, "Crop all to squares, where otherwise shapes up to 2:1 are kept.", panel=DATA)
-    fresh: bool = setting(False, "Start anew: first remove the checkpoints in the work folder.", panel=OUTPUT)
-    overwrite: bool = setting(False, "Replace a LoRA file that another run wrote.", panel=OUTPUT)
+    fresh: bool = setting(False, "Start anew: first remove the checkpoints in the work folder.")
+    overwrite: bool = setting(False, "Replace a LoRA file that another run wrote.")
     config: Path | None = config_file()
     set_: Texts = changed("training.optimizer.weight_decay=0", "config.json")
 

@@ -1,6 +1,7 @@
 """What `autolora warmup` can be asked for."""
 
 import dataclasses
+from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import MODEL, ModelConfig
@@ -18,6 +19,8 @@ class Warmup(Program, ModelConfig):
     γ, w and scales, is no program's matter.
     """
 
+    PANEL: ClassVar[str] = PROGRAMS
+
     source: str | None = setting(
         None,
         "Model, as for generate: folder, file or hub id; without any the built-in one. Or a job, a .py file as for "
@@ -26,20 +29,16 @@ class Warmup(Program, ModelConfig):
         argument=True,
     )
     lora: Loras = setting((), "A LoRA to be drawn with. Repeat it.", panel=MODEL, metavar="FILE")
-    size: Texts = setting(
-        (), "Of the pictures. Repeat it for several.", panel=PROGRAMS, shown="the model's", metavar="WIDTHxHEIGHT"
-    )
+    size: Texts = setting((), "Of the pictures. Repeat it for several.", shown="the model's", metavar="WIDTHxHEIGHT")
     batch_size: Texts = setting(
         ("4",),
         "Pictures per device at once, as in the runs to come; 1 for single ones. Repeat it for several.",
-        panel=PROGRAMS,
         metavar="INTEGER",
     )
     guidance: Texts = setting(
         (),
         "Rules to come. autolora and cfg share a program, which takes both prompts at once; none, autoguidance, "
         "personalization and AutoLoRA without CFG share another. Repeat it for several.",
-        panel=PROGRAMS,
         shown="autolora with a LoRA, cfg without",
         metavar="RULE",
     )
