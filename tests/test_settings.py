@@ -26,7 +26,7 @@ from tests.programs import autolora
 OLD = ROOT / "tests" / "data" / "version_0_1"
 FIELD = """
     brightness: float = setting(
-        0.5, "How light it is.", panel=PANEL, least=0, most=1, column=("brightness", "double"), png="Brightness"
+        0.5, "How light it is.", panel=PANEL, least=0, most=1, column="brightness", png="Brightness"
     )
     base_text: str"""
 LOOKED_FOR = """

@@ -107,7 +107,7 @@ def _flags(kind: type, prefix: str = "") -> Iterator[tuple[str, str]]:
         for field in settings_of(kind)
         if field.said.flag
     )
-    for name, inner in groups_of(kind):
+    for name, inner in groups_of(kind).items():
         yield from _flags(inner, f"{prefix}{name}.")
 
 

@@ -6,9 +6,10 @@ arguments of a pipeline's call (arguments.py), the manifest's columns and what a
 
 import dataclasses
 import difflib
+import functools
 import math
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -80,22 +81,29 @@ class Field(NamedTuple):
     said: Setting
 
 
-def settings_of(kind: type) -> Iterator[Field]:
+def settings_of(kind: type) -> tuple[Field, ...]:
     """The settings of a class, those of its groups left out."""
+    known: Any = kind  # mypy takes classes of dataclasses for unhashable
+    return _settings_of(known)
+
+
+@functools.cache
+def _settings_of(kind: Any) -> tuple[Field, ...]:
     hints = typing.get_type_hints(kind)
+    found = []
     for field in dataclasses.fields(kind):
         if said := field.metadata.get("setting"):
             home = next(owner for owner in kind.__mro__ if field.name in vars(owner).get("__annotations__", ()))
             panel = said.panel or vars(home).get("PANEL", "")
-            yield Field(field.name, hints[field.name], field.default, dataclasses.replace(said, panel=panel))
+            found.append(Field(field.name, hints[field.name], field.default, dataclasses.replace(said, panel=panel)))
+    return tuple(found)
 
 
-def groups_of(kind: type) -> Iterator[tuple[str, type]]:
-    """Name and class of each group of settings in a class."""
+def groups_of(kind: type) -> Mapping[str, type]:
+    """Name -> class of each group of settings in a class."""
     hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hint := hints[field.name]):
-            yield field.name, typing.cast(type, hint)
+    names = (field.name for field in dataclasses.fields(kind))
+    return {name: hints[name] for name in names if dataclasses.is_dataclass(hints[name])}
 
 
 def told(settings: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Asking(Program):
         least=1,
     )
     image_format: str = setting(
-        "png", "png, or jpeg for a fifth of it.", choices=Table("evaluation.judge.preparation", "FORMATS")
+        "png", "png, or jpeg for a fifth of it.", choices=Table("evaluation.judge.run", "FORMATS")
     )
     max_side: int = setting(1024, "Larger pictures are shrunk to it.", least=1)
     price_in: float = setting(0.0, "Of a million tokens sent.", panel=PRICES, least=0)
