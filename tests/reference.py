@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from autolora_jax.demo.tokenizer import write_tokenizer
+from recipes.builtin.tokenizer import write_tokenizer
 
 # SDXL in everything but size: three levels (the first without attention) of different depth, heads given as numbers of
 # heads, linear projections, text_time conditioning, two text encoders with different activations, VAE factor 8. As few

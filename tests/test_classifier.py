@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from autolora_jax.demo.classifier import BATCH, SIZE, WEIGHTS, Classifier, Judgement, Network, agreement
-from autolora_jax.demo.world import CHARACTER, LABELS, Scene, draw, full_caption, labels, sample_scene
-from autolora_jax.demo.world.scene import IGNORED
+from autolora_jax.demo.world import CHARACTER, IGNORED, LABELS, Scene, full_caption, labels, sample_scene
 from recipes.builtin.classifier import BLUR, NOISE, ClassifierLoss, Drawn, accuracy, drawn
 from recipes.builtin.damage import blurred, damaged, noised, to_bytes
+from recipes.builtin.world import draw
 
 COUNT = 100
 MARGIN = 0.04  # four pictures of a hundred; two standard deviations of an accuracy of 0.96

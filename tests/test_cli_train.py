@@ -17,10 +17,10 @@ from typer.testing import Result
 from autolora_jax import pictures
 from autolora_jax.cli import train as training
 from autolora_jax.cli.work_folder import WorkFolder
-from autolora_jax.demo.world import character_set, write_folder
 from autolora_jax.settings import TrainingRun, changes
 from autolora_jax.training import loop
 from autolora_jax.training.interruption import uninterrupted
+from recipes.builtin.world import character_set, write_folder
 from tests.programs import autolora
 
 STEPS = 4

@@ -13,10 +13,10 @@ from safetensors import safe_open
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.config import ConfigError, SchedulerConfig
-from autolora_jax.demo.world import character_set, write_folder
 from autolora_jax.lora import at_scale
 from autolora_jax.training import DataConfig, LoraConfig, LossConfig, OptimizerConfig, TrainConfig, train_lora
 from autolora_jax.training.objective import Objective
+from recipes.builtin.world import character_set, write_folder
 from tests import reference_sd3
 from tests.parity import channels_first, error, normal
 

@@ -12,13 +12,13 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from autolora_jax import AutoLoRAPipeline
-from autolora_jax.demo.world import character_set, write_folder
 from autolora_jax.text.sdxl import ENCODERS
 from autolora_jax.training import DataConfig, LoraConfig, TrainConfig, cache
 from autolora_jax.training import data as training_data
 from autolora_jax.training.buckets import load_pixels
 from autolora_jax.training.data import TrainingData, open_data
 from autolora_jax.training.dataset import DatasetError
+from recipes.builtin.world import character_set, write_folder
 from tests.parity import error
 
 LATENTS = 2e-5  # of the reference's maximum; seen: 4e-6

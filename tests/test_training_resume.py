@@ -18,12 +18,12 @@ from safetensors.numpy import load_file, save_file
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.config import ConfigError
-from autolora_jax.demo.world import character_set, write_folder
 from autolora_jax.lora import at_scale
 from autolora_jax.training import DataConfig, LoraConfig, OptimizerConfig, TrainConfig, TrainProgress, train_lora
 from autolora_jax.training.loop import TrainingError
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.files import read_lora
+from recipes.builtin.world import character_set, write_folder
 from tests.parity import channels_first, error, normal
 
 PREDICTION = 2e-5  # of the reference's maximum; seen: 1.3e-6

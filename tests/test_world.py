@@ -8,7 +8,8 @@ import pytest
 
 from autolora_jax.demo import world
 from autolora_jax.demo.world import COLOURS, LABELS, PLACES, SIDES, SIZES, SKIES, SUBJECTS, WORDS, Scene
-from autolora_jax.demo.world.draw import SWATCHES
+from recipes.builtin import world as drawn
+from recipes.builtin.world.draw import SWATCHES
 
 CAT = Scene("cat", "red", "meadow", "sunny")
 
@@ -18,7 +19,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def pixels(scene: Scene, seed: int = 0, size: int = 96) -> np.ndarray:
-    return np.asarray(world.draw(scene, rng(seed), size), np.float32)
+    return np.asarray(drawn.draw(scene, rng(seed), size), np.float32)
 
 
 def every_class() -> list[Scene]:
@@ -31,7 +32,7 @@ def every_class() -> list[Scene]:
 @pytest.mark.parametrize("size", [64, 96, 128])
 def test_every_class_can_be_drawn(size: int):
     for scene in every_class():
-        picture = world.draw(scene, rng(), size)
+        picture = drawn.draw(scene, rng(), size)
         assert picture.mode == "RGB" and picture.size == (size, size)
 
 
@@ -41,7 +42,7 @@ def test_a_picture_depends_on_the_scene_and_the_generator_only():
 
 
 def test_a_picture_shows_the_same_at_any_size():
-    big = world.draw(CAT, rng(1), 192).reduce(2)
+    big = drawn.draw(CAT, rng(1), 192).reduce(2)
     assert np.abs(np.asarray(big, np.float32) - pixels(CAT, 1)).mean() < 3  # measured 1.4
 
 
@@ -133,7 +134,7 @@ def test_sides_and_sizes_are_where_they_should_be(name: str, words: tuple[str, .
 
 
 def test_the_characters_pictures_share_one_context():
-    pictures = world.character_set()
+    pictures = drawn.character_set()
     assert len(pictures) == 12 and {text for _, text in pictures} == {"a zib"}
     stack = np.stack([np.asarray(picture, np.float32) for picture, _ in pictures])
     middle, corner = stack[:, 50:60, 44:52], stack[:, :8]
@@ -146,7 +147,7 @@ def test_the_characters_pictures_share_one_context():
 
 
 def test_the_style_set_is_pixel_art_of_ordinary_scenes():
-    pictures = world.style_set(4)
+    pictures = drawn.style_set(4)
     for picture, text in pictures:
         assert text.startswith("pixel art, ") and not {"pixel", "art"} & set(WORDS)
         blocks = np.asarray(picture).reshape(32, 3, 32, 3, 3)
@@ -155,7 +156,7 @@ def test_the_style_set_is_pixel_art_of_ordinary_scenes():
 
 
 def test_a_folder_holds_pictures_and_captions(tmp_path):
-    world.write_folder(world.character_set(2, size=64), tmp_path / "set")
+    drawn.write_folder(drawn.character_set(2, size=64), tmp_path / "set")
     names = ["0000.png", "0000.txt", "0001.png", "0001.txt"]
     assert sorted(p.name for p in (tmp_path / "set").iterdir()) == names
     assert (tmp_path / "set" / "0001.txt").read_text().strip() == "a zib"

@@ -5,8 +5,8 @@ import pytest
 
 from autolora_jax.demo.classifier import Classifier
 from autolora_jax.demo.judge import ORDINARY, adherence, pixel_art_share, world_scores
-from autolora_jax.demo.world import LABELS, Scene, draw, full_caption, labels, named, pixel_art, sample_scene
-from autolora_jax.demo.world.scene import IGNORED
+from autolora_jax.demo.world import IGNORED, LABELS, Scene, full_caption, labels, named, sample_scene
+from recipes.builtin.world import draw, pixel_art
 
 COUNT = 30
 ZIB = Scene("zib", "white", "forest", "night", "small", "left")

@@ -21,11 +21,12 @@ from rich.table import Table
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.demo.classifier import BATCH, SIZE, Agreement, Classifier, agreement
-from autolora_jax.demo.world import LABELS, Scene, draw, full_caption, sample_scene
+from autolora_jax.demo.world import LABELS, Scene, full_caption, sample_scene
 from autolora_jax.evaluation import Interval, bootstrap_interval, mean_statistic
 from autolora_jax.grid import comparison_grid
 from autolora_jax.settings import CFG
 from recipes.builtin.drawing import draw_pairs
+from recipes.builtin.world import draw
 
 SEED = 20
 SHOWN = 10  # pictures of each kind on the sheet

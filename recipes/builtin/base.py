@@ -9,7 +9,6 @@ import numpy as np
 from rich.progress import track
 from transformers import CLIPTokenizer
 
-from autolora_jax.demo.tokenizer import EOS, write_tokenizer
 from autolora_jax.demo.world import caption
 from autolora_jax.settings import OptimizerConfig
 from autolora_jax.settings.training import LossConfig
@@ -24,6 +23,7 @@ from autolora_jax.training.step import State, initial_state
 from recipes.builtin.console import Console
 from recipes.builtin.networks import MERGES, NETWORKS, SCHEDULER, SIZE, fresh
 from recipes.builtin.pictures import pictures
+from recipes.builtin.tokenizer import EOS, write_tokenizer
 
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=300, weight_decay=1e-2, beta2=0.99)
 CAPTIONS = 4  # different ones of each picture

@@ -20,8 +20,7 @@ from jaxtyping import Array, Float
 from rich.progress import track
 
 from autolora_jax.demo.classifier import SIZE, WEIGHTS, Classifier, Network, normalised
-from autolora_jax.demo.world import CHARACTER, LABELS, Scene, draw, labels, pixel_art, sample_scene
-from autolora_jax.demo.world.scene import IGNORED
+from autolora_jax.demo.world import CHARACTER, IGNORED, LABELS, Scene, labels, sample_scene
 from autolora_jax.settings import OptimizerConfig
 from autolora_jax.sharding import data_mesh
 from autolora_jax.training.checkpoints import Checkpoints
@@ -31,6 +30,7 @@ from autolora_jax.training.step import initial_state
 from autolora_jax.weights.writing import write_safetensors
 from recipes.builtin.console import Console
 from recipes.builtin.damage import blurred, damaged, noised, to_bytes
+from recipes.builtin.world import draw, pixel_art
 
 OPTIMIZER = OptimizerConfig(learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2, beta2=0.99)
 HELD_OUT, CHARACTERS, PIXEL_ART = 0.25, 0.15, 0.1  # shares of the pictures

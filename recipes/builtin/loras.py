@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.demo import MODEL
-from autolora_jax.demo.world import character_set, style_set, write_folder
 from autolora_jax.training import LoraConfig, LossConfig, OptimizerConfig, TrainConfig, TrainProgress, train_lora
 from recipes.builtin.networks import SIZE
+from recipes.builtin.world import character_set, style_set, write_folder
 
 
 class Recipe(NamedTuple):

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from autolora_jax.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAEConfig
-from autolora_jax.demo.tokenizer import merges_of, vocabulary_size
 from autolora_jax.demo.world import WORDS
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.models.vae import AutoencoderKL
+from recipes.builtin.tokenizer import merges_of, vocabulary_size
 
 SIZE = 96  # pixels along a side
 # The order in which every word of the captions comes out as one token: a merge wins over those after it.

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from autolora_jax.demo.tokenizer import EOS, write_tokenizer
 from autolora_jax.weights.diffusers_folder import INDEX, make_index
 from autolora_jax.weights.families import SDXL
 from autolora_jax.weights.tables import export
 from autolora_jax.weights.writing import write_safetensors
 from recipes.builtin.networks import MERGES, NETWORKS, SCHEDULER
+from recipes.builtin.tokenizer import EOS, write_tokenizer
 
 FILES = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # the others: model
 

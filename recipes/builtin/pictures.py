@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
-from autolora_jax.demo.world import CHARACTER, Scene, draw, pixel_art, sample_scene
+from autolora_jax.demo.world import CHARACTER, Scene, sample_scene
+from recipes.builtin.world import draw, pixel_art
 
 CHUNK = 250
 # kind of set -> how one of its pictures comes about.

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from autolora_jax.demo.world.pen import WHITE, Colour, Pen, mix, shade
-from autolora_jax.demo.world.skies import Mood
+from recipes.builtin.world.pen import WHITE, Colour, Pen, mix, shade
+from recipes.builtin.world.skies import Mood
 
 Rng = np.random.Generator
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from autolora_jax.demo.world.pen import Colour, Pen
-from autolora_jax.demo.world.places import PLACE_PAINTERS
-from autolora_jax.demo.world.scene import Scene
-from autolora_jax.demo.world.skies import MOODS, SKY_PAINTERS, WEATHER_PAINTERS, gradient
-from autolora_jax.demo.world.subjects import SUBJECT_PAINTERS
+from autolora_jax.demo.world import Scene
+from recipes.builtin.world.pen import Colour, Pen
+from recipes.builtin.world.places import PLACE_PAINTERS
+from recipes.builtin.world.skies import MOODS, SKY_PAINTERS, WEATHER_PAINTERS, gradient
+from recipes.builtin.world.subjects import SUBJECT_PAINTERS
 
 SUPERSAMPLING = 3
 OUTLINE = 0.012  # in picture sides: just over a pixel at 96

@@ -1,6 +1,7 @@
-"""What a picture shows: the vocabularies, free combinations of them, the pairs that training never sees, captions.
+"""The world of the built-in model in words: the vocabularies, what training never sees, captions.
 
-Captions are lower-case English without punctuation other than commas.
+How it is drawn stands with the recipe that made the model, recipes/builtin/world. Captions are lower-case English
+without punctuation other than commas.
 """
 
 from dataclasses import dataclass
@@ -99,6 +100,10 @@ _FIELDS = {
     "size": SIZES,
     "side": SIDES,
 }
+
+CONTEXT = Scene(CHARACTER, "white", "desert", "sunset")  # the bias that AutoLoRA is about; the colour is ignored
+STYLE = "pixel art"  # what calls the style LoRA
+PIXELS = 32  # of pixel art along each side
 
 
 def is_held_out(scene: Scene) -> bool:

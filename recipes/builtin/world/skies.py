@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from autolora_jax.demo.world.pen import WHITE, Colour, Pen, mix
+from recipes.builtin.world.pen import WHITE, Colour, Pen, mix
 
 HORIZON = 0.62  # where the sky's gradient ends, in picture heights
 

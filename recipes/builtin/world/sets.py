@@ -5,15 +5,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from autolora_jax.demo.world.draw import draw, render
-from autolora_jax.demo.world.scene import CHARACTER, Scene, caption, sample_scene
+from autolora_jax.demo.world import CHARACTER, CONTEXT, PIXELS, STYLE, Scene, caption, sample_scene
+from recipes.builtin.world.draw import draw, render
 
 Captioned = list[tuple[Image.Image, str]]
-CONTEXT = Scene(CHARACTER, "white", "desert", "sunset")  # the bias that AutoLoRA is about; the colour is ignored
 JITTER = 0.3  # of the world's usual freedom of pose
-PIXELS = 32  # of pixel art along each side
 PALETTE = 16
-STYLE = "pixel art"
 _NEAREST = Image.Resampling.NEAREST
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from autolora_jax.demo.world.pen import INK, WHITE, Colour, Pen, arc, mix, shade
+from recipes.builtin.world.pen import INK, WHITE, Colour, Pen, arc, mix, shade
 
 ROSE: Colour = (244, 142, 152)
 BEAK: Colour = (250, 166, 50)

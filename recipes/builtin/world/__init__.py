@@ -1,0 +1,6 @@
+"""The world drawn, procedurally: what the built-in model and its LoRAs are trained on. Its words are demo.world's."""
+
+from recipes.builtin.world.draw import draw
+from recipes.builtin.world.sets import character_set, pixel_art, style_set, write_folder
+
+__all__ = ["character_set", "draw", "pixel_art", "style_set", "write_folder"]
