@@ -5,7 +5,8 @@ JointAttnProcessor2_0, whose attribute names it has. Tokens are [b t c]. A vecto
 how every norm shifts and scales and how far every branch is open.
 """
 
-import flax.linen as nn
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -43,9 +44,6 @@ def modulated(
     return x * (1 + scale) + shift
 
 
-QKV = tuple[Array, Array, Array]  # [b t h d] each
-
-
 class Heads(Block):
     """What an attention over one stream or two is made of."""
 
@@ -53,30 +51,33 @@ class Heads(Block):
     heads: int
     qk_norm: bool  # RMS norm of every head's queries and keys
 
-    def split(self, x: Float[Array, "b t c"], layers: tuple[str, ...], norms: tuple[str, str]) -> QKV:
-        """(queries, keys, values) by projections and norms of these names."""
-        projected = (Dense(self.features, name=name, **self.dtypes)(x) for name in layers)
-        q, k, v = (y.reshape(*x.shape[:2], self.heads, -1) for y in projected)
-        if self.qk_norm:
-            q, k = (RMSNorm(EPSILON, name=name, **self.dtypes)(y) for name, y in zip(norms, (q, k), strict=True))
-        return q, k, v
+    def _projections(self) -> list[Dense]:
+        return [Dense(self.features, **self.dtypes) for _ in range(3)]
 
-    def split_image(self, x: Float[Array, "b t c"]) -> QKV:
-        """`split` of the image's tokens."""
-        return self.split(x, ("to_q", "to_k", "to_v"), ("norm_q", "norm_k"))
+    def _norms(self) -> list[Any]:
+        return [RMSNorm(EPSILON, **self.dtypes) if self.qk_norm else _unchanged for _ in range(2)]
 
-    def out(self, y: Float[Array, "b t c"], name: str = "to_out_0") -> Float[Array, "b t c"]:
-        """The last projection of a stream."""
-        return Dense(self.features, name=name, **self.dtypes)(y)
+    def _split(self, x: Float[Array, "b t c"], project: list[Any], norm: list[Any]) -> list[Float[Array, "b t h d"]]:
+        """[queries, keys, values]"""
+        q, k, v = (p(x).reshape(*x.shape[:2], self.heads, -1) for p in project)
+        return [norm[0](q), norm[1](k), v]
+
+
+def _unchanged(x: Array) -> Array:
+    return x
 
 
 class SelfAttention(Heads):
     """Multi-head attention of the image to itself."""
 
-    @nn.compact
+    def setup(self) -> None:
+        self.to_q, self.to_k, self.to_v = self._projections()
+        self.norm_q, self.norm_k = self._norms()
+        self.to_out = [Dense(self.features, **self.dtypes)]
+
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-        q, k, v = self.split_image(x)
-        return self.out(dot_product_attention(q, k, v, self.attention).reshape(x.shape))
+        q, k, v = self._split(x, [self.to_q, self.to_k, self.to_v], [self.norm_q, self.norm_k])
+        return self.to_out[0](dot_product_attention(q, k, v, self.attention).reshape(x.shape))
 
 
 class JointAttention(Heads):
@@ -84,17 +85,27 @@ class JointAttention(Heads):
 
     text_only_read: bool  # nothing goes back to the text
 
-    @nn.compact
+    def setup(self) -> None:
+        self.to_q, self.to_k, self.to_v = self._projections()
+        self.norm_q, self.norm_k = self._norms()
+        self.add_q_proj, self.add_k_proj, self.add_v_proj = self._projections()
+        self.norm_added_q, self.norm_added_k = self._norms()
+        self.to_out = [Dense(self.features, **self.dtypes)]
+        if not self.text_only_read:
+            self.to_add_out = Dense(self.features, **self.dtypes)
+
     def __call__(
         self, image: Float[Array, "b t c"], text: Float[Array, "b s c"]
     ) -> tuple[Float[Array, "b t c"], Float[Array, "b s c"]]:
         """What image and text get; what the text gets is meaningless where it is only read."""
-        of_image = self.split_image(image)
-        of_text = self.split(text, ("add_q_proj", "add_k_proj", "add_v_proj"), ("norm_added_q", "norm_added_k"))
+        of_image = self._split(image, [self.to_q, self.to_k, self.to_v], [self.norm_q, self.norm_k])
+        of_text = self._split(
+            text, [self.add_q_proj, self.add_k_proj, self.add_v_proj], [self.norm_added_q, self.norm_added_k]
+        )
         q, k, v = (jnp.concatenate(both, axis=1) for both in zip(of_image, of_text, strict=True))  # [b t+s h d]
         y = dot_product_attention(q, k, v, self.attention).reshape(image.shape[0], -1, self.features)
         to_image, to_text = jnp.split(y, [image.shape[1]], axis=1)
-        return self.out(to_image), to_text if self.text_only_read else self.out(to_text, "to_add_out")
+        return self.to_out[0](to_image), to_text if self.text_only_read else self.to_add_out(to_text)
 
 
 class GELU(Block):
