@@ -1,20 +1,27 @@
 """Eight CPU devices, checked shapes and dtypes, and the tiny reference models, for every test."""
 
+import atexit
 import gc
 import os
+import shutil
 import signal
 import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is wrong
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Programs are shared by all processes of all tests; one for each user, who may run many suites.
-os.environ.setdefault("AUTOLORA_COMPILATION_CACHE", f"{tempfile.gettempdir()}/autolora-jax-tests-{os.getuid()}")
+# All processes of a run share their programs, and no run depends on another: xdist's workers inherit the first's place.
+PROGRAMS = "AUTOLORA_COMPILATION_CACHE"
+if PROGRAMS not in os.environ:
+    os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="autolora-jax-tests-")
+    atexit.register(shutil.rmtree, os.environ[PROGRAMS], ignore_errors=True)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin while they wait: ruinous beside other processes
 
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 from jaxtyping import install_import_hook
 
@@ -28,7 +35,15 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MUCH = 3 * 2**30  # bytes
+MUCH = 5 * 2**30  # bytes
+# The files that take longest begin first, so that none of them is left to one worker at the end.
+LONGEST = (
+    *("test_recipe", "test_pipeline", "test_batch_end_to_end", "test_compilations", "test_benchmarks"),
+    *("test_lora_kinds_runs", "test_batch_fleet", "test_sd3_files", "test_notebook", "test_reproduce"),
+    *("test_lora_merged", "test_batch_kill", "test_lora_compiles", "test_cli_train", "test_sd3_pipeline", "test_vae"),
+    *("test_unet", "test_batch_pipeline", "test_builtin", "test_lora", "test_sweep", "test_cli", "test_lora_extract"),
+    *("test_batch_processes", "test_training_flow", "test_training_resume", "test_gradients", "test_tpu_compile"),
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,6 +52,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if "not slow" in config.getoption("-m"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+    config.option.loadscopereorder = False  # xdist's, which begins with the files that have the most tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="module", autouse=True)

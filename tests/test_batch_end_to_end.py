@@ -13,7 +13,7 @@ import pytest
 
 from tests.batch_jobs import tree
 
-PICTURES, MORE = 30, 75
+PICTURES, MORE = 24, 75
 JOB = """
 from autolora_jax.batch import Job, Settings
 from autolora_jax.settings import Lora, ModelConfig
@@ -21,7 +21,7 @@ from autolora_jax.settings import Lora, ModelConfig
 def get_config():
     return Job(
         prompts=("a zib", "a red cat in the snow"),
-        seeds=range(5),
+        seeds=range(4),
         settings=Settings(
             model=ModelConfig(dtype="float32"),
             loras=(Lora("builtin:character"),),
@@ -77,9 +77,9 @@ def test_a_killed_and_a_stopped_job_end_as_if_nothing_had_been(machine: Machine,
     code, told, said = machine.finish(whole)
     assert (code, told) == (0, f"{PICTURES} pictures drawn into {whole}\n"), said
     assert "devices idle" in said
-    code, _, said = machine.stop(broken, signal.SIGKILL, after=3)
+    code, _, said = machine.stop(broken, signal.SIGKILL, after=2)
     assert code == -signal.SIGKILL, said
-    code, told, said = machine.stop(broken, signal.SIGTERM, after=6)
+    code, told, said = machine.stop(broken, signal.SIGTERM, after=4)
     assert (code, told) == (MORE, ""), said
     assert "the same command goes on from there" in said
     assert (broken / ".autolora" / "plan.json").exists() and not (broken / "manifest.jsonl").exists()

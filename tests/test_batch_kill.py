@@ -10,8 +10,9 @@ import pytest
 
 from tests.batch_jobs import Runs, tree
 
-KILLS = 50  # by a clock, of each form of output
-CRASHES = 25  # inside writes, of each form
+# How often each form of output is killed, by a clock and inside writes.
+KILLS = [pytest.param(8, id="8"), pytest.param(50, id="50", marks=pytest.mark.slow)]
+CRASHES = [pytest.param(6, id="6"), pytest.param(25, id="25", marks=pytest.mark.slow)]
 SHARDS = 12  # pictures of a shard: three batches
 
 
@@ -37,10 +38,11 @@ def whole(request: pytest.FixtureRequest, runs: Runs, tmp_path_factory: pytest.T
     return request.param, files, seconds
 
 
-def test_killed_by_the_clock(runs: Runs, whole, tmp_path: Path):
+@pytest.mark.parametrize("most", KILLS)
+def test_killed_by_the_clock(runs: Runs, whole, tmp_path: Path, most: int):
     shard_size, files, seconds = whole
     clock, kills, places = random.Random(0), 0, 0
-    while kills < KILLS:
+    while kills < most:
         out = tmp_path / str(places)
         places += 1
         # Later and later, or a place might never be finished.
@@ -50,16 +52,17 @@ def test_killed_by_the_clock(runs: Runs, whole, tmp_path: Path):
                 break
             kills += 1
         assert tree(out) == files
-    assert places > 3
+    assert places > most // 16
 
 
-def test_killed_inside_writes(runs: Runs, whole, tmp_path: Path):
+@pytest.mark.parametrize("crashes", CRASHES)
+def test_killed_inside_writes(runs: Runs, whole, tmp_path: Path, crashes: int):
     shard_size, files, _ = whole
     moments = 0
     while runs.run(tmp_path / "count" / str(moments), crash=moments, shard_size=shard_size) != 0:
         moments += 50
     assert moments > 100
-    for moment in random.Random(1).sample(range(moments), CRASHES):
+    for moment in random.Random(1).sample(range(moments), crashes):
         out = tmp_path / str(moment)
         status = runs.run(out, crash=moment, shard_size=shard_size)
         assert status in (0, -signal.SIGKILL)  # threads share the moments: the last ones may not come

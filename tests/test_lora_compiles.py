@@ -64,7 +64,7 @@ def test_scales_ranks_and_stacks_compile_nothing(
     with count_compilations() as compiled:
         weaker = draw(pipe, lora_scale=0.4)
         per_image = draw(pipe, lora_scale=[1.0, 0.4])
-        for cuts in ([(0, 3)], [(0, 2), (2, 4)], [(0, 1), (1, 4)], [(0, 1), (1, 2), (2, 4)]):
+        for cuts in ([(0, 3)], [(0, 1), (1, 2), (2, 4)]):
             pipe.unload_lora()
             for first, last in cuts:
                 pipe.load_lora(part(tmp_path, first, last), scale=(last - first) / RANK)

@@ -21,7 +21,7 @@ from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.files import read_lora
 from tests.lora_mutations import GOOD, MUTATIONS, TARGETS, Header, Random, good, packed, rebuilt, tensors_of
 
-FILES = 200  # of each mutation
+FILES = [pytest.param(30, id="30"), pytest.param(200, id="200", marks=pytest.mark.slow)]  # of each mutation
 SECONDS = 5.0  # of this process, for all that is done with one file; seen: 0.08
 MEBIBYTES = 8.0  # beyond what was there before, for files of 50 kB; seen: 0.8
 
@@ -46,9 +46,12 @@ def check(path: Path) -> bool:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda f: f.__name__)
-def test_damaged_files_end_in_an_answer(tmp_path: Path, mutation: Callable[[Random, Header, bytes], bytes]) -> None:
+@pytest.mark.parametrize("files", FILES)
+def test_damaged_files_end_in_an_answer(
+    tmp_path: Path, mutation: Callable[[Random, Header, bytes], bytes], files: int
+) -> None:
     path = tmp_path / "a.safetensors"
-    for index in range(FILES):
+    for index in range(files):
         path.write_bytes(mutation(Random(f"{mutation.__name__} {index}"), *good(index)))
         start = time.process_time()
         measured = index % 10 == 0  # measuring is slow

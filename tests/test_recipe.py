@@ -26,8 +26,10 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     work, out = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "ProcessPoolExecutor", ThreadPoolExecutor)  # this process has threads: never fork it
+        one = jax.devices()[:1]
         for stage in (autoencoder, base):
-            patch.setattr(stage, "data_mesh", partial(data_mesh, jax.devices()[:2]))
+            patch.setattr(stage, "data_mesh", partial(data_mesh, one))
+        patch.setattr(AutoLoRAPipeline, "from_pretrained", partial(AutoLoRAPipeline.from_pretrained, devices=one))
         optimizer = dataclasses.replace(loras.CONFIG.optimizer, warmup_steps=1)
         few = dataclasses.replace(loras.CONFIG, optimizer=optimizer, steps=2, batch_size=1)
         patch.setattr(loras, "CONFIG", few)
