@@ -16,7 +16,7 @@ from typer.testing import Result
 
 from autolora_jax import pictures
 from autolora_jax.cli import train as training
-from autolora_jax.cli.work_folder import WorkFolder
+from autolora_jax.cli.train import WorkFolder
 from autolora_jax.demo.world import character_set, write_folder
 from autolora_jax.settings import TrainingRun, changes
 from autolora_jax.training import loop
