@@ -3,31 +3,56 @@
 request ──▶ batches ──▶ texts ──▶ run ──▶ pace ──▶ decode ──▶ pictures, in the request's order
 """
 
+import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, UInt8
 
-from autolora_jax.decode import decode
+from autolora_jax.models import vae as vae_module
 from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.pacing import Pace
 from autolora_jax.progress import OnProgress, Partial, Progress
 from autolora_jax.request import Request
-from autolora_jax.run import Run
+from autolora_jax.run import Run, paired
 from autolora_jax.sampler import Model, State
 from autolora_jax.schedules import Schedule
-from autolora_jax.sharding import pad_rows, split_images
+from autolora_jax.sharding import map_images, pad_rows, split_images
 from autolora_jax.text import Prompts, TextStage
 
 Tree = Mapping[str, Any]
 TILED_FROM = 2048 * 2048  # pixels from which the VAE decodes in tiles
 UNFETCHED = 2  # batches of a call that are drawn or being drawn, and that the caller has not taken
+
+
+@partial(jax.jit, static_argnames=("vae", "mesh", "tiled"))
+def decode(
+    vae: AutoencoderKL, mesh: Mesh, params: Tree, latents: Float[Array, "b h w c"], tiled: bool = False
+) -> tuple[UInt8[Array, "b H W 3"], Bool[Array, "b"]]:
+    """(pictures, whether all their values were finite) of latents as the sampler leaves them (scaled).
+
+    b is a multiple of the mesh's data axis.
+
+    tiled: decode overlapping tiles, for pictures whose decoder activations would not fit.
+    """
+    to_pixels = vae_module.decode_tiled if tiled else vae_module.decode_sliced
+
+    def pictures(params: Tree, latents: Array) -> tuple[Array, Array]:
+        z = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        pixels = to_pixels(vae, params, z).astype(jnp.float32)  # [b H W 3] in [-1, 1]
+        levels = jnp.round(jnp.clip(pixels / 2 + 0.5, 0, 1) * 255).astype(jnp.uint8)
+        return levels, jnp.isfinite(pixels).all(axis=(1, 2, 3))
+
+    return map_images(pictures, mesh)(params, latents)
 
 
 class Engine:
@@ -40,7 +65,7 @@ class Engine:
         text: TextStage,
         model: Model,
         vae_params: Tree,
-        mesh: jax.sharding.Mesh,
+        mesh: Mesh,
     ) -> None:
         self.denoiser, self.vae, self.text, self.mesh = denoiser, vae, text, mesh
         self.model, self.vae_params = model, vae_params
@@ -105,7 +130,7 @@ class Engine:
                         return
                     events.put(partial(tell, "encode", number, len(batches)))
                     for near in batches[number : number + 2]:  # the next one's, too, before this one's pictures
-                        self.text.begin(_texts(request, near))
+                        self.text.begin(texts_of(request, near))
                     run = self.run(request, schedule, index)
                     for _ in self._pace.drive(run, lambda *what, index=index: events.put(partial(moved, index, *what))):
                         if stopped.is_set():
@@ -171,7 +196,7 @@ class Engine:
             request.plan.of(index),
             schedule,
             scales=request.model_scales(index),
-            told=self.text.conditioning(_texts(request, index)),
+            told=self.text.conditioning(texts_of(request, index)),
             noise=request.initial_noise(index),
             step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
             rescale=None if request.rescale is None else request.rescale[index],
@@ -187,7 +212,7 @@ def _shapes(tree: Tree) -> tuple[Any, ...]:
     return jax.tree.structure(tree), *map(np.shape, jax.tree.leaves(tree))
 
 
-def _texts(request: Request, index: np.ndarray) -> Prompts:
+def texts_of(request: Request, index: np.ndarray) -> Prompts:
     """What some images of a request are told."""
     scales = {kind: values[index] for kind, values in request.text_scales.items()}
     positive, negative = ([texts[i] for i in index] for texts in (request.positive, request.negative))
@@ -204,3 +229,31 @@ def _partial(index: np.ndarray, state: State) -> Partial:
     numbers, places = np.unique(index, return_index=True)
     x, denoised = jax.device_get((state.x, state.denoised))
     return Partial(numbers.tolist(), x[places], denoised[places])
+
+
+def warm_up(
+    engine: Engine,
+    rehearsals: Sequence[tuple[str, Request, Schedule]],
+    on_progress: OnProgress | None = None,
+) -> int:
+    """Compiles, or takes from the compilation cache, what draws each of the requests; how many programs these are.
+
+    Their texts are encoded, no step is taken. Several programs are compiled at a time.
+    rehearsals: (what it is about, for those who wait; a request of one whole batch; its schedule).
+    """
+    programs: dict[str, Callable[[], Any]] = {}
+    for about, request, schedule in rehearsals:
+        size, [index] = request.batches(engine.mesh.size, len(request.seeds))
+        run = engine.run(request, schedule, index)
+        for both in set(paired(request.plan).tolist()):
+            prompts = "both prompts at once" if both else "one prompt at a time"
+            programs[f"denoiser, {about}, {prompts}"] = partial(run.rehearse, both)
+        programs[f"decoder, {about}"] = partial(engine.decoded, run.state.x)
+        engine.ready.setdefault(request.latent_shape, set()).add(size)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        names = {pool.submit(program): name for name, program in programs.items()}
+        for done, future in enumerate(as_completed(names)):
+            jax.block_until_ready(future.result())
+            if on_progress:
+                on_progress(Progress("compile", done + 1, len(names), names[future]))
+    return len(programs)

@@ -19,7 +19,7 @@ from autolora_jax import lora
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import MODEL
-from autolora_jax.engine import Engine
+from autolora_jax.engine import Engine, warm_up
 from autolora_jax.loading import load_parts
 from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.progress import OnProgress
@@ -30,7 +30,6 @@ from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.sharding import data_mesh, replicated
 from autolora_jax.text import Prompts, TextStage, Word
-from autolora_jax.warming import warm_up
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.embeddings import read_embedding

@@ -15,7 +15,6 @@ from PIL import Image
 from typer.testing import Result
 
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, PersonalizationGuidance, pictures
-from autolora_jax.cli import folder
 from autolora_jax.cli import generate as drawing
 from autolora_jax.pipeline import Output
 from autolora_jax.weights.families import SDXL
@@ -228,7 +227,7 @@ def test_a_strangers_config_is_left_alone(fake: type[FakePipeline], tmp_path: Pa
 
 
 def test_two_runs_in_one_folder_do_not_replace_each_other(tmp_path: Path):
-    one, two = (folder.PictureFolder(tmp_path, overwrite=False) for _ in range(2))
+    one, two = (drawing.PictureFolder(tmp_path, overwrite=False) for _ in range(2))
     for i in range(3):
         one.save(i, "a", Image.new("RGB", (8, 8)), settings(seed=1))
         two.save(i, "a", Image.new("RGB", (8, 8)), settings(seed=2))
@@ -260,7 +259,7 @@ def test_a_run_that_breaks_off_says_what_is_saved(
             raise error
         pictures.save_png(path, *arguments)
 
-    monkeypatch.setattr(folder, "save_png", save)
+    monkeypatch.setattr(drawing, "save_png", save)
     result = autolora("generate", "model", "--prompt", "a", "--seeds", "0-3", "--out", tmp_path)
     assert result.exit_code == code
     last = result.stderr.splitlines()[-1]

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL as Reference
 
 from autolora_jax.config import VAEConfig
-from autolora_jax.decode import decode
+from autolora_jax.engine import decode
 from autolora_jax.models import vae as vae_module
 from autolora_jax.models.vae import AutoencoderKL, decode_sliced, decode_tiled, encode_sliced, encode_tiled
 from autolora_jax.sharding import data_mesh

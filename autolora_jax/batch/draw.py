@@ -10,11 +10,11 @@ import numpy as np
 
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.recipe import Load
+from autolora_jax.engine import texts_of
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import Request
 from autolora_jax.settings.pictures import Call, DrawingConfig
-from autolora_jax.text import Prompts
 
 
 class Pictures(NamedTuple):
@@ -64,14 +64,10 @@ class Artist:
         """See Draw. Raises WeightsError when something can't be loaded, JAX's errors when memory is too small."""
         following, self._next = self._next, ()
         pipe = self.pipeline(rows[0].recipe.load)
-        request, failed = _readable(pipe, rows)
-        if request is not None:
-            _begin(pipe, request)
+        request, failed = _begin(pipe, rows)
         if following and following[0].recipe.load.names == rows[0].recipe.load.names:
             with suppress(Exception):  # raised again when it is that batch's turn
-                coming, _ = _readable(pipe, following)
-                if coming is not None:
-                    _begin(pipe, coming)
+                _begin(pipe, following)
         if request is None:
             return Drawing(failed, lambda: Pictures(np.zeros((0,)), np.zeros((0,), bool)))
         schedule = pipe.canvas.schedule(request.call)
@@ -100,31 +96,25 @@ class Artist:
         return pipe
 
 
-def _readable(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> tuple[Request | None, dict[int, str]]:
-    """(the request of all rows whose texts can be read, place among the rows -> why the others' can't).
-
-    None: of no row. Nothing is encoded.
-    """
-    request = _request(pipe, rows)
-    failed = {i: why for i in range(len(rows)) if (why := _unreadable(pipe, request, i))}
-    if failed:
+def _begin(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> tuple[Request | None, dict[int, str]]:
+    """Begins to encode texts. (The request of all rows whose texts can be read, place among the rows -> why the others'
+    can't; None: of no row.)"""
+    request: Request | None = (every := _request(pipe, rows))
+    if failed := {i: why for i in range(len(rows)) if (why := _unreadable(pipe, every, i))}:
         rows = [row for i, row in enumerate(rows) if i not in failed]
-        return _request(pipe, rows) if rows else None, failed
+        request = _request(pipe, rows) if rows else None
+    if request is not None:
+        pipe.text.begin(texts_of(request, np.arange(len(rows))))
     return request, failed
 
 
 def _unreadable(pipe: AutoLoRAPipeline, request: Request, i: int) -> str:
     """Why the texts of a request's picture can't be read; "" when they are."""
-    scales = {kind: values[i : i + 1] for kind, values in request.text_scales.items()}
     try:
-        pipe.text.read(Prompts(request.positive[i : i + 1], request.negative[i : i + 1], request.text, scales))
+        pipe.text.read(texts_of(request, np.array([i])))
     except Exception as e:  # whatever tokenizers make of a text
         return f"{type(e).__name__}: {e}"
     return ""
-
-
-def _begin(pipe: AutoLoRAPipeline, request: Request) -> None:
-    pipe.text.begin(Prompts(request.positive, request.negative, request.text, request.text_scales))
 
 
 def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> Request:

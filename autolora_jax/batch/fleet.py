@@ -14,7 +14,6 @@ import functools
 import itertools
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +22,7 @@ from typing import Any, NamedTuple
 from autolora_jax.batch.cluster import LOCAL, Resources, connected, options, room, said, usual_resources
 from autolora_jax.batch.dispatch import ATTEMPTS, Dispatch
 from autolora_jax.batch.ledger import find_record
-from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK
-from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, together
+from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, Tally, together
 from autolora_jax.batch.storage import open_storage
 from autolora_jax.batch.work import Work, open_plan
 from autolora_jax.batch.worker import Hello, Studio, Worker
@@ -97,32 +95,28 @@ class _Call(NamedTuple):
     number: int = -1
 
 
+@dataclasses.dataclass
 class _Fleet:
     """A run, as the driver sees it. Workers have numbers; one that replaces another has a new one."""
 
-    def __init__(
-        self,
-        ray: Any,
-        hire: Callable[[], Any],
-        workers: int,
-        open_for: Callable[..., Work],
-        batch_size: int,
-        retry: bool,
-        on_work: Callable[[Work], None] | None,
-        on_batch: OnBatch | None,
-    ) -> None:
-        self._ray, self._hire_one, self._workers = ray, hire, workers
-        self._open_for, self._batch_size, self._retry = open_for, batch_size, retry
-        self._on_work, self._on_batch = on_work, on_batch
+    ray: Any
+    hire_one: Callable[[], Any]
+    workers: int
+    open_for: Callable[..., Work]
+    batch_size: int
+    retry: bool
+    on_work: Callable[[Work], None] | None
+    on_batch: OnBatch | None
+
+    def __post_init__(self) -> None:
         self._work: Work | None = None
-        self._dispatch = Dispatch(workers)
+        self._dispatch = Dispatch(self.workers)
         self._numbers = itertools.count()
         self._actors: dict[int, Any] = {}
         self._ready: set[int] = set()  # workers that have opened the job
         self._calls: dict[Any, _Call] = {}
         self._leaving = False
-        self._statuses: Counter[str] = Counter()
-        self._problems: dict[str, str] = {}  # status -> the first reason
+        self._tally = Tally()
         self._summaries: list[Summary] = []
 
     def run(self, needs: str) -> Summary:
@@ -138,10 +132,10 @@ class _Fleet:
         self._raise_what_failed()
         if self._work and not more:
             more = not self._work.finish()
-        return self._summary(more)
+        return dataclasses.replace(together(self._summaries or [Summary()]), more=more, **self._tally.counts())
 
     def _draw_all(self, needs: str) -> None:
-        for _ in range(self._workers):
+        for _ in range(self.workers):
             self._hire()
         while not self._over:
             if not self._handle_next(PATIENCE) and not self._ready:
@@ -153,11 +147,9 @@ class _Fleet:
         """Whether there is nothing left to do, or no use in it."""
         return self._dispatch.hopeless is not None or (self._work is not None and self._dispatch.over)
 
-    # ---- workers -----------------------------------------------------------------------------------------------------
-
     def _hire(self) -> None:
         worker = next(self._numbers)
-        self._actors[worker] = self._hire_one()
+        self._actors[worker] = self.hire_one()
         self._call(worker, "hello")
 
     def _call(self, worker: int, method: str, *arguments: Any, number: int = -1) -> None:
@@ -165,12 +157,12 @@ class _Fleet:
 
     def _handle_next(self, patience: float | None) -> bool:
         """Waits for a call that returns, and acts on it. Whether one did."""
-        returned, _ = self._ray.wait(list(self._calls), num_returns=1, timeout=patience)
+        returned, _ = self.ray.wait(list(self._calls), num_returns=1, timeout=patience)
         for reference in returned:
             call = self._calls.pop(reference)
             try:
-                result = self._ray.get(reference)
-            except self._ray.exceptions.RayError as e:
+                result = self.ray.get(reference)
+            except self.ray.exceptions.RayError as e:
                 if call.worker in self._actors:
                     self._on_error(call.worker, e)
             else:
@@ -179,16 +171,16 @@ class _Fleet:
         return bool(returned)
 
     def _on_hello(self, call: _Call, hello: Hello) -> None:
-        rows = self._batch_size * hello.devices
+        rows = self.batch_size * hello.devices
         if self._work is None:
-            self._work = self._open_for(rows=rows)
+            self._work = self.open_for(rows=rows)
             self._dispatch.put(self._work.shares)
-            if self._on_work:
-                self._on_work(self._work)
+            if self.on_work:
+                self.on_work(self._work)
         record = self._work.ledger.record
         if rows == record.rows:
-            return self._call(call.worker, "open", record, self._retry)
-        others = record.rows // self._batch_size
+            return self._call(call.worker, "open", record, self.retry)
+        others = record.rows // self.batch_size
         self._refuse(
             call.worker,
             ConfigError(
@@ -216,18 +208,13 @@ class _Fleet:
     def _count(self, worker: int, number: int, rows: Sequence[RowOfManifest]) -> None:
         """A batch that is recorded."""
         self._dispatch.done(worker, number)
-        self._statuses.update(row["status"] for row in rows)
-        for row in rows:
-            if row["reason"]:
-                self._problems.setdefault(row["status"], row["reason"])
-        if self._on_batch:
-            self._on_batch(rows)
-
-    # ---- what goes wrong ---------------------------------------------------------------------------------------------
+        self._tally.add(rows)
+        if self.on_batch:
+            self.on_batch(rows)
 
     def _on_error(self, worker: int, error: Any) -> None:
         """A worker's method raised something, or the worker is gone."""
-        by_error = isinstance(error, self._ray.exceptions.RayTaskError)
+        by_error = isinstance(error, self.ray.exceptions.RayTaskError)
         why = error.cause if by_error else error
         if getattr(error, "actor_init_failed", False):
             self._refuse(worker, FleetError(f"a worker can't start: {_last_line(error)}"))
@@ -254,7 +241,7 @@ class _Fleet:
         self._warn(f"The fleet is one worker smaller: {why}")
 
     def _drop(self, worker: int) -> None:
-        self._ray.kill(self._actors.pop(worker))
+        self.ray.kill(self._actors.pop(worker))
         self._ready.discard(worker)
 
     def _raise_what_failed(self) -> None:
@@ -271,7 +258,7 @@ class _Fleet:
                 + (f"It was like that with {others} other batches. " if others else "")
                 + "The rest is done, and the same command tries again"
             )
-        if isinstance(why, self._ray.exceptions.RayError):
+        if isinstance(why, self.ray.exceptions.RayError):
             text = f"{ATTEMPTS} or more workers vanished, one after another. {told}. Ray says: {_last_line(why)}"
             raise FleetError(text) from why
         why.add_note(f"{ATTEMPTS} or more workers ended with this, one after another. {told}")
@@ -279,8 +266,6 @@ class _Fleet:
 
     def _warn(self, text: str) -> None:
         warnings.warn(text, stacklevel=2)
-
-    # ---- the end -----------------------------------------------------------------------------------------------------
 
     def _let_leave(self, all_done: bool) -> None:
         """Waits for workers to end what they have begun."""
@@ -291,16 +276,6 @@ class _Fleet:
             self._call(worker, "leave", all_done)
         while any(call.worker in self._ready for call in self._calls.values()):
             self._handle_next(None)
-
-    def _summary(self, more: bool) -> Summary:
-        return dataclasses.replace(
-            together(self._summaries) if self._summaries else Summary(),
-            ok=self._statuses[OK],
-            failed=self._statuses[FAILED],
-            not_finite=self._statuses[NOT_FINITE],
-            more=more,
-            problem=next((self._problems[status] for status in (FAILED, NOT_FINITE) if status in self._problems), None),
-        )
 
 
 def _last_line(error: BaseException) -> str:

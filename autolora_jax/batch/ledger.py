@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.manifest import PARTS, fold, make_part, recorded
 from autolora_jax.batch.plan import Batch, Items, Plan
 from autolora_jax.batch.storage import STATE, Storage
-from autolora_jax.batch.store import Files, Shards, Store, drop_staged, join_staged, shards_there
+from autolora_jax.batch.store import drop_staged, join_staged, shards_there
 from autolora_jax.config import ConfigError
 from autolora_jax.evaluation.kept import FEATURES, Source
 from autolora_jax.settings.jobs import OutputConfig
@@ -185,13 +184,6 @@ def settle(storage: Storage, plan: Plan) -> None:
         fold(storage, plan.keys)
         storage.remove(f"{PARTS}/{name}" for name in parts)
     storage.tidy()
-
-
-def open_store(storage: Storage, output: OutputConfig, record: Record, batches: int, done: set[int]) -> Store:
-    """Where the pictures of a record go. batches: how many it has. done: the numbers of those that are."""
-    if record.shard_batches:
-        return Shards(storage, FORMATS[output.format].suffix, record.first_shard, record.shard_batches, batches, done)
-    return Files(storage, FORMATS[output.format].suffix)
 
 
 def spans(items: Items) -> tuple[tuple[int, int], ...]:

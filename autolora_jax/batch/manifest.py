@@ -10,7 +10,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -57,18 +57,11 @@ class Recorded(NamedTuple):
         return known, known & self.ok[at]
 
 
-def make_row(
-    row: Row,
-    status: str,
-    file: str | None = None,
-    member: str | None = None,
-    sha256: str | None = None,
-    reason: str | None = None,
-) -> dict[str, Any]:
-    """A picture's row: its columns in their order. file, member: where it is; reason: why it is not."""
+def make_row(row: Row, status: str, **found: str | None) -> dict[str, Any]:
+    """A picture's row: its columns in their order. found: file, member, sha256 of it; or the reason why it is not."""
     columns = {
         **row.recipe.columns,
-        **{"key": row.key, "status": status, "file": file, "member": member, "sha256": sha256, "reason": reason},
+        **{"key": row.key, "status": status, **found},
         **{"prompt": row.prompt, "negative_prompt": row.negative_prompt, "seed": row.seed, "id": row.id},
         **{"autolora_jax": __version__, "jax": jax.__version__},
     }
@@ -173,14 +166,13 @@ def _write_parquet(storage: Storage) -> None:
         **{_LIST: pyarrow.list_(pyarrow.string()), "list<double>": pyarrow.list_(pyarrow.float64())},
     }
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
-
-    def write(source: IO[bytes], target: IO[bytes]) -> None:
-        with parquet.ParquetWriter(target, schema) as writer:
-            while rows := [_utf8(json.loads(line)) for line in islice(source, 10_000)]:
-                writer.write_table(pyarrow.Table.from_pylist(rows, schema))
-
-    with storage.reading(MANIFEST) as source, storage.writing(PARQUET) as target:
-        write(source, target)
+    with (
+        storage.reading(MANIFEST) as source,
+        storage.writing(PARQUET) as target,
+        parquet.ParquetWriter(target, schema) as writer,
+    ):
+        while rows := [_utf8(json.loads(line)) for line in islice(source, 10_000)]:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
 
 
 def _utf8(row: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax._src import distributed  # the client of its service has no public name
 
 from autolora_jax.batch.features import open_features
 from autolora_jax.batch.ledger import check_place, find_record, spans
@@ -125,7 +124,9 @@ def join(
             f"{str(e).rstrip('.')}. Cloud TPU, SLURM and Open MPI tell it by themselves; elsewhere give all of "
             "--coordinator-address HOST:PORT --num-processes N --process-id I"
         ) from None
-    return Peers(jax.process_index(), jax.process_count(), distributed.global_state.client)
+    from orbax.checkpoint import multihost  # JAX itself has no public name for the client of its service
+
+    return Peers(jax.process_index(), jax.process_count(), multihost.get_jax_distributed_client())
 
 
 def draw_together(

@@ -14,6 +14,7 @@ import hashlib
 import math
 import os
 import socket
+import statistics
 import threading
 import time
 from collections import Counter
@@ -96,22 +97,12 @@ class Summary:
 def together(summaries: Sequence[Summary]) -> Summary:
     """What processes did at the same time: pictures of all, times as their means."""
 
-    def sums(name: str) -> int:
-        return sum(getattr(summary, name) for summary in summaries)
+    def by(kind: Callable[[list[Any]], Any], *names: str) -> dict[str, Any]:
+        return {name: kind([getattr(summary, name) for summary in summaries]) for name in names}
 
-    def means(name: str) -> float:
-        return float(np.mean([getattr(summary, name) for summary in summaries]))
-
-    return Summary(
-        ok=sums("ok"),
-        failed=sums("failed"),
-        not_finite=sums("not_finite"),
-        seconds=means("seconds"),
-        busy=means("busy"),
-        preparing=means("preparing"),
-        more=any(summary.more for summary in summaries),
-        problem=next((summary.problem for summary in summaries if summary.problem), None),
-    )
+    sums, means = by(sum, "ok", "failed", "not_finite"), by(statistics.fmean, "seconds", "busy", "preparing")
+    problem = next((summary.problem for summary in summaries if summary.problem), None)
+    return Summary(**sums, **means, **by(any, "more"), problem=problem)
 
 
 class Tally:
@@ -122,13 +113,19 @@ class Tally:
         self._statuses: Counter[str] = Counter()
         self._problems: dict[str, tuple[float, str]] = {}  # status -> (when its batch was begun, the reason)
 
-    def add(self, rows: Sequence[RowOfManifest], moments: Moments) -> None:
-        """A recorded batch."""
-        self.moments.append(moments)
+    def add(self, rows: Sequence[RowOfManifest], moments: Moments | None = None) -> None:
+        """A recorded batch. moments: those of its drawing; None: it was drawn elsewhere."""
+        self.moments += [moments] if moments else []
+        begun = moments.begun if moments else 0.0
         self._statuses.update(row["status"] for row in rows)
         for row in rows:
-            if row["reason"] and moments.begun < self._problems.get(row["status"], (math.inf, ""))[0]:
-                self._problems[row["status"]] = moments.begun, row["reason"]
+            if row["reason"] and begun < self._problems.get(row["status"], (math.inf, ""))[0]:
+                self._problems[row["status"]] = begun, row["reason"]
+
+    def counts(self) -> dict[str, Any]:
+        """What is no time of a summary."""
+        problem = next((self._problems[status][1] for status in (FAILED, NOT_FINITE) if status in self._problems), None)
+        return {status: self._statuses[status] for status in (OK, FAILED, NOT_FINITE)} | {"problem": problem}
 
     def summary(self, zero: float, more: bool) -> Summary:
         """zero: when the run began, on the moments' clock."""
@@ -139,17 +136,8 @@ class Tally:
                 preparing += max(0.0, moments.given - free)
             busy += max(0.0, moments.drawn - max(moments.given, free))
             free = max(free, moments.drawn)
-        reasons = [self._problems[status][1] for status in (FAILED, NOT_FINITE) if status in self._problems]
-        return Summary(
-            ok=self._statuses[OK],
-            failed=self._statuses[FAILED],
-            not_finite=self._statuses[NOT_FINITE],
-            seconds=time.monotonic() - zero,
-            busy=busy,
-            preparing=preparing,
-            more=more,
-            problem=next(iter(reasons), None),
-        )
+        seconds = time.monotonic() - zero
+        return Summary(seconds=seconds, busy=busy, preparing=preparing, more=more, **self.counts())
 
 
 def draw_job(
@@ -297,7 +285,7 @@ def _finish(
         by = {FEATURES: work.features.source._asdict()} if work.features else {}
         content = form.encode(array, row.settings | by, output.quality)
         place = work.store.place(batch.number, row.key)
-        told = make_row(row, OK, place.file, place.member, hashlib.sha256(content).hexdigest())
+        told = make_row(row, OK, **place._asdict(), sha256=hashlib.sha256(content).hexdigest())
         return Picture(place, content, told)
 
     drawn = [i for i in range(len(rows)) if i not in drawing.failed]

@@ -76,9 +76,7 @@ class Sources:
     def lora(self, source: str) -> File:
         """A LoRA file that can be loaded."""
         if (source, True) not in self._files:
-            path = find_lora(source)
-            if problems := describe_lora(path).problems:
-                raise WeightsError(f"{path}: " + "; ".join(problems))
+            path = usable_lora(source)
             beside = path.with_name(PEFT_CONFIG)  # says what PEFT's tensors mean
             parts = [path, beside] if path.name == PEFT_WEIGHTS and beside.exists() else [path]
             hashes = [file_sha256(part) for part in parts]
@@ -92,6 +90,14 @@ class Sources:
             path = find_lora(source)
             self._files[source, False] = File(source, path.stem, file_sha256(path))
         return self._files[source, False]
+
+
+def usable_lora(source: str) -> Path:
+    """A LoRA's file. Raises WeightsError for one that could not be loaded, before any model is."""
+    path = find_lora(source)
+    if problems := describe_lora(path).problems:
+        raise WeightsError(f"{path}: " + "; ".join(problems))
+    return path
 
 
 def file_sha256(path: Path) -> str:

@@ -36,9 +36,9 @@ class StorageError(OSError):
 
 @runtime_checkable
 class Storage(Protocol):
-    """A place for files."""
+    """A place for files. where: it, for messages, and for paths in them."""
 
-    where: str  # for messages, and for paths in them
+    where: str
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in a folder, sorted, without those in folders of it; [] when there is none."""
@@ -48,9 +48,14 @@ class Storage(Protocol):
 
     def read_all(self, names: Sequence[str]) -> Iterator[bytes]:
         """The contents of files that exist, in order; few are in memory at a time."""
+        for name in names:
+            with self.reading(name) as file:
+                yield file.read()
 
     def write(self, name: str, content: bytes) -> None:
         """Makes or replaces a file."""
+        with self.writing(name) as file:
+            file.write(content)
 
     def reading(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A file that exists, opened."""
@@ -65,7 +70,7 @@ class Storage(Protocol):
         """Removes what killed runs left unfinished, and empty folders of STATE. Not while others write."""
 
 
-class Folder:
+class Folder(Storage):
     """A folder of this machine; it is made when the first file is written."""
 
     def __init__(self, root: Path) -> None:
@@ -80,15 +85,6 @@ class Folder:
         path = self.root / name
         with _told(path, "read"):
             return path.read_bytes() if path.exists() else None
-
-    def read_all(self, names: Sequence[str]) -> Iterator[bytes]:
-        for name in names:
-            with self.reading(name) as file:
-                yield file.read()
-
-    def write(self, name: str, content: bytes) -> None:
-        with self.writing(name) as file:
-            file.write(content)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[IO[bytes]]:
@@ -130,7 +126,7 @@ def _told(path: Path, what: str) -> Iterator[None]:
         raise StorageError(f"{path} can't be {what}: {e.strerror or e}. {_AGAIN}") from e
 
 
-class Bucket:
+class Bucket(Storage):
     """A place that fsspec reaches: gs://bucket/folder, s3://bucket/folder, memory://folder, …"""
 
     def __init__(self, url: str, patience: tuple[float, ...] = PATIENCE) -> None:
@@ -217,7 +213,7 @@ class Bucket:
         raise AssertionError("the last attempt returns or raises")
 
 
-def open_storage(out: str | os.PathLike[str]) -> Folder | Bucket:
+def open_storage(out: str | os.PathLike[str]) -> Storage:
     """The place that a path or URL names. Raises ConfigError for a URL that can't be used here."""
     text = os.fspath(out).removeprefix("file://")
     return Bucket(text) if "://" in text else Folder(Path(text))

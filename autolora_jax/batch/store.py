@@ -4,9 +4,9 @@ import json
 import tarfile
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 from autolora_jax.batch.storage import STATE, Storage
 
@@ -28,37 +28,25 @@ class Picture(NamedTuple):
     row: dict[str, Any]
 
 
-@runtime_checkable
-class Store(Protocol):
-    """A form of keeping pictures."""
-
-    def place(self, batch: int, key: str) -> Place:
-        """Where a picture of a batch will be found."""
-
-    def save(self, batch: int, pictures: Sequence[Picture], pool: Executor) -> None:
-        """Keeps the pictures of a batch so that they are safe from now on. pool: for what can be done at once."""
-
-    def committed(self, batch: int) -> None:
-        """Called when a batch is recorded."""
-
-
-class Files:
-    """Every picture is a file: images/KEY[:2]/KEY.png."""
+class Store:
+    """Where the pictures of a job go: every picture is a file, images/KEY[:2]/KEY.png."""
 
     def __init__(self, storage: Storage, suffix: str) -> None:
         self.storage, self.suffix = storage, suffix
 
     def place(self, batch: int, key: str) -> Place:
+        """Where a picture of a batch will be found."""
         return Place(f"{IMAGES}/{key[:2]}/{key}.{self.suffix}", None)
 
     def save(self, batch: int, pictures: Sequence[Picture], pool: Executor) -> None:
+        """Keeps the pictures of a batch so that they are safe from now on. pool: for what can be done at once."""
         list(pool.map(lambda picture: self.storage.write(picture.place.file, picture.content), pictures))
 
     def committed(self, batch: int) -> None:
-        """Nothing is left to do."""
+        """Called when a batch is recorded."""
 
 
-class Shards:
+class Shards(Store):
     """Tar files of consecutive batches: shards/000000.tar with KEY.png and KEY.json, in the batches' order.
 
     A batch is staged as a piece of its shard's tar. When the last one of a shard is recorded, the pieces are joined.
@@ -69,7 +57,7 @@ class Shards:
         self, storage: Storage, suffix: str, first: int, batches: int, total: int, finished: Iterable[int]
     ) -> None:
         """first: number of the first shard. batches: a shard, of `total` in all. finished: those that are recorded."""
-        self.storage, self.suffix = storage, suffix
+        super().__init__(storage, suffix)
         self.first, self.batches, self.total = first, batches, total
         self._lock = threading.Lock()
         self._finished: defaultdict[int, set[int]] = defaultdict(set)
@@ -135,3 +123,40 @@ def _member(name: str, content: bytes) -> bytes:
     info.size = len(content)
     padding = -len(content) % tarfile.BLOCKSIZE
     return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(padding)
+
+
+def read_pictures(storage: Storage, places: Mapping[str, Place]) -> Iterator[tuple[str, bytes | str]]:
+    """(key, content) of each picture, in an order that opens every file once. In place of a content: why there is none.
+
+    places: key -> where the manifest says it is. Raises StorageError.
+    """
+    shards: dict[str, dict[str, str]] = {}
+    for key, (file, member) in places.items():
+        if member is None:
+            content = storage.read(file)
+            yield key, f"{file} is not there" if content is None else content
+        else:
+            shards.setdefault(file, {})[member] = key
+    for shard, keys in shards.items():
+        for member, found in _read_members(storage, shard, keys):
+            yield keys[member], found
+
+
+def _read_members(storage: Storage, shard: str, members: Mapping[str, object]) -> Iterator[tuple[str, bytes | str]]:
+    """(member, content) of these members of a shard. In place of a content: why there is none. Raises StorageError."""
+    folder, _, file = shard.rpartition("/")
+    if file not in storage.names(folder):
+        yield from ((member, f"{shard} is not whole yet") for member in members)
+        return
+    left = dict.fromkeys(members)
+    try:
+        with storage.reading(shard) as opened, tarfile.open(fileobj=opened) as tar:
+            for info in tar:
+                if info.name in left and (found := tar.extractfile(info)):
+                    content = found.read()
+                    del left[info.name]
+                    yield info.name, content
+    except tarfile.TarError as e:
+        yield from ((member, f"{shard}: {member} can't be read: {e}") for member in left)
+        return
+    yield from ((member, f"{shard} holds no {member}") for member in left)

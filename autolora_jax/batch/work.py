@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import jax
 
 from autolora_jax.batch.features import Features, open_features
-from autolora_jax.batch.ledger import Ledger, Record, open_place, open_record, open_store, settle
+from autolora_jax.batch.formats import FORMATS
+from autolora_jax.batch.ledger import Ledger, Record, open_place, open_record, settle
 from autolora_jax.batch.plan import Batch, Plan, make_plan
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import Storage, open_storage
-from autolora_jax.batch.store import Store
+from autolora_jax.batch.store import Shards, Store
 from autolora_jax.settings.jobs import Job
 
 
@@ -87,6 +88,7 @@ def open_plan(
 def enter(job: Job, plan: Plan, storage: Storage, record: Record, features: Features | None = None) -> Work:
     """The work of a record."""
     ledger, batches = Ledger(storage, record), record.batches(plan)
-    done = ledger.done()
-    store = open_store(storage, job.output, record, len(batches), done)
+    done, to = ledger.done(), (storage, FORMATS[job.output.format].suffix)
+    shards = record.first_shard, record.shard_batches
+    store = Shards(*to, *shards, len(batches), done) if record.shard_batches else Store(*to)
     return Work(job, plan, storage, ledger, store, batches, frozenset(done), features)

@@ -1,12 +1,12 @@
 """`autolora batch`: plan, say what there is to do, draw, say what came out."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import jax
 
 from autolora_jax.batch import Job, Summary, Work, draw_job, processes
-from autolora_jax.batch.cluster import Resources
 from autolora_jax.batch.draw import Artist
 from autolora_jax.batch.estimate import Calibration, Estimate, calibrate, estimate
 from autolora_jax.batch.fleet import draw_fleet
@@ -23,6 +23,7 @@ from autolora_jax.cli.progress import Display
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.programs.batch import MORE, Batch
+from autolora_jax.settings.programs.reproduce import Reproduce
 from autolora_jax.weights.lora.metadata import listing
 
 MOST_PROBLEMS = 5  # that are said while drawing; all are in the manifest
@@ -58,14 +59,13 @@ class Counter:
 
 def run(asked: Batch) -> int:
     """Draws what is left of a job. MORE: it was stopped; 1: nothing could be drawn."""
-    job, cache = asked.settings, asked.compilation_cache
     if asked.dry_run:
-        print(describe(job, asked.out, asked.calibrate, asked.retry, cache))
+        print(describe(asked.settings, asked.out, asked))
         return 0
-    team = fleet(asked.ray, asked.workers, asked.resources)
+    team = fleet(asked)
     address = asked.coordinator_address, asked.num_processes, asked.process_id
     peers = processes.join(*address) if asked.distributed or address != (None, None, None) else None
-    summary = draw(job, asked.out, asked.retry, cache, peers, team)
+    summary = draw(asked.settings, asked.out, asked, peers, team)
     if summary.more:
         say("Stopped. What was begun is saved, and the same command goes on from there.", "yellow")
         return MORE
@@ -77,24 +77,17 @@ def run(asked: Batch) -> int:
     return 0
 
 
-class Fleet(NamedTuple):
-    """Which workers draw a job: arguments of draw_fleet."""
-
-    address: str
-    workers: int | None
-    resources: Resources | None
-
-
-def fleet(address: str | None, workers: int | None, resources: Sequence[str]) -> Fleet | None:
-    """The fleet that draws the job; None: there is none. Raises ConfigError."""
-    if address is None:
-        if workers is not None or resources:
+def fleet(asked: Batch) -> Mapping[str, Any] | None:
+    """The fleet that draws the job, as arguments of draw_fleet; None: there is none. Raises ConfigError."""
+    if asked.ray is None:
+        if asked.workers is not None or asked.resources:
             raise ConfigError("--workers and --resources are those of a fleet: --ray auto, or --ray local")
         return None
-    if workers is not None and workers < 1:
-        raise ConfigError(f"--workers {workers} should be at least 1")
+    if asked.workers is not None and asked.workers < 1:
+        raise ConfigError(f"--workers {asked.workers} should be at least 1")
     jax.config.update("jax_platforms", "cpu")  # this machine's chips are for the workers
-    return Fleet(address, workers, dict(map(_resource, resources)) if resources else None)
+    resources = dict(map(_resource, asked.resources)) or None
+    return {"address": asked.ray, "workers": asked.workers, "resources": resources}
 
 
 def _resource(text: str) -> tuple[str, float]:
@@ -108,10 +101,9 @@ def _resource(text: str) -> tuple[str, float]:
 def draw(
     job: Job,
     out: str,
-    retry: bool,
-    compilation_cache: str | None,
+    asked: Batch | Reproduce,
     peers: Peers | None = None,
-    fleet: Fleet | None = None,
+    fleet: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Draws what is left of a job: alone, or as one of many processes, of which only the first says how far it is, or
     by a fleet.
@@ -123,15 +115,15 @@ def draw(
     quiet = peers is not None and peers.number > 0
     with Display() as display:
         counter = Counter(display)
-        told: dict[str, Any] = {"on_work": counter.begin, "on_progress": display, "on_batch": counter.count}
-        options: dict[str, Any] = {"retry": retry, "compilation_cache": compilation_cache, **({} if quiet else told)}
+        options: dict[str, Any] = {"retry": asked.retry, "compilation_cache": asked.compilation_cache}
+        if not quiet:
+            options |= {"on_work": counter.begin, "on_batch": counter.count}
         if fleet:
-            del options["on_progress"]  # of loading, which is the workers'
-            summary = draw_fleet(job, out, **fleet._asdict(), **options)
-        elif peers is None:
-            summary = draw_job(job, out, **options)
+            summary = draw_fleet(job, out, **fleet, **options)
         else:
-            summary = processes.draw_together(job, out, peers, **options)
+            options["on_progress"] = None if quiet else display  # of loading, which is a fleet's workers'
+            draw_here = partial(processes.draw_together, peers=peers) if peers else draw_job
+            summary = draw_here(job, out, **options)
     if quiet:
         return summary
     if missing := summary.failed + summary.not_finite:
@@ -147,15 +139,13 @@ def tell(summary: Summary) -> str:
     return f"{summary.seconds:.0f} s, {summary.preparing:.0f} of them loading and compiling; else {idle}"
 
 
-def describe(
-    job: Job, out: str, calibrated: bool, retry: bool, compilation_cache: str | None, sources: Sources | None = None
-) -> str:
+def describe(job: Job, out: str, asked: Batch | Reproduce, sources: Sources | None = None) -> str:
     """A job's plan and what it takes. Writes nothing to `out`. Raises as draw_job."""
-    keep_programs(compilation_cache)
+    keep_programs(asked.compilation_cache)
     plan, rows = make_plan(job, sources or Sources()), job.batch_size * jax.device_count()
-    told, batches = estimate(job, plan, open_storage(out), rows, retry)
+    told, batches = estimate(job, plan, open_storage(out), rows, asked.retry)
     calibration = None
-    if calibrated and batches:
+    if asked.calibrate and batches:
         with Display() as display:
             artist = Artist(None, FORMATS[job.output.format].latents, display)
             calibration = calibrate(plan, batches[0], artist)

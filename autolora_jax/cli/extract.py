@@ -1,11 +1,18 @@
-"""`autolora extract`."""
+"""`autolora extract`, and what it shares with `resize`, which makes one LoRA out of another: checks, the file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from autolora_jax.cli.console import reported, say
-from autolora_jax.cli.lora_output import extracted, require_new, save
 from autolora_jax.cli.progress import Display
-from autolora_jax.lora import Truncation, extract
+from autolora_jax.config import JsonConfig
+from autolora_jax.lora import Extraction, Fits, Truncation, extract, save_lora
 from autolora_jax.settings.programs.extract import CEILING, RANK, Extract
+from autolora_jax.training.header import FAMILIES
 from autolora_jax.weights.checkpoint import open_checkpoint
+from autolora_jax.weights.families import Family
+from autolora_jax.weights.lora.export import require_saveable
 
 
 def run(asked: Extract) -> None:
@@ -20,5 +27,43 @@ def run(asked: Extract) -> None:
             before, after, truncation, lambda done, total, what: display.update("Compare", done, total, what)
         )
     say(str(found))
-    header = extracted(found, before.family, asked.out)
+    header = _header(found, before.family, asked.out)
     save(asked.out, trees, asked.dialect, header, before.networks[before.family.denoiser], asked.save_dtype)
+
+
+def _header(found: Extraction, family: Family, out: Path) -> dict[str, str]:
+    """The header of an extracted LoRA. Of files it tells the names, not the folders."""
+    names = FAMILIES[family.name]
+    base, tuned = (Path(name).name for name in (found.base, found.tuned))
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{names.architecture}/lora",
+        "modelspec.title": out.stem,
+        "ss_sd_model_name": base,
+        "ss_base_model_version": names.base_model,
+        "ss_network_module": names.module,
+        "ss_training_comment": f"the difference of {tuned} and {base}, to {found.fits.error:.3g} of it",
+        **ranks(found.fits),
+    }
+
+
+def require_new(out: Path, dialect: str, dtype: str) -> None:
+    """Raises before the work what saving would raise after it, and FileExistsError for a file that is there."""
+    if out.exists():
+        raise FileExistsError(f"{out} exists; remove it or choose another --out")
+    require_saveable(out, dialect, dtype)
+
+
+def save(
+    out: Path, trees: Mapping[str, Any], dialect: str, header: Mapping[str, str], config: JsonConfig, dtype: str
+) -> None:
+    """Writes the file and says where it is, and how large."""
+    save_lora(out, trees, dialect, header, config, dtype)
+    say(f"{out.stat().st_size / 1e6:,.1f} MB as {dialect}, {dtype}", "dim")
+    print(f"LoRA in {out}")
+
+
+def ranks(fits: Fits) -> dict[str, str]:
+    """sd-scripts' entries; "Dynamic" is its own word for layers of several ranks."""
+    rank = str(next(iter(fits.ranks))) if len(fits.ranks) == 1 else "Dynamic"
+    return {"ss_network_dim": rank, "ss_network_alpha": rank}

@@ -1,11 +1,8 @@
 """`autolora info`."""
 
-import dataclasses
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from autolora_jax.cli.console import show
 from autolora_jax.cli.progress import Display
@@ -26,8 +23,8 @@ def run(asked: Info) -> int:
     if asked.hash:
         description = _hashed(description)
     if asked.json:
-        found = {**_plain(description), "loads": description.loads, "autov2": description.autov2}
-        print(json.dumps(found, ensure_ascii=False))
+        found = {**vars(description), "loads": description.loads, "autov2": description.autov2}
+        print(json.dumps(found, default=vars, ensure_ascii=False))
     elif sys.stdout.isatty():
         show(description.path, description.rows(), red=("can't be",))
     else:
@@ -50,12 +47,3 @@ def _hashed(description: Description) -> Description:
         return description.hashed(
             lambda done, total: display.update("Hash", done // 1_000_000, total // 1_000_000, "MB of the file read")
         )
-
-
-def _plain(value: Any) -> Any:
-    """A description as JSON values."""
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(v) for key, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple) else value

@@ -4,7 +4,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +39,22 @@ CACHE = "verdicts.sqlite"
 INCOMPLETE = 3  # exit code: some pictures got no score, and another run may get them one
 ABOUT = ("character", "description", "prompt", "style", "poor", "good")  # what a question may be told
 NAMED = 20  # pictures without a score
-OnProgress = Callable[[Progress], None]
 
 
 def run(asked: Asked) -> int:
     """Judges, prints the means, writes the report. INCOMPLETE: pictures are left for another run."""
     with reported(exit_code=2):
-        question, service = _question(asked), service_of(asked, asked.model)
+        question = _question(asked)
     pictures = Pictures(*asked.places)
     with Display() as display:
 
         def show(progress: Progress) -> None:
             display.update("Judge", progress.done, pictures.count, progress.latest.picture)
 
-        found = consult(pictures, question, asked.cache or pictures.folder / FOLDER / CACHE, service, show)
+        found = consult(pictures, question, asked.cache or pictures.folder / FOLDER / CACHE, asked, asked.model, show)
     _tell(found)
     if asked.out:
-        _write(asked.out, {"endpoint": endpoint(service.base_url), **found.json()})
+        _write(asked.out, {"endpoint": endpoint(asked.base_url), **found.json()})
     return 0 if all(each.verdict.final for each in found.judged) else INCOMPLETE
 
 
@@ -70,48 +68,20 @@ def _question(asked: Asked) -> Question:
     return question
 
 
-@dataclass(frozen=True)
-class Service:
-    """A judge, where it is served, and how it is asked: the flags of the same names."""
-
-    base_url: str
-    model: str | None
-    api_key: str | None = field(repr=False)
-    max_tokens: int
-    concurrency: int
-    timeout: float
-    tries: int
-    preparation: Preparation
-    prices: Prices
-
-    def open(self) -> Judge:
-        """Raises JudgeError when no model is named and the server has not just one."""
-        return Judge(
-            self.base_url,
-            self.model or _only_model(self.base_url, self.api_key),
-            self.api_key,
-            max_tokens=self.max_tokens,
-            timeout=self.timeout,
-            patience=Patience(self.tries),
-        )
-
-
-def service_of(asked: Asking, model: str | None) -> Service:
-    """The judge that options ask for. model: None: the only one that is served."""
-    names = ("base_url", "api_key", "max_tokens", "concurrency", "timeout", "tries")
-    return Service(
-        model=model,
-        preparation=Preparation(asked.image_format, asked.max_side),
-        prices=Prices(asked.price_in, asked.price_out),
-        **{name: getattr(asked, name) for name in names},
-    )
-
-
 def consult(
-    pictures: Iterable[Picture], question: Question, cache: Path, service: Service, on_progress: OnProgress
+    pictures: Iterable[Picture],
+    question: Question,
+    cache: Path,
+    asked: Asking,
+    model: str | None,
+    on_progress: Callable[[Progress], None],
 ) -> Report:
-    """The verdicts on pictures, with what they took. Raises as evaluation.judge.judge."""
+    """The verdicts on pictures, with what they took. model: the judge; None: the only one that is served.
+
+    Raises as evaluation.judge.judge, and JudgeError when no model is named and the server has not just one.
+    """
     prompts: list[str] = []
+    preparation = Preparation(asked.image_format, asked.max_side)
 
     def noted() -> Iterator[Picture]:
         for picture in pictures:
@@ -119,7 +89,15 @@ def consult(
             yield picture
 
     began = time.monotonic()
-    with service.open() as by, VerdictCache(cache) as verdicts:
+    by = Judge(
+        asked.base_url,
+        model or _only_model(asked),
+        asked.api_key,
+        max_tokens=asked.max_tokens,
+        timeout=asked.timeout,
+        patience=Patience(asked.tries),
+    )
+    with by, VerdictCache(cache) as verdicts:
         if verdicts.broken:
             say(f"Warning: {verdicts.broken} lines of older verdicts were none, and are left out", "yellow")
         try:
@@ -128,20 +106,19 @@ def consult(
                 question,
                 by,
                 verdicts,
-                preparation=service.preparation,
-                concurrency=service.concurrency,
+                preparation=preparation,
+                concurrency=asked.concurrency,
                 on_progress=on_progress,
             )
         except BaseException as e:
             e.add_note(f"{verdicts.path} keeps what was answered: the same command goes on from there")
             raise
-    seconds = time.monotonic() - began
-    sent = str(service.preparation)
-    return report(judged, question, sent, numbered(prompts), prices=service.prices, seconds=seconds)
+    prices, seconds = Prices(asked.price_in, asked.price_out), time.monotonic() - began
+    return report(judged, question, str(preparation), numbered(prompts), prices=prices, seconds=seconds)
 
 
-def _only_model(base_url: str, api_key: str | None) -> str:
-    with Judge(base_url, "", api_key) as server:
+def _only_model(asked: Asking) -> str:
+    with Judge(asked.base_url, "", asked.api_key) as server:
         names = server.models()
     if len(names) != 1:
         raise JudgeError(

@@ -61,10 +61,8 @@ class Display:
     def __call__(self, progress: told.Progress) -> None:
         """The pipeline's on_progress."""
         compiling, drawing = f"Compile {self.column}".strip(), f"Draw {self.column}".strip()
-        if progress.stage == "compile":
-            self.update("Compile", progress.done, progress.total, progress.what)
-        elif progress.stage == "load":
-            self.update("Load", progress.done, progress.total, progress.what)
+        if progress.stage in ("compile", "load"):
+            self.update(progress.stage.capitalize(), progress.done, progress.total, progress.what)
         elif progress.stage == "encode" and drawing not in self._rows:
             self.update(compiling, 0, None, "minutes at full size, unless it is kept from before")
         elif progress.stage == "sample":

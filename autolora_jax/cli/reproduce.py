@@ -3,6 +3,7 @@
 import datetime
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,12 +16,12 @@ from autolora_jax.batch.standins import Standins
 from autolora_jax.cli import batch
 from autolora_jax.cli.console import reported, say, show
 from autolora_jax.cli.flags import told
-from autolora_jax.cli.judge import CACHE, Service, consult, service_of
+from autolora_jax.cli.judge import CACHE, consult
 from autolora_jax.cli.progress import Display
 from autolora_jax.config import ConfigError
 from autolora_jax.evaluation.encoders import open_clip, open_encoder
 from autolora_jax.evaluation.features import FOLDER
-from autolora_jax.evaluation.judge import Judged, Prices, Progress, Question, Report
+from autolora_jax.evaluation.judge import Judged, Prices, Question, Report
 from autolora_jax.experiments import catalogue, changes
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, find_drawn
 from autolora_jax.experiments.experiment import Experiment
@@ -95,7 +96,7 @@ def describe(experiment: Experiment, folder: Path, asked: Reproduce) -> str:
     """What an experiment takes, as batch.describe says it. Nothing is downloaded, unless a batch is drawn."""
     sources = Sources() if asked.calibrate else Standins()
     job, place = experiment.whole_job, str(folder / PICTURES)
-    told = batch.describe(job, place, asked.calibrate, asked.retry, asked.compilation_cache, sources)
+    told = batch.describe(job, place, asked, sources)
     lines = [f"{experiment.name}: {experiment.title}", told, f"  cells           {len(experiment.cells)}"]
     if isinstance(sources, Standins):
         lines += [f"  not looked at   {source}: {why}{_origin(source)}" for source, why in sources.unseen.items()]
@@ -105,7 +106,7 @@ def describe(experiment: Experiment, folder: Path, asked: Reproduce) -> str:
 def draw(experiment: Experiment, folder: Path, asked: Reproduce) -> Summary:
     """Draws what is missing. Raises as draw_job."""
     try:
-        return batch.draw(experiment.whole_job, str(folder / PICTURES), asked.retry, asked.compilation_cache)
+        return batch.draw(experiment.whole_job, str(folder / PICTURES), asked)
     except WeightsError as e:
         for source in changes.loras(experiment):
             if source in str(e):
@@ -147,8 +148,7 @@ def _method(experiment: Experiment, asked: Reproduce, cache: Path) -> Method:
     encoder = open_encoder(asked.features or ("builtin" if experiment.world else "dinov2-giant"), mesh)
     scorer: Scorer
     if asked.judge is not None:
-        service = service_of(asked, None if asked.judge == "auto" else asked.judge)
-        scorer = JudgeScorer(_Consultation(service, cache / CACHE))
+        scorer = JudgeScorer(partial(_consult, asked, cache / CACHE))
     elif experiment.world:
         scorer = WorldScorer()
     else:
@@ -156,20 +156,13 @@ def _method(experiment: Experiment, asked: Reproduce, cache: Path) -> Method:
     return Method(encoder, scorer, cache, asked.confidence, asked.vendi)
 
 
-class _Consultation:
+def _consult(
+    asked: Reproduce, cache: Path, pictures: DrawnPictures, question: Question, on_scored: OnScored
+) -> tuple[Sequence[Judged], Mapping[str, str]]:
     """Asks a judge; see scorers.Consult."""
-
-    def __init__(self, service: Service, cache: Path) -> None:
-        self._service, self._cache = service, cache
-
-    def __call__(
-        self, pictures: DrawnPictures, question: Question, on_scored: OnScored
-    ) -> tuple[Sequence[Judged], Mapping[str, str]]:
-        def show(progress: Progress) -> None:
-            on_scored(progress.done)
-
-        found = consult(pictures, question, self._cache, self._service, show)
-        return found.judged, _asked(found)
+    model = None if asked.judge == "auto" else asked.judge
+    found = consult(pictures, question, cache, asked, model, lambda progress: on_scored(progress.done))
+    return found.judged, _asked(found)
 
 
 def _asked(found: Report) -> dict[str, str]:

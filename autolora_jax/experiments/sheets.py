@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from autolora_jax.batch import Prompt, read_manifest
-from autolora_jax.batch.contents import read_pictures
 from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK
 from autolora_jax.batch.plan import Plan
 from autolora_jax.batch.prompts import read_prompts
 from autolora_jax.batch.storage import open_storage
-from autolora_jax.batch.store import Place
+from autolora_jax.batch.store import Place, read_pictures
 from autolora_jax.experiments.experiment import Cell, Experiment, Sheet
 from autolora_jax.grid import PAPER, comparison_grid
 

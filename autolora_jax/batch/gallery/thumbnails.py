@@ -1,18 +1,17 @@
 """Small copies of pictures, in one folder per size. What is there is not made again."""
 
 import io
-import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from PIL import Image
 
-from autolora_jax.batch.contents import read_members
 from autolora_jax.batch.gallery.table import Table
 from autolora_jax.batch.manifest import OK
 from autolora_jax.batch.storage import Storage
+from autolora_jax.batch.store import Place, read_pictures
 
 FOLDER = "gallery"
 SIZE = 384  # pixels of the longer side, where nothing else is wished
@@ -45,22 +44,16 @@ def make_thumbnails(storage: Storage, table: Table, size: int = SIZE, on_done: O
     if not 16 <= size <= 4096:
         raise ValueError(f"thumbnails of {size} pixels can't be meant; take 16 to 4096")
     thumbnails = Thumbnails(size)
-    files, shards = _wanted(storage, table, thumbnails)
-    total, done, problems = len(files) + sum(map(len, shards.values())), 0, []
+    groups = _wanted(storage, table, thumbnails)
+    total, done, problems = sum(map(len, groups)), 0, []
 
-    def from_file(key: str, name: str) -> Iterator[str | None]:
-        yield _make(storage, thumbnails.name(key), name, storage.read(name))
-
-    def from_shard(name: str, keys: dict[str, str]) -> Iterator[str | None]:
-        for member, found in read_members(storage, name, keys):
-            small = thumbnails.name(keys[member])
-            yield found if isinstance(found, str) else _make(storage, small, f"{name}: {member}", found)
+    def make(places: Mapping[str, Place]) -> list[str | None]:
+        contents = read_pictures(storage, places)
+        return [_make(storage, thumbnails, key, places[key], content) for key, content in contents]
 
     pool = ThreadPoolExecutor(THREADS)
     try:
-        made = pool.map(lambda file: list(from_file(*file)), files.items())
-        more = pool.map(lambda shard: list(from_shard(*shard)), shards.items())
-        for found in itertools.chain(made, more):
+        for found in pool.map(make, groups):
             problems += [problem for problem in found if problem]
             done += len(found)
             if on_done:
@@ -70,13 +63,13 @@ def make_thumbnails(storage: Storage, table: Table, size: int = SIZE, on_done: O
     return thumbnails._replace(problems=tuple(problems))
 
 
-def _wanted(storage: Storage, table: Table, thumbnails: Thumbnails) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
-    """What is to be made: key -> file, and shard -> its members -> their keys."""
+def _wanted(storage: Storage, table: Table, thumbnails: Thumbnails) -> list[dict[str, Place]]:
+    """Of which pictures, by key: each file for itself, then those of a shard together."""
     folders = {f"{FOLDER}/thumbnails-{thumbnails.size}/{key[:2]}" for key in table.keys}
     with ThreadPoolExecutor(THREADS) as pool:
         there = {name for names in pool.map(storage.names, folders) for name in names}
-    files: dict[str, str] = {}
-    shards: dict[str, dict[str, str]] = {}
+    files: list[dict[str, Place]] = []
+    shards: dict[str, dict[str, Place]] = {}
     for i, key in enumerate(table.keys):
         if table.value("status", i) != OK or thumbnails.name(key).rpartition("/")[2] in there:
             continue
@@ -84,25 +77,24 @@ def _wanted(storage: Storage, table: Table, thumbnails: Thumbnails) -> tuple[dic
         if not (member or file).endswith(PICTURES):
             continue
         if member:
-            shards.setdefault(file, {})[member.replace("*", key)] = key
+            shards.setdefault(file, {})[key] = Place(file, member.replace("*", key))
         else:
-            files[key] = file.replace("*", key)
-    return files, shards
+            files.append({key: Place(file.replace("*", key), None)})
+    return [*files, *shards.values()]
 
 
-def _make(storage: Storage, name: str, source: str, content: bytes | None) -> str | None:
-    """Writes a thumbnail, or says why it can't be made."""
-    if content is None:
-        return f"{source} is not there"
-    size = int(name.split("/")[1].rpartition("-")[2])
-    file = io.BytesIO()
+def _make(storage: Storage, thumbnails: Thumbnails, key: str, place: Place, content: bytes | str) -> str | None:
+    """Writes a picture's thumbnail, or says why it can't be made. content: in its place, why there is none."""
+    if isinstance(content, str):
+        return content
+    size, file = (thumbnails.size, thumbnails.size), io.BytesIO()
     try:
         with Image.open(io.BytesIO(content)) as image:
-            image.draft("RGB", (size, size))
+            image.draft("RGB", size)
             small = image.convert("RGB")
-        small.thumbnail((size, size), reducing_gap=2.0)
+        small.thumbnail(size, reducing_gap=2.0)
         small.save(file, "WEBP", quality=82)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:  # what Pillow says of broken files
-        return f"{source} can't be read: {e}"
-    storage.write(name, file.getvalue())
+        return f"{': '.join(filter(None, place))} can't be read: {e}"
+    storage.write(thumbnails.name(key), file.getvalue())
     return None
