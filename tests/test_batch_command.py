@@ -87,7 +87,7 @@ def test_nothing_but_failures_is_an_error(file: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--set", "settings.sampler.stps=3"], "did you mean settings.sampler.steps"),
+        (["--set", "settings.sampler.stps=3"], "did you mean settings.num_inference_steps"),
         (["--format", "gif"], "png, webp, jpeg, latent"),
         (["--seeds", "x"], "seeds such as 0-15"),
         (["--prompt-file", "p.yaml"], "file of prompts"),

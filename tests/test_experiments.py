@@ -212,7 +212,7 @@ def test_stand_ins_are_for_what_is_not_there_alone():
     assert sources.lora("builtin:character").name == "character"
     assert sources.model(ModelConfig("builtin", dtype="float32")).name == "builtin" and not sources.unseen
     medium = sources.model(ModelConfig(SD3, text_encoder_3=None))
-    assert medium.trained_size == 1024 and "text_encoder_3" not in medium.networks
+    assert medium.canvas.cells == 128 and "text_encoder_3" not in medium.networks
     assert sources.lora("nerijs/pixel-art-medium-128-v0.1").name == "pixel-art-medium-128-v0.1"
     assert {*sources.unseen} == {SD3, "nerijs/pixel-art-medium-128-v0.1"}
     for name, published in PUBLISHED.items():
@@ -259,7 +259,7 @@ def test_a_part_of_the_cells():
 
 def test_other_settings():
     table1 = changes.with_settings(catalogue.load("table1"), {"settings.sampler.steps": "7", "seeds": "0-3"})
-    assert table1.whole_job.all_settings()[5].sampler.steps == 7 and len(table1.job.seeds) == 4
+    assert table1.whole_job.all_settings()[5].num_inference_steps == 7 and len(table1.job.seeds) == 4
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_other_settings():
         (["table1", "--set", "settings.lora_scale=0.5"], "table1 compares that; --only and --at"),
         (["table1", "--set", "settings.guidance.w=3"], "table1 compares that"),
         (["table1", "--set", "prompt_file=a.txt"], "write a file of your own"),
-        (["table1", "--set", "settings.sampler.stps=3"], "did you mean settings.sampler.steps"),
+        (["table1", "--set", "settings.sampler.stps=3"], "did you mean settings.num_inference_steps"),
         (["table1", "--only", "Auto"], "fits none of its methods: LoRA, AutoLoRA"),
         (["table1", "--at", "0.25"], "there are 0.2, 0.3"),
         (["table1", "--at", "a"], "numbers such as"),
