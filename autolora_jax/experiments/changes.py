@@ -10,7 +10,7 @@ from typing import Any
 from autolora_jax.config import ConfigError
 from autolora_jax.experiments.experiment import Experiment, Sheet
 from autolora_jax.settings import Lora
-from autolora_jax.settings.changes import override
+from autolora_jax.settings.changes import RENAMED, override
 
 SOURCE, VARIANT, LORAS = "model.source", "model.variant", "loras"
 SETTINGS = "settings."  # how the names of a job's settings begin
@@ -102,9 +102,10 @@ def with_settings(experiment: Experiment, changes: Mapping[str, Any]) -> Experim
 
     Raises ConfigError for unknown names, values that can't be, and settings in which its cells differ.
     """
-    compared = {name for cell in experiment.cells for name in cell.settings}
+    compared = {RENAMED.get(name, name) for cell in experiment.cells for name in cell.settings}
     for name in changes:
         mine = name.removeprefix(SETTINGS)
+        mine = RENAMED.get(mine, mine)
         if name.startswith(SETTINGS) and any(_overlap(mine, theirs) for theirs in compared):
             raise ConfigError(f"--set {name}: {experiment.name} compares that; --only and --at take a part of it")
         if name == "grid" or name.startswith("prompt"):
