@@ -14,8 +14,8 @@ from autolora_jax import CFG, AutoGuidance, AutoLoRA, ConfigError, NoGuidance, P
 from autolora_jax.batch import Job, Prompt, Settings
 from autolora_jax.batch.ledger import spans
 from autolora_jax.batch.plan import Batch, Plan
-from autolora_jax.batch.recipe import Program
-from autolora_jax.settings import Lora, ModelConfig
+from autolora_jax.settings import DrawingConfig, Lora, ModelConfig
+from autolora_jax.settings.fields import settings_of
 from tests.batch_jobs import SETTINGS, plan_of
 
 MANY, MOST_SECONDS, MOST_BYTES = 100_000, 20, 40e6  # seen: 3 to 6 s
@@ -194,11 +194,15 @@ def test_batches_follow_from_the_plan_what_is_wanted_and_the_rows():
 
 
 def test_programs_are_told_apart_by_all_that_the_pipeline_takes_once_a_call():
-    per_image = {"guidance_rescale", "rule", "scales"}
-    assert {"width", "height", "steps", "segments", "rescaled", "scheduler", "noise", "base_text"} <= set(
-        Program._fields
-    )
-    assert not per_image & set(Program._fields)
+    """Of two pictures in a batch no setting differs but those that say they may."""
+    recipe = plan(settings=dataclasses.replace(SETTINGS, guidance_rescale=0.2)).recipes[0]
+    other = {"base_text": "lora", "scheduler": "ddim", "timestep_spacing": "linspace", "noise": "torch", "size": (8, 8)}
+    other |= {"num_inference_steps": 9, "clip_skip": 1, "max_sequence_length": 77, "guidance": CFG(9.0)}
+    other |= {"guidance_rescale": 0.7, "lora_scale": 0.3}
+    for field in settings_of(DrawingConfig):
+        changed = dataclasses.replace(recipe.drawing, **{field.name: other[field.name]})
+        same = dataclasses.replace(recipe, drawing=changed).program == recipe.program
+        assert same == field.said.by_picture, field.name
 
 
 @pytest.mark.parametrize("items", [[], [5], [0, 1, 2], [0, 2, 3, 9], [1, 3, 5]])

@@ -1,6 +1,9 @@
 """The house rules that a reader relies on: who may import whom, and that nothing reaches for torch or a pickle."""
 
 import ast
+import re
+import subprocess
+import sys
 import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -52,6 +55,31 @@ def test_imports_go_one_way(path: Path):
     rooms = {name.split(".")[1] for name in imports(path) if name.startswith("autolora_jax.")} & RANK.keys()
     assert own in RANK, f"{own} has no place in FLOORS"
     assert all(RANK[room] <= RANK[own] for room in rooms), f"{own} imports {rooms}, some of which stand below it"
+
+
+def test_a_setting_is_named_where_it_is_said_and_where_it_is_used():
+    """γ goes from settings/rules.py by request, guidance and run to the sampler, none of which knows its name."""
+    words = {path: set(re.findall(r"\w+", path.read_text(encoding="utf-8"))) for path in FILES}
+    assert len([path for path in FILES if "base_text" in words[path]]) <= 4
+    way = [
+        "request.py",
+        "guidance.py",
+        "run.py",
+        "sampler.py",
+        "pipeline.py",
+        "engine.py",
+        "batch/plan.py",
+        "cli/flags.py",
+    ]
+    assert not [name for name in way if "gamma" in words[ROOT / "autolora_jax" / name]]
+    assert "gamma" in words[ROOT / "autolora_jax" / "settings" / "rules.py"]
+
+
+def test_settings_need_no_jax():
+    """`autolora --help` reads them all."""
+    slow = {"jax", "numpy", "PIL", "transformers"}
+    code = f"import sys, autolora_jax.settings.programs; print(*{slow} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_every_package_is_installed():
