@@ -198,10 +198,11 @@ class AutoLoRAPipeline:
     def __call__(self, call: Call) -> Output:
         """One picture per (prompt, seed). New values compile nothing; docs/compilation.md says what does.
 
-        Texts may be one for all pictures or one per prompt, numbers of guidance one or one per picture; guidance may be
-        one rule per picture. CFG scales left open are the paper's for the model: 5.0 for SDXL, 7.0 for SD3. lora_scale
-        is a number, one per picture, [pictures or 1, LoRAs], or [pictures or 1, steps, LoRAs], a scale for each step;
-        text encoders, which speak once, take the mean.
+        Texts are one for all pictures or one per prompt; negative_prompt=None is 'none'. guidance is an AutoLoRA (the
+        default where a LoRA is loaded), CFG (where none is), NoGuidance, AutoGuidance or PersonalizationGuidance, or
+        one of them per picture; its numbers, too, may be one per picture. CFG scales left open are the paper's for the
+        model: 5.0 for SDXL, 7.0 for SD3. lora_scale is a number, one per picture, [pictures or 1, LoRAs], or [pictures
+        or 1, steps, LoRAs], a scale for each step; text encoders, which speak once, take the mean.
 
         Raises ValueError for arguments that can't be honoured. Warns when a picture comes out not finite.
         """

@@ -47,7 +47,8 @@ def taking(settings: Callable[P, S]) -> Callable[[Callable[[Owner, S], R]], Call
 def explained(kind: type) -> str:
     """What each of the settings does, as a docstring has it."""
     lines = []
-    for field in settings_of(kind):
+    fields = {field.name: field for field in settings_of(kind)}
+    for field in (fields[name] for name in inspect.signature(kind).parameters if name in fields):
         default = "" if field.default is dataclasses.MISSING else f" = {field.default!r}"
         text = f"{field.name}{default}: {field.said.help}"
         lines += textwrap.wrap(text, 110, subsequent_indent="    ", break_on_hyphens=False)
