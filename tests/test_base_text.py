@@ -8,10 +8,10 @@ import pytest
 from diffusers import StableDiffusionXLPipeline
 
 from autolora_jax import AutoLoRA, AutoLoRAPipeline, NoGuidance, PersonalizationGuidance
-from autolora_jax.request import Request
+from autolora_jax.config import SchedulerConfig
+from autolora_jax.request import Canvas, Request
+from autolora_jax.settings import Call
 from autolora_jax.settings.rules import Rule
-from autolora_jax.text import Sizes, TextSettings
-from autolora_jax.text.stage import same_text
 from tests.lora_reference import random_lora
 from tests.parity import error
 
@@ -68,22 +68,8 @@ def test_a_lora_of_the_text_alone_then_leaves_nothing_to_compare(pipe, count_com
 )
 @pytest.mark.parametrize("base_text", ["base", "lora"])
 def test_every_kind_has_its_scales(rule: Rule, kinds: set[str], base_text: str):
-    text, sizes = same_text("a cat"), Sizes((8, 8), (0, 0), (8, 8))
-    request = Request.of(
-        prompts=[text],
-        negatives=[text],
-        seeds=[0, 1],
-        rules=rule,
-        steps=4,
-        guidance_rescale=0.0,
-        lora_scale=[0.4, 0.8],
-        loras=1,
-        latents=None,
-        latent_shape=(1, 1, 4),
-        noise="jax",
-        text=TextSettings((sizes, sizes)),
-        base_text=base_text,
-    )
+    call = Call("a cat", seeds=(0, 1), guidance=rule, num_inference_steps=4, lora_scale=[0.4, 0.8], base_text=base_text)
+    request = Request.of(call, Canvas(8, 1, 1, 4, 5.0, SchedulerConfig()), [1.0])
     lora = np.array([[0.4], [0.8]], np.float32)
     denoiser = {"base": 0 * lora, "weak": 0.5 * lora, "lora": lora}
     read = {**denoiser, "base": denoiser[base_text]}
@@ -95,5 +81,5 @@ def test_every_kind_has_its_scales(rule: Rule, kinds: set[str], base_text: str):
 
 def test_others_are_refused(pipe):
     for call in (pipe, pipe.encode_prompt):
-        with pytest.raises(ValueError, match="base_text='lore': use 'base' or 'lora'"):
+        with pytest.raises(ValueError, match="base_text = 'lore' is not known"):
             call("a cat", base_text="lore")

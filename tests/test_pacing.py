@@ -1,19 +1,22 @@
 """The host keeps a few stretches ahead of the devices; what it does there changes no picture."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from autolora_jax import AutoLoRA
+from autolora_jax.config import SchedulerConfig
 from autolora_jax.guidance import plan
 from autolora_jax.pacing import AHEAD, Pace
-from autolora_jax.request import Request
+from autolora_jax.request import Canvas, Request
 from autolora_jax.run import Run
 from autolora_jax.run import calls as calls_of
 from autolora_jax.sampler import STRETCH, State
-from autolora_jax.text import Sizes, TextSettings
-from autolora_jax.text.stage import same_text
+from autolora_jax.settings import Call
+
+CANVAS = Canvas(8, 1, 1, 4, 5.0, SchedulerConfig())
 
 
 class Latents:
@@ -76,22 +79,8 @@ def test_nobody_is_told_of_what_was_given_up():
 
 
 def request(scales: list[float]) -> Request:
-    sizes = Sizes((8, 8), (0, 0), (8, 8))
-    return Request.of(
-        prompts=[same_text("")],
-        negatives=[None],
-        seeds=range(len(scales)),
-        rules=AutoLoRA(1.5, 2.0, 2.0),
-        steps=2,
-        guidance_rescale=0.0,
-        lora_scale=scales,
-        loras=1,
-        latents=None,
-        latent_shape=(1, 1, 4),
-        noise="jax",
-        text=TextSettings((sizes, sizes)),
-        base_text="base",
-    )
+    call = Call("", None, seeds=range(len(scales)), guidance=AutoLoRA(1.5, 2.0, 2.0), num_inference_steps=2)
+    return Request.of(dataclasses.replace(call, lora_scale=scales), CANVAS, [1.0])
 
 
 @pytest.mark.parametrize(
