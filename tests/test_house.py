@@ -1,6 +1,7 @@
 """The house rules that a reader relies on: who may import whom, and that nothing reaches for torch or a pickle."""
 
 import ast
+import re
 import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -72,7 +73,26 @@ def test_the_file_guide_is_true():
         for word in line.partition("|")[2].partition("|")[0].replace(",", " ").split():
             path = word.strip("`")
             if path.endswith((".py", "/")):
-                assert (ROOT / path).exists() or (ROOT / "autolora_jax" / path).exists(), f"{path} does not exist"
+                assert _places(path), f"{path} does not exist"
+
+
+def test_what_the_file_guide_says_is_there():
+    """What it names beside a folder is a file, a folder, a function or a class there."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    guide = text[text.index("## File guide") : text.index("## What you might not expect")]
+    for row in re.findall(r"^\| (`.*)\|$", guide, re.MULTILINE):
+        folders, _, said = row.partition(" | ")
+        homes = [home for path in re.findall(r"`([^`]+/)`", folders) for home in _places(path)]
+        defined = "\n".join(file.read_text(encoding="utf-8") for home in homes for file in home.glob("*.py"))
+        for word in re.findall(r"`(\w+)`", said) if homes else ():
+            there = any((home / f"{word}{ending}").exists() for home in homes for ending in ("", ".py"))
+            assert there or re.search(rf"^(def|class) {word}\b", defined, re.MULTILINE), f"{folders} has no {word}"
+
+
+def _places(path: str) -> list[Path]:
+    """Where a path of the file guide leads."""
+    found = (ROOT / path, ROOT / "autolora_jax" / path)
+    return [each for each in found if each.exists()]
 
 
 def test_no_modules_import_each_other():
