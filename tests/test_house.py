@@ -90,17 +90,36 @@ def test_every_package_is_installed():
     assert told["packages"]["find"] == {"include": ["autolora_jax*"]}
 
 
-def test_the_readmes_file_guide_is_true():
+def test_the_file_guide_is_true():
     """Every module of the library is in the guide, and what the guide names exists."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    guide = text[text.index("## File guide") : text.index("## Tests")]
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    guide = text[text.index("## File guide") : text.index("## What you might not expect")]
     for name in sorted({p.relative_to(ROOT / "autolora_jax").parts[0] for p in FILES} - {"__init__.py"}):
         assert f"`{name}" in guide or f"/{name}" in guide, f"{name} is not in the file guide"
     for line in guide.splitlines():
         for word in line.partition("|")[2].partition("|")[0].replace(",", " ").split():
             path = word.strip("`")
             if path.endswith((".py", "/")):
-                assert (ROOT / path).exists() or (ROOT / "autolora_jax" / path).exists(), f"{path} does not exist"
+                assert _places(path), f"{path} does not exist"
+
+
+def test_what_the_file_guide_says_is_there():
+    """What it names beside a folder is a file, a folder, a function or a class there."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    guide = text[text.index("## File guide") : text.index("## What you might not expect")]
+    for row in re.findall(r"^\| (`.*)\|$", guide, re.MULTILINE):
+        folders, _, said = row.partition(" | ")
+        homes = [home for path in re.findall(r"`([^`]+/)`", folders) for home in _places(path)]
+        defined = "\n".join(file.read_text(encoding="utf-8") for home in homes for file in home.glob("*.py"))
+        for word in re.findall(r"`(\w+)`", said) if homes else ():
+            there = any((home / f"{word}{ending}").exists() for home in homes for ending in ("", ".py"))
+            assert there or re.search(rf"^(def|class) {word}\b", defined, re.MULTILINE), f"{folders} has no {word}"
+
+
+def _places(path: str) -> list[Path]:
+    """Where a path of the file guide leads."""
+    found = (ROOT / path, ROOT / "autolora_jax" / path)
+    return [each for each in found if each.exists()]
 
 
 def test_no_modules_import_each_other():
