@@ -166,7 +166,7 @@ def _read_record(storage: Storage) -> Record | None:
 
 def _wanted(storage: Storage, plan: Plan, retry: bool) -> Items:
     """Numbers of the pictures of a plan that are not recorded, each key once."""
-    known, ok = recorded(storage).find(plan.keys)
+    known, ok = recorded(storage, plan.keys)
     return np.flatnonzero(plan.first & ~(ok if retry else known))
 
 
