@@ -152,14 +152,14 @@ class _Fleet:
         returned, _ = self.ray.wait(list(self._calls), num_returns=1, timeout=patience)
         for reference in returned:
             worker, then = self._calls.pop(reference)
+            if worker not in self._actors:  # what it has recorded was found in the ledger
+                continue
             try:
                 result = self.ray.get(reference)
             except self.ray.exceptions.RayError as e:
-                if worker in self._actors:
-                    self._on_error(worker, e)
+                self._on_error(worker, e)
             else:
-                if worker in self._actors:  # else what it has recorded was found in the ledger
-                    then(result)
+                then(result)
         return bool(returned)
 
     def _open(self, worker: int, hello: Hello) -> None:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from autolora_jax.cli import console
 from autolora_jax.cli.console import EXIT_CODES, reported, terminable
 from autolora_jax.settings.changes import read, to_text
-from autolora_jax.settings.fields import Field, groups_of, settings_of
+from autolora_jax.settings.fields import Field, Setting, groups_of, settings_of
 from autolora_jax.settings.pictures import MODEL, OUTPUT, PICTURES
 from autolora_jax.settings.programs.program import PRESETS, RUN, Program
 from autolora_jax.settings.rules import Rule, numbers, owners
@@ -64,9 +64,7 @@ class Flag(NamedTuple):
                 rich_help_panel=said.panel or None,
                 show_default=False,
                 envvar=said.environment,
-                autocompletion=(lambda typed: [name for name in said.names() if name.startswith(typed)])
-                if said.choices
-                else None,
+                autocompletion=_completion(said) if said.choices else None,
             )
         default = inspect.Parameter.empty if required else None
         annotation: Any = Annotated[kind, info] if required else Annotated[kind | None, info]
@@ -87,6 +85,10 @@ def _note(field: Field) -> str:
         value = to_text(default, field.hint)
         told = ",".join(value) if isinstance(value, list) else str(value)
     return f" [dim]{escape(f'[default {told}]')}[/dim]" if told else ""
+
+
+def _completion(said: Setting) -> Callable[[str], list[str]]:
+    return lambda incomplete: [name for name in said.names() if name.startswith(incomplete)]
 
 
 def flags_of(kind: type, prefix: str = "") -> Iterator[Flag]:
