@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from autolora_jax.batch.draw import Draw, Drawing, Pictures
-from autolora_jax.batch.features import open_features
+from autolora_jax.batch.formats import open_features
 from autolora_jax.batch.ledger import open_place, open_record
 from autolora_jax.batch.plan import Batch, Plan, Row, make_plan
 from autolora_jax.batch.run import Summary, run

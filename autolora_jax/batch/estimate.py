@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from autolora_jax.batch.draw import Draw
-from autolora_jax.batch.features import open_features
-from autolora_jax.batch.formats import FORMATS, TEXT
+from autolora_jax.batch.formats import FORMATS, TEXT, open_features
 from autolora_jax.batch.ledger import check_place, find_record
 from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.recipe import Recipe

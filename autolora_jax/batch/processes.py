@@ -22,8 +22,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from orbax.checkpoint import multihost  # JAX itself has no public name for the client of its service
 
-from autolora_jax.batch.features import open_features
+from autolora_jax.batch.formats import open_features
 from autolora_jax.batch.ledger import check_place, find_record, spans
 from autolora_jax.batch.plan import Batch, make_plan
 from autolora_jax.batch.run import OnBatch, Summary, draw_work, together
@@ -37,7 +38,6 @@ from autolora_jax.settings.jobs import Job
 JOIN_WITHIN = 300  # seconds in which all processes must have come
 LOST_AFTER = 100  # seconds without a sign of life
 LOOK_EVERY = 0.5  # seconds
-Message = Mapping[str, Any]
 OnWork = Callable[[Work, Sequence[Batch]], None]
 
 
@@ -57,7 +57,7 @@ class Peers:
         """What is said from now on is about another job. All processes draw the same jobs, in the same order."""
         self._job += 1
 
-    def tell(self, what: str, message: Message) -> None:
+    def tell(self, what: str, message: Mapping[str, Any]) -> None:
         """Says something that all can hear from now on."""
         with _reachable():
             self._client.key_value_set(f"{self._folder(what)}{self.number}", json.dumps(message), allow_overwrite=True)
@@ -124,8 +124,6 @@ def join(
             f"{str(e).rstrip('.')}. Cloud TPU, SLURM and Open MPI tell it by themselves; elsewhere give all of "
             "--coordinator-address HOST:PORT --num-processes N --process-id I"
         ) from None
-    from orbax.checkpoint import multihost  # JAX itself has no public name for the client of its service
-
     return Peers(jax.process_index(), jax.process_count(), multihost.get_jax_distributed_client())
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
-from autolora_jax.batch.features import Features, open_features
-from autolora_jax.batch.formats import FORMATS
+from autolora_jax.batch.formats import FORMATS, Features, open_features
 from autolora_jax.batch.ledger import Ledger, Record, open_place, open_record, settle
 from autolora_jax.batch.plan import Batch, Plan, make_plan
 from autolora_jax.batch.sources import Sources

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from autolora_jax.batch.features import open_features
+from autolora_jax.batch.formats import open_features
 from autolora_jax.batch.ledger import Record, find_record
 from autolora_jax.batch.plan import Batch, Plan, make_plan
 from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, draw_work
