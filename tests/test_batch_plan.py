@@ -12,9 +12,9 @@ import pytest
 
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, ConfigError, NoGuidance, PersonalizationGuidance
 from autolora_jax.batch import Job, Prompt, Settings
-from autolora_jax.batch.ledger import spans
 from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.recipe import Program
+from autolora_jax.batch.work import spans
 from autolora_jax.settings import Lora, ModelConfig
 from tests.batch_jobs import SETTINGS, plan_of
 

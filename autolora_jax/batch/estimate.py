@@ -10,11 +10,10 @@ import numpy as np
 
 from autolora_jax.batch.draw import Draw
 from autolora_jax.batch.formats import FORMATS, TEXT, open_features
-from autolora_jax.batch.ledger import check_place, find_record
 from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.recipe import Recipe
 from autolora_jax.batch.storage import Storage
-from autolora_jax.batch.work import enter
+from autolora_jax.batch.work import check_place, enter, find_record
 from autolora_jax.config import JsonConfig, MMDiTConfig
 from autolora_jax.models.networks import network_of, param_shapes
 from autolora_jax.models.vae import decode_sliced

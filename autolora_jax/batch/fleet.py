@@ -21,10 +21,9 @@ from typing import Any
 
 from autolora_jax.batch.cluster import LOCAL, Resources, connected, options, room, said, usual_resources
 from autolora_jax.batch.dispatch import ATTEMPTS, Dispatch
-from autolora_jax.batch.ledger import find_record
 from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, Tally, together
 from autolora_jax.batch.storage import open_storage
-from autolora_jax.batch.work import Work, open_plan
+from autolora_jax.batch.work import Work, find_record, open_plan
 from autolora_jax.batch.worker import Hello, Studio, Worker
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.jobs import Job

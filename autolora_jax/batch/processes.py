@@ -25,12 +25,11 @@ import numpy as np
 from orbax.checkpoint import multihost  # JAX itself has no public name for the client of its service
 
 from autolora_jax.batch.formats import open_features
-from autolora_jax.batch.ledger import check_place, find_record, spans
 from autolora_jax.batch.plan import Batch, make_plan
 from autolora_jax.batch.run import OnBatch, Summary, draw_work, together
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
-from autolora_jax.batch.work import Work, enter, open_work
+from autolora_jax.batch.work import Work, check_place, enter, find_record, open_work, spans
 from autolora_jax.config import ConfigError
 from autolora_jax.progress import OnProgress
 from autolora_jax.settings.jobs import Job
