@@ -40,7 +40,7 @@ class Estimate(NamedTuple):
 def estimate(job: Job, plan: Plan, storage: Storage, rows: int, retry: bool = False) -> tuple[Estimate, list[Batch]]:
     """What is left of a job, and its batches. Nothing is written. Raises ConfigError, StorageError."""
     features = open_features(job.output, plan)
-    check_place(storage, job.output, features.source if features else None)
+    check_place(storage, job.output, features)
     record, _ = find_record(storage, plan, rows, retry)
     batches = enter(job, plan, storage, record, features).todo
     items = np.concatenate([np.arange(0), *(batch.items for batch in batches)])

@@ -204,7 +204,7 @@ def _open(job: Job, out: str | os.PathLike[str], peers: Peers, devices: Sequence
         raise ConfigError(
             "the job is not process 0's: its file, prompts, models and LoRAs should be the same for all processes"
         )
-    check_place(storage, job.output, None if features is None else features.source)
+    check_place(storage, job.output, features)
     record, there = find_record(storage, plan, job.batch_size * len(devices), retry)
     if there != bool(told["items"]) or [list(span) for span in record.items] != told["items"]:
         raise ConfigError(

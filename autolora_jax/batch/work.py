@@ -29,7 +29,7 @@ from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import STATE, Storage, open_storage
 from autolora_jax.batch.store import Shards, Store, drop_staged, join_staged, shards_there
 from autolora_jax.config import ConfigError
-from autolora_jax.evaluation.kept import FEATURES, Source
+from autolora_jax.evaluation.kept import FEATURES
 from autolora_jax.settings.jobs import Job, OutputConfig
 
 PLACE, RECORD = "batch.json", f"{STATE}/plan.json"
@@ -158,9 +158,8 @@ def open_plan(
 ) -> Work:
     """The same of a job that is planned, in batches of so many rows."""
     features = open_features(job.output, plan, devices)
-    source = None if features is None else features.source
-    if not check_place(storage, job.output, source):
-        storage.write(PLACE, (json.dumps(_about(job.output, source), indent=2) + "\n").encode())
+    if not check_place(storage, job.output, features):
+        storage.write(PLACE, (json.dumps(_about(job.output, features), indent=2) + "\n").encode())
     record = open_record(storage, plan, rows, job.output, retry)
     return enter(job, plan, storage, record, features)
 
@@ -174,15 +173,12 @@ def enter(job: Job, plan: Plan, storage: Storage, record: Record, features: Feat
     return Work(job, plan, storage, ledger, store, batches, frozenset(done), features)
 
 
-def check_place(storage: Storage, output: OutputConfig, source: Source | None = None) -> bool:
-    """Whether a place is made for pictures of this form; False: it is new. Raises ConfigError when it holds others.
-
-    source: of features, where these are kept.
-    """
+def check_place(storage: Storage, output: OutputConfig, features: Features | None = None) -> bool:
+    """Whether a place is made for pictures of this form; False: it is new. Raises ConfigError when it holds others."""
     content = storage.read(PLACE)
     if content is None:
         return False
-    wanted, found = _about(output, source), json.loads(content)
+    wanted, found = _about(output, features), json.loads(content)
     if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
         raise ConfigError(f"{storage.where}/{PLACE} is not of {FORMAT!r} version {VERSION}; choose another --out")
     if found != wanted:
@@ -193,13 +189,13 @@ def check_place(storage: Storage, output: OutputConfig, source: Source | None = 
     return True
 
 
-def _about(output: OutputConfig, source: Source | None) -> dict[str, Any]:
+def _about(output: OutputConfig, features: Features | None) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
         "pictures": output.format,
         "sharded": output.shard_size is not None,
-        **({FEATURES: source._asdict()} if source else {}),
+        **({FEATURES: features.source._asdict()} if features else {}),
     }
 
 
@@ -213,10 +209,14 @@ def find_record(storage: Storage, plan: Plan, rows: int, retry: bool = False) ->
 
     retry: draw also what failed before, or was not finite. Nothing is written.
     """
-    found = _read_record(storage)
-    if found and (found.plan, found.rows) == (plan.fingerprint, rows):
-        return found, True
-    return Record(plan.fingerprint, rows, spans(_wanted(storage, plan, retry))), False
+    if (content := storage.read(RECORD)) is not None:
+        told = json.loads(content)
+        found = Record(**{**told, "items": tuple(map(tuple, told["items"]))})
+        if (found.plan, found.rows) == (plan.fingerprint, rows):
+            return found, True
+    known, ok = recorded(storage, plan.keys)
+    wanted = np.flatnonzero(plan.first & ~(ok if retry else known))  # each key once
+    return Record(plan.fingerprint, rows, spans(wanted)), False
 
 
 def open_record(storage: Storage, plan: Plan, rows: int, output: OutputConfig, retry: bool = False) -> Record:
@@ -234,21 +234,6 @@ def open_record(storage: Storage, plan: Plan, rows: int, output: OutputConfig, r
     if record.items:
         storage.write(RECORD, (json.dumps(record._asdict()) + "\n").encode())
     return record
-
-
-def _read_record(storage: Storage) -> Record | None:
-    """The record of the unfinished job, if there is one."""
-    content = storage.read(RECORD)
-    if content is None:
-        return None
-    told = json.loads(content)
-    return Record(**{**told, "items": tuple((first, last) for first, last in told["items"])})
-
-
-def _wanted(storage: Storage, plan: Plan, retry: bool) -> Items:
-    """Numbers of the pictures of a plan that are not recorded, each key once."""
-    known, ok = recorded(storage, plan.keys)
-    return np.flatnonzero(plan.first & ~(ok if retry else known))
 
 
 def settle(storage: Storage, plan: Plan) -> None:
