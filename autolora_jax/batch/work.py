@@ -167,9 +167,10 @@ def open_plan(
 def enter(job: Job, plan: Plan, storage: Storage, record: Record, features: Features | None = None) -> Work:
     """The work of a record."""
     ledger, batches = Ledger(storage, record), record.batches(plan)
-    done, to = ledger.done(), (storage, FORMATS[job.output.format].suffix)
-    shards = record.first_shard, record.shard_batches
-    store = Shards(*to, *shards, len(batches), done) if record.shard_batches else Store(*to)
+    done, suffix = ledger.done(), FORMATS[job.output.format].suffix
+    store = Store(storage, suffix)
+    if record.shard_batches:
+        store = Shards(storage, suffix, record.first_shard, record.shard_batches, len(batches), done)
     return Work(job, plan, storage, ledger, store, batches, frozenset(done), features)
 
 
