@@ -32,17 +32,15 @@ def keep_programs(place: str | os.PathLike[str] | None = None) -> str | None:
     jax.config.update("jax_enable_compilation_cache", told != OFF)
     if told == OFF:
         return None
-    folder = _absolute(told or os.path.join(_user_cache(), "autolora-jax", "programs"))
+    folder = told or os.path.join(_user_cache(), "autolora-jax", "programs")
+    if "://" not in folder:
+        folder = os.path.abspath(os.path.expanduser(folder))
     if folder != known:
         jax.config.update("jax_compilation_cache_dir", folder)
     compilation_cache.reset_cache()  # JAX looks at its settings once
     # The small programs, too: a second process is to compile nothing.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder
-
-
-def _absolute(place: str) -> str:
-    return place if "://" in place else os.path.abspath(os.path.expanduser(place))
 
 
 def _user_cache() -> str:

@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 
 from autolora_jax.batch.draw import Draw, Drawing, Pictures
-from autolora_jax.batch.features import open_features
-from autolora_jax.batch.ledger import open_place, open_record
 from autolora_jax.batch.plan import Batch, Plan, Row, make_plan
 from autolora_jax.batch.run import Summary, run
 from autolora_jax.batch.sources import File, Model, Sources, digest
 from autolora_jax.batch.storage import Folder, Storage
-from autolora_jax.batch.work import Work, enter
+from autolora_jax.batch.work import Work, open_plan
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.settings import Job, Lora, ModelConfig, OutputConfig, Settings
 from autolora_jax.weights.families import SDXL
@@ -56,10 +54,7 @@ def plan_of(job: Job) -> Plan:
 
 def open_fake(job: Job, out: Path | Storage, rows: int = 4, retry: bool = False) -> Work:
     """As work.open_work does it."""
-    storage, plan = Folder(out) if isinstance(out, Path) else out, plan_of(job)
-    features = open_features(job.output, plan)
-    open_place(storage, job.output, features.source if features else None)
-    return enter(job, plan, storage, open_record(storage, plan, rows, job.output, retry), features)
+    return open_plan(job, plan_of(job), Folder(out) if isinstance(out, Path) else out, rows, retry=retry)
 
 
 def pixels(row: Row) -> np.ndarray:

@@ -22,9 +22,9 @@ from autolora_jax.batch import Job, dispatch, draw_job, read_manifest
 from autolora_jax.batch.cluster import room, usual_resources
 from autolora_jax.batch.dispatch import ATTEMPTS, Dispatch
 from autolora_jax.batch.fleet import FleetError, draw_fleet
-from autolora_jax.batch.ledger import PARTS
 from autolora_jax.batch.plan import Batch
 from autolora_jax.batch.storage import StorageError
+from autolora_jax.batch.work import PARTS
 from autolora_jax.batch.worker import Worker
 from autolora_jax.settings import changes
 from tests.batch_jobs import draw_all, open_fake, plan_of, small_job, tree

@@ -12,8 +12,8 @@ import pytest
 
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, ConfigError, NoGuidance, PersonalizationGuidance
 from autolora_jax.batch import Job, Prompt, Settings
-from autolora_jax.batch.ledger import spans
 from autolora_jax.batch.plan import Batch, Plan
+from autolora_jax.batch.work import spans
 from autolora_jax.settings import DrawingConfig, Lora, ModelConfig
 from autolora_jax.settings.fields import settings_of
 from tests.batch_jobs import SETTINGS, plan_of

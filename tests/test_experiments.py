@@ -7,7 +7,7 @@ import pytest
 
 from autolora_jax.batch import estimate
 from autolora_jax.batch.plan import Plan, make_plan
-from autolora_jax.batch.standins import PUBLISHED, Standins
+from autolora_jax.batch.sources import PUBLISHED, Standins
 from autolora_jax.experiments import catalogue, changes
 from autolora_jax.experiments.experiment import Experiment, assumed
 from autolora_jax.experiments.paper.beyond import CURVES, equal_steps
@@ -51,7 +51,7 @@ def evaluations(plan: Plan) -> int:
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """No model lies in the hub's cache of this machine."""
-    monkeypatch.setattr("autolora_jax.batch.standins.cached_copy", lambda repo: None)
+    monkeypatch.setattr("autolora_jax.batch.sources.cached_copy", lambda repo: None)
 
 
 def test_there_is_a_file_for_every_table_and_figure_of_the_paper():
@@ -223,7 +223,7 @@ def test_a_model_that_is_in_the_hubs_cache_is_no_stand_in(monkeypatch: pytest.Mo
     """Then keys are true ones, and a plan knows what is drawn."""
     from autolora_jax.demo import builtin
 
-    monkeypatch.setattr("autolora_jax.batch.standins.cached_copy", lambda repo: builtin("builtin"))
+    monkeypatch.setattr("autolora_jax.batch.sources.cached_copy", lambda repo: builtin("builtin"))
     sources = Standins()
     found = sources.model(ModelConfig(SDXL))
     assert found.sha256 == sources.model(ModelConfig("builtin")).sha256 and not sources.unseen

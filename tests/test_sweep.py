@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from autolora_jax.batch.plan import make_plan
-from autolora_jax.batch.standins import Standins
+from autolora_jax.batch.sources import Standins
 from autolora_jax.demo.classifier import Judgement
 from autolora_jax.demo.judge import world_scores
 from autolora_jax.demo.world import CONTEXT, LABELS, named

@@ -1,6 +1,6 @@
 """Large jobs: prompts × settings × seeds as pictures with a manifest, on machines that may vanish at any moment.
 
-job → plan → draw → store, ledger → work → run. Each part is usable alone:
+job → plan → draw → store → work → run. Each part is usable alone:
 
     work = open_work(job, "out")                  # what is planned, done, left
     run(work, Artist())                           # draws what is left; Artist is the pipeline, any `Draw` will do

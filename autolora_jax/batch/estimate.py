@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from autolora_jax.batch.draw import Draw
-from autolora_jax.batch.features import open_features
-from autolora_jax.batch.formats import FORMATS, TEXT
-from autolora_jax.batch.ledger import Ledger, check_place, find_record
+from autolora_jax.batch.formats import FORMATS, TEXT, open_features
 from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.recipe import Recipe
 from autolora_jax.batch.storage import Storage
+from autolora_jax.batch.work import check_place, enter, find_record
 from autolora_jax.config import JsonConfig, MMDiTConfig
 from autolora_jax.models.networks import network_of, param_shapes
 from autolora_jax.models.vae import decode_sliced
@@ -41,10 +40,9 @@ class Estimate(NamedTuple):
 def estimate(job: Job, plan: Plan, storage: Storage, rows: int, retry: bool = False) -> tuple[Estimate, list[Batch]]:
     """What is left of a job, and its batches. Nothing is written. Raises ConfigError, StorageError."""
     features = open_features(job.output, plan)
-    check_place(storage, job.output, features.source if features else None)
-    record, there = find_record(storage, plan, rows, retry)
-    done = Ledger(storage, record).done() if there else set()
-    batches = [batch for batch in record.batches(plan) if batch.number not in done]
+    check_place(storage, job.output, features)
+    record, _ = find_record(storage, plan, rows, retry)
+    batches = enter(job, plan, storage, record, features).todo
     items = np.concatenate([np.arange(0), *(batch.items for batch in batches)])
     counts = np.bincount(plan.recipes_of(items), minlength=len(plan.recipes))
     drawn = [plan.recipes[int(plan.recipes_of(batch.items[:1])[0])] for batch in batches]

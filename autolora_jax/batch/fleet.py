@@ -17,14 +17,13 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from autolora_jax.batch.cluster import LOCAL, Resources, connected, options, room, said, usual_resources
 from autolora_jax.batch.dispatch import ATTEMPTS, Dispatch
-from autolora_jax.batch.ledger import find_record
 from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, Tally, together
 from autolora_jax.batch.storage import open_storage
-from autolora_jax.batch.work import Work, open_plan
+from autolora_jax.batch.work import Work, find_record, open_plan
 from autolora_jax.batch.worker import Hello, Studio, Worker
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.jobs import Job
@@ -87,14 +86,6 @@ def draw_fleet(
         return fleet.run(said(needs))
 
 
-class _Call(NamedTuple):
-    """A call of a worker's method that has not returned. number: of the batch."""
-
-    worker: int
-    method: str
-    number: int = -1
-
-
 @dataclasses.dataclass
 class _Fleet:
     """A run, as the driver sees it. Workers have numbers; one that replaces another has a new one."""
@@ -114,7 +105,7 @@ class _Fleet:
         self._numbers = itertools.count()
         self._actors: dict[int, Any] = {}
         self._ready: set[int] = set()  # workers that have opened the job
-        self._calls: dict[Any, _Call] = {}
+        self._calls: dict[Any, tuple[int, Callable[[Any], None]]] = {}  # call -> worker, what is done with its result
         self._leaving = False
         self._tally = Tally()
         self._summaries: list[Summary] = []
@@ -150,27 +141,28 @@ class _Fleet:
     def _hire(self) -> None:
         worker = next(self._numbers)
         self._actors[worker] = self.hire_one()
-        self._call(worker, "hello")
+        self._call(worker, "hello", then=functools.partial(self._open, worker))
 
-    def _call(self, worker: int, method: str, *arguments: Any, number: int = -1) -> None:
-        self._calls[getattr(self._actors[worker], method).remote(*arguments)] = _Call(worker, method, number)
+    def _call(self, worker: int, method: str, *arguments: Any, then: Callable[[Any], None]) -> None:
+        self._calls[getattr(self._actors[worker], method).remote(*arguments)] = worker, then
 
     def _handle_next(self, patience: float | None) -> bool:
         """Waits for a call that returns, and acts on it. Whether one did."""
         returned, _ = self.ray.wait(list(self._calls), num_returns=1, timeout=patience)
         for reference in returned:
-            call = self._calls.pop(reference)
+            worker, then = self._calls.pop(reference)
+            if worker not in self._actors:  # what it has recorded was found in the ledger
+                continue
             try:
                 result = self.ray.get(reference)
             except self.ray.exceptions.RayError as e:
-                if call.worker in self._actors:
-                    self._on_error(call.worker, e)
+                self._on_error(worker, e)
             else:
-                if call.worker in self._actors:  # else what it has recorded was found in the ledger
-                    getattr(self, f"_on_{call.method}")(call, result)
+                then(result)
         return bool(returned)
 
-    def _on_hello(self, call: _Call, hello: Hello) -> None:
+    def _open(self, worker: int, hello: Hello) -> None:
+        """Lets a worker that has come open the job, which the first one's devices open here."""
         rows = self.batch_size * hello.devices
         if self._work is None:
             self._work = self.open_for(rows=rows)
@@ -179,34 +171,26 @@ class _Fleet:
                 self.on_work(self._work)
         record = self._work.ledger.record
         if rows == record.rows:
-            return self._call(call.worker, "open", record, self.retry)
+            return self._call(worker, "open", record, self.retry, then=lambda _: self._ready.add(worker))
         others = record.rows // self.batch_size
         self._refuse(
-            call.worker,
+            worker,
             ConfigError(
                 f"the worker on {hello.host} has {hello.devices} devices, and the first one had {others}: give each "
                 "worker equally many, by --resources"
             ),
         )
 
-    def _on_open(self, call: _Call, _: None) -> None:
-        self._ready.add(call.worker)
-
-    def _on_draw(self, call: _Call, rows: list[RowOfManifest] | None) -> None:
-        if rows is not None:
-            self._count(call.worker, call.number, rows)
-
-    def _on_leave(self, call: _Call, summary: Summary) -> None:
-        self._summaries.append(summary)
-
     def _send(self) -> None:
         """Sends workers what they may be sent now."""
         for worker in self._ready:
             while batch := self._dispatch.next(worker):
-                self._call(worker, "draw", batch.number, number=batch.number)
+                self._call(worker, "draw", batch.number, then=functools.partial(self._count, worker, batch.number))
 
-    def _count(self, worker: int, number: int, rows: Sequence[RowOfManifest]) -> None:
-        """A batch that is recorded."""
+    def _count(self, worker: int, number: int, rows: Sequence[RowOfManifest] | None) -> None:
+        """A batch that is recorded; None: it was not begun."""
+        if rows is None:
+            return
         self._dispatch.done(worker, number)
         self._tally.add(rows)
         if self.on_batch:
@@ -273,8 +257,8 @@ class _Fleet:
         for worker in set(self._actors) - self._ready:
             self._drop(worker)
         for worker in self._ready:
-            self._call(worker, "leave", all_done)
-        while any(call.worker in self._ready for call in self._calls.values()):
+            self._call(worker, "leave", all_done, then=self._summaries.append)
+        while any(worker in self._ready for worker, _ in self._calls.values()):
             self._handle_next(None)
 
 

@@ -10,7 +10,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,21 +42,6 @@ COLUMNS: Mapping[str, str] = {
 }
 
 
-class Recorded(NamedTuple):
-    """What a place holds: keys as bytes [n], sorted, and whether each has its picture [n]."""
-
-    keys: np.ndarray
-    ok: np.ndarray
-
-    def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(whether each of these keys is recorded, whether with a picture)."""
-        if not len(self.keys):
-            return np.zeros(len(keys), bool), np.zeros(len(keys), bool)
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        known = self.keys[at] == keys
-        return known, known & self.ok[at]
-
-
 def make_row(row: Row, status: str, **found: str | None) -> dict[str, Any]:
     """A picture's row: its columns in their order. found: file, member, sha256 of it; or the reason why it is not."""
     columns = {
@@ -80,16 +65,19 @@ def read_manifest(out: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return list({row["key"]: row for row in rows}.values())
 
 
-def recorded(storage: Storage) -> Recorded:
-    """The keys that a place holds, in parts or not."""
-    keys, ok = bytearray(), bytearray()
+def recorded(storage: Storage, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of these keys: whether a place holds it, in parts or not; whether with its picture."""
+    joined, ok = bytearray(), bytearray()
     for line in _lines(storage):
         if line.startswith(_ROW):
-            keys += _key(line)
+            joined += _key(line)
             ok.append(json.loads(line)["status"] == OK)
     # Of a key that stands there twice the last row counts: it is first in the reversed order.
-    found, first = np.unique(_as_keys(keys)[::-1], return_index=True)
-    return Recorded(found, np.frombuffer(ok, bool)[::-1][first])
+    found, first = np.unique(_as_keys(joined)[::-1], return_index=True)
+    at, known = _find(keys, found)
+    drawn = known.copy()
+    drawn[known] = np.frombuffer(ok, bool)[::-1][first][at[known]]
+    return known, drawn
 
 
 def fold(storage: Storage, plan_keys: np.ndarray) -> None:
@@ -121,11 +109,18 @@ def _order(keys: np.ndarray, plan_keys: np.ndarray) -> Iterator[int]:
     newest, last = np.unique(keys[::-1], return_index=True)
     rows = len(keys) - 1 - last
     planned, first = np.unique(plan_keys, return_index=True)
+    at, known = _find(newest, planned)
     place = rows.astype(np.int64)
-    if len(planned):
-        at = np.minimum(np.searchsorted(planned, newest), len(planned) - 1)
-        place = np.where(planned[at] == newest, len(keys) + first[at], place)
+    place[known] = len(keys) + first[at[known]]
     return map(int, rows[np.argsort(place)])
+
+
+def _find(keys: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(places of keys among sorted ones, whether they are there)."""
+    at = np.searchsorted(there, keys)
+    known = at < len(there)
+    known[known] = there[at[known]] == keys[known]
+    return at, known
 
 
 def _lines(storage: Storage) -> Iterator[bytes]:

@@ -22,14 +22,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from orbax.checkpoint import multihost  # JAX itself has no public name for the client of its service
 
-from autolora_jax.batch.features import open_features
-from autolora_jax.batch.ledger import check_place, find_record, spans
+from autolora_jax.batch.formats import open_features
 from autolora_jax.batch.plan import Batch, make_plan
 from autolora_jax.batch.run import OnBatch, Summary, draw_work, together
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
-from autolora_jax.batch.work import Work, enter, open_work
+from autolora_jax.batch.work import Work, check_place, enter, find_record, open_work, spans
 from autolora_jax.config import ConfigError
 from autolora_jax.progress import OnProgress
 from autolora_jax.settings.jobs import Job
@@ -37,7 +37,6 @@ from autolora_jax.settings.jobs import Job
 JOIN_WITHIN = 300  # seconds in which all processes must have come
 LOST_AFTER = 100  # seconds without a sign of life
 LOOK_EVERY = 0.5  # seconds
-Message = Mapping[str, Any]
 OnWork = Callable[[Work, Sequence[Batch]], None]
 
 
@@ -57,7 +56,7 @@ class Peers:
         """What is said from now on is about another job. All processes draw the same jobs, in the same order."""
         self._job += 1
 
-    def tell(self, what: str, message: Message) -> None:
+    def tell(self, what: str, message: Mapping[str, Any]) -> None:
         """Says something that all can hear from now on."""
         with _reachable():
             self._client.key_value_set(f"{self._folder(what)}{self.number}", json.dumps(message), allow_overwrite=True)
@@ -124,8 +123,6 @@ def join(
             f"{str(e).rstrip('.')}. Cloud TPU, SLURM and Open MPI tell it by themselves; elsewhere give all of "
             "--coordinator-address HOST:PORT --num-processes N --process-id I"
         ) from None
-    from orbax.checkpoint import multihost  # JAX itself has no public name for the client of its service
-
     return Peers(jax.process_index(), jax.process_count(), multihost.get_jax_distributed_client())
 
 
@@ -207,7 +204,7 @@ def _open(job: Job, out: str | os.PathLike[str], peers: Peers, devices: Sequence
         raise ConfigError(
             "the job is not process 0's: its file, prompts, models and LoRAs should be the same for all processes"
         )
-    check_place(storage, job.output, None if features is None else features.source)
+    check_place(storage, job.output, features)
     record, there = find_record(storage, plan, job.batch_size * len(devices), retry)
     if there != bool(told["items"]) or [list(span) for span in record.items] != told["items"]:
         raise ConfigError(

@@ -1,20 +1,98 @@
-"""A job at its place: what is planned, what is done, what is to be drawn. Workers that share a place each open it."""
+"""A job at its place: what is planned, what is done, what is to be drawn. Workers that share a place each open it.
+
+What is done is kept where the pictures are, so that any machine can go on:
+
+    batch.json              what the place is for: pictures of one form
+    manifest.jsonl          finished jobs
+    .autolora/plan.json     the unfinished job: which pictures, in batches of how many rows
+    .autolora/parts/        a part of the manifest for each of its batches that is done
+
+A batch is done when its part is there, and its part is written when its pictures are safe. The record in plan.json does
+not change until the job is finished: a resumed run draws the same batches as one that was never stopped.
+"""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from autolora_jax.batch.features import Features, open_features
-from autolora_jax.batch.formats import FORMATS
-from autolora_jax.batch.ledger import Ledger, Record, open_place, open_record, settle
-from autolora_jax.batch.plan import Batch, Plan, make_plan
+from autolora_jax.batch.formats import FORMATS, Features, open_features
+from autolora_jax.batch.manifest import PARTS, fold, make_part, recorded
+from autolora_jax.batch.plan import Batch, Items, Plan, make_plan
 from autolora_jax.batch.sources import Sources
-from autolora_jax.batch.storage import Storage, open_storage
-from autolora_jax.batch.store import Shards, Store
-from autolora_jax.settings.jobs import Job
+from autolora_jax.batch.storage import STATE, Storage, open_storage
+from autolora_jax.batch.store import Shards, Store, drop_staged, join_staged, shards_there
+from autolora_jax.config import ConfigError
+from autolora_jax.evaluation.kept import FEATURES
+from autolora_jax.settings.jobs import Job, OutputConfig
+
+PLACE, RECORD = "batch.json", f"{STATE}/plan.json"
+_LOG = "log-"  # how names of parts begin that hold no rows
+FORMAT = "autolora-jax batch"
+VERSION = 1
+
+
+class Record(NamedTuple):
+    """An unfinished job.
+
+    plan: fingerprint. rows: of a batch. items: first and last numbers of the pictures that it draws.
+    first_shard, shard_batches: of WebDataset shards; 0 batches: there are none.
+    """
+
+    plan: str
+    rows: int
+    items: tuple[tuple[int, int], ...]
+    first_shard: int = 0
+    shard_batches: int = 0
+
+    @property
+    def name(self) -> str:
+        """What tells it from other records."""
+        return hashlib.sha256(json.dumps(self).encode()).hexdigest()[:8]
+
+    def batches(self, plan: Plan) -> list[Batch]:
+        """All its batches."""
+        parts = [np.arange(first, last + 1) for first, last in self.items]
+        return plan.batches(np.concatenate(parts) if parts else np.arange(0), self.rows)
+
+
+class Ledger:
+    """The record of a job, and its parts."""
+
+    def __init__(self, storage: Storage, record: Record) -> None:
+        self.storage, self.record = storage, record
+        self._prefix = f"{record.name}-"
+
+    def done(self) -> set[int]:
+        """The numbers of the batches that are done."""
+        return _batches_of(name for name in self.storage.names(PARTS) if name.startswith(self._prefix))
+
+    def commit(self, batch: int, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+        """Records a batch whose pictures are safe. facts: of this run alone, for the log."""
+        self.storage.write(self._part(batch), make_part(rows, facts))
+
+    def rows(self, batch: int) -> list[dict[str, Any]]:
+        """What is recorded of a batch; [] while it is not done."""
+        lines = (self.storage.read(self._part(batch)) or b"").splitlines()
+        return [row for row in map(json.loads, lines) if "key" in row]
+
+    def note(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Adds a line to the log."""
+        self.storage.write(f"{PARTS}/{_LOG}{name}.jsonl", make_part([], facts))
+
+    def _part(self, batch: int) -> str:
+        return f"{PARTS}/{self._prefix}{batch:08}.jsonl"
+
+
+def _batches_of(parts: Iterable[str]) -> set[int]:
+    """The batches that parts of these names record."""
+    return {int(name.partition(".")[0].split("-")[1]) for name in parts if not name.startswith(_LOG)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +158,8 @@ def open_plan(
 ) -> Work:
     """The same of a job that is planned, in batches of so many rows."""
     features = open_features(job.output, plan, devices)
-    open_place(storage, job.output, None if features is None else features.source)
+    if not check_place(storage, job.output, features):
+        storage.write(PLACE, (json.dumps(_about(job.output, features), indent=2) + "\n").encode())
     record = open_record(storage, plan, rows, job.output, retry)
     return enter(job, plan, storage, record, features)
 
@@ -88,7 +167,96 @@ def open_plan(
 def enter(job: Job, plan: Plan, storage: Storage, record: Record, features: Features | None = None) -> Work:
     """The work of a record."""
     ledger, batches = Ledger(storage, record), record.batches(plan)
-    done, to = ledger.done(), (storage, FORMATS[job.output.format].suffix)
-    shards = record.first_shard, record.shard_batches
-    store = Shards(*to, *shards, len(batches), done) if record.shard_batches else Store(*to)
+    done, suffix = ledger.done(), FORMATS[job.output.format].suffix
+    store = Store(storage, suffix)
+    if record.shard_batches:
+        store = Shards(storage, suffix, record.first_shard, record.shard_batches, len(batches), done)
     return Work(job, plan, storage, ledger, store, batches, frozenset(done), features)
+
+
+def check_place(storage: Storage, output: OutputConfig, features: Features | None = None) -> bool:
+    """Whether a place is made for pictures of this form; False: it is new. Raises ConfigError when it holds others."""
+    content = storage.read(PLACE)
+    if content is None:
+        return False
+    wanted, found = _about(output, features), json.loads(content)
+    if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
+        raise ConfigError(f"{storage.where}/{PLACE} is not of {FORMAT!r} version {VERSION}; choose another --out")
+    if found != wanted:
+        raise ConfigError(
+            f"{storage.where} holds {_form(found)}, and this job makes {_form(wanted)}; choose another --out, or "
+            "the same --format, --features and --shards"
+        )
+    return True
+
+
+def _about(output: OutputConfig, features: Features | None) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "pictures": output.format,
+        "sharded": output.shard_size is not None,
+        **({FEATURES: features.source._asdict()} if features else {}),
+    }
+
+
+def _form(place: Mapping[str, Any]) -> str:
+    by = f" by {place[FEATURES]['identity']}" if FEATURES in place else ""
+    return f"{place['pictures']} {'shards' if place['sharded'] else 'files'}{by}"
+
+
+def find_record(storage: Storage, plan: Plan, rows: int, retry: bool = False) -> tuple[Record, bool]:
+    """(The record of the unfinished job that is this one, or one of all that is to be drawn; whether it is there.)
+
+    retry: draw also what failed before, or was not finite. Nothing is written.
+    """
+    if (content := storage.read(RECORD)) is not None:
+        told = json.loads(content)
+        found = Record(**{**told, "items": tuple(map(tuple, told["items"]))})
+        if (found.plan, found.rows) == (plan.fingerprint, rows):
+            return found, True
+    known, ok = recorded(storage, plan.keys)
+    wanted = np.flatnonzero(plan.first & ~(ok if retry else known))  # each key once
+    return Record(plan.fingerprint, rows, spans(wanted)), False
+
+
+def open_record(storage: Storage, plan: Plan, rows: int, output: OutputConfig, retry: bool = False) -> Record:
+    """The record as find_record finds it, written if it is new.
+
+    Another unfinished job is closed: what it has drawn stays, and what it has not is no longer wanted.
+    """
+    record, there = find_record(storage, plan, rows, retry)
+    if there:
+        return record
+    settle(storage, plan)
+    if output.shard_size is not None:
+        size = max(1, round(output.shard_size / rows))
+        record = record._replace(first_shard=shards_there(storage), shard_batches=size)
+    if record.items:
+        storage.write(RECORD, (json.dumps(record._asdict()) + "\n").encode())
+    return record
+
+
+def settle(storage: Storage, plan: Plan) -> None:
+    """Closes the unfinished job: everything drawn goes to its place, everything needed on the way is removed.
+
+    Killed anywhere in between, it can be called again: only the record goes before the rest is safe in its place, and
+    without it nobody counts on more pictures to come.
+    """
+    storage.remove([RECORD])
+    parts = storage.names(PARTS)
+    drop_staged(storage, _batches_of(parts))
+    join_staged(storage)
+    if parts:
+        fold(storage, plan.keys)
+        storage.remove(f"{PARTS}/{name}" for name in parts)
+    storage.tidy()
+
+
+def spans(items: Items) -> tuple[tuple[int, int], ...]:
+    """Ascending numbers as runs (first, last)."""
+    if not len(items):
+        return ()
+    ends = np.flatnonzero(np.diff(items) != 1)
+    firsts, lasts = items[np.append(0, ends + 1)], items[np.append(ends, len(items) - 1)]
+    return tuple((int(a), int(b)) for a, b in zip(firsts, lasts, strict=True))

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from autolora_jax.batch.features import open_features
-from autolora_jax.batch.ledger import Record, find_record
+from autolora_jax.batch.formats import open_features
 from autolora_jax.batch.plan import Batch, Plan, make_plan
 from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, draw_work
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
-from autolora_jax.batch.work import Work, enter
+from autolora_jax.batch.work import Record, Work, enter, find_record
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.jobs import Job
 

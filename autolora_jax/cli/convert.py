@@ -8,11 +8,6 @@ from autolora_jax.weights.folder_writing import convert_checkpoint
 def run(asked: Convert) -> None:
     """Converts a checkpoint, and says where it is."""
     with Display() as display:
-        path = convert_checkpoint(
-            asked.source,
-            asked.out,
-            asked.dtype,
-            **asked.files(),
-            on_progress=lambda done, total, what: display.update("Convert", done, total, what),
-        )
+        files, on_progress = asked.files(), display.row("Convert")
+        path = convert_checkpoint(asked.source, asked.out, asked.dtype, **files, on_progress=on_progress)
     print(path)

@@ -44,10 +44,7 @@ def run(asked: Evaluate) -> int:
     source = next(map(source_of, pictures), None)
     encoder: PictureEncoder | Source | None
     encoder, scorer = _of_features(source, asked) if source else _models(asked, asked.names)
-    kept = None
-    if scorer or not source:
-        given = asked.cache is not None
-        kept = _cache_folder(asked.cache or pictures.folder / FOLDER, given)
+    kept = _cache_folder(asked.cache, pictures.folder / FOLDER) if scorer or not source else None
     found = _collect(pictures, encoder, scorer, kept)
     fields = [picture.fields for picture in found.pictures]
     names = _group_names(asked.group_by, fields)
@@ -108,8 +105,9 @@ def _models(asked: Evaluate, metrics: Sequence[str]) -> tuple[PictureEncoder | N
     return encoder, scorer
 
 
-def _cache_folder(folder: Path, given: bool) -> Path | None:
+def _cache_folder(given: Path | None, usual: Path) -> Path | None:
     """The folder, made; None where nothing can be written beside the pictures."""
+    folder = given or usual
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".probe").touch()

@@ -23,9 +23,7 @@ def run(asked: Extract) -> None:
     require_new(asked.out, asked.dialect, asked.save_dtype)
     before, after = (open_checkpoint(source, variant=asked.variant) for source in (asked.base, asked.tuned))
     with Display() as display:
-        trees, found = extract(
-            before, after, truncation, lambda done, total, what: display.update("Compare", done, total, what)
-        )
+        trees, found = extract(before, after, truncation, display.row("Compare"))
     say(str(found))
     header = _header(found, before.family, asked.out)
     save(asked.out, trees, asked.dialect, header, before.networks[before.family.denoiser], asked.save_dtype)

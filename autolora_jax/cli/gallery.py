@@ -18,11 +18,9 @@ def run(asked: Gallery) -> None:
     with Display() as display:
         if asked.thumbnails is not None or asked.sheets or any(table.columns["member"].values):
             size = SIZE if asked.thumbnails is None else asked.thumbnails
-            small = gallery.make_thumbnails(
-                storage, table, size, lambda done, total: display.update("Thumbnails", done, total)
-            )
+            small = gallery.make_thumbnails(storage, table, size, display.row("Thumbnails"))
         if small and asked.sheets:
-            gallery.write_sheets(storage, table, small, lambda done, total: display.update("Sheets", done, total))
+            gallery.write_sheets(storage, table, small, display.row("Sheets"))
     if small and small.problems:
         say(f"Warning: {len(small.problems)} have no thumbnail. The first: {small.problems[0]}", "yellow")
     page = gallery.write_page(storage, table, storage.where.rpartition("/")[2] or storage.where, small)

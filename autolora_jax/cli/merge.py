@@ -19,12 +19,5 @@ def run(asked: Merge) -> None:
     targets = targets_of(checkpoint.networks)
     scaled = [(read_lora(lora.source, targets), lora.scale) for lora in asked.loras]
     with Display() as display:
-        write_merged(
-            checkpoint,
-            scaled,
-            asked.out,
-            asked.format,
-            asked.dtype,
-            lambda done, total, what: display.update("Merge", done, total, what),
-        )
+        write_merged(checkpoint, scaled, asked.out, asked.format, asked.dtype, display.row("Merge"))
     print(asked.out)

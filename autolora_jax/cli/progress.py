@@ -2,7 +2,8 @@
 
 import math
 import time
-from types import TracebackType
+from collections.abc import Callable
+from functools import partial
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
@@ -33,9 +34,7 @@ class Display:
     def __enter__(self) -> "Display":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._rows:
             self._progress.stop()
 
@@ -49,6 +48,10 @@ class Display:
             self._rows[row] = self._progress.add_task(row, total=total, what=what)
         task = self._progress.tasks[self._rows[row]]
         self._progress.update(task.id, completed=max(done, task.completed), total=total, what=what)
+
+    def row(self, name: str) -> Callable[..., None]:
+        """`update` of one row."""
+        return partial(self.update, name)
 
     def _print(self, row: str, done: int, total: int | None, what: str) -> None:
         """A line for a row's beginning and end, and every LINE_EVERY seconds."""

@@ -11,8 +11,7 @@ import jax
 from autolora_jax import __version__
 from autolora_jax.batch import Summary
 from autolora_jax.batch.plan import Plan, make_plan
-from autolora_jax.batch.sources import Sources
-from autolora_jax.batch.standins import Standins
+from autolora_jax.batch.sources import Sources, Standins
 from autolora_jax.cli import batch
 from autolora_jax.cli.console import reported, say, show
 from autolora_jax.cli.flags import told

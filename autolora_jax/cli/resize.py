@@ -41,7 +41,7 @@ def run(asked: Resize) -> None:
     require_new(asked.out, dialect, dtype)
     networks, file = read_alone(path, asked.model)
     with Display() as display:
-        trees, fits = resize(file, truncation, lambda done, total, what: display.update("Resize", done, total, what))
+        trees, fits = resize(file, truncation, display.row("Resize"))
     say(listing(str(path), fits.rows()))
     save(asked.out, trees, dialect, _header(file, fits), networks[family_of(networks).denoiser], dtype)
 

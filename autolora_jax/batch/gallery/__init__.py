@@ -4,8 +4,7 @@ manifest → table → page; pictures → thumbnails → page, sheets. All of it
 """
 
 from autolora_jax.batch.gallery.page import write_page
-from autolora_jax.batch.gallery.sheets import write_sheets
 from autolora_jax.batch.gallery.table import Table, tabulate
-from autolora_jax.batch.gallery.thumbnails import make_thumbnails
+from autolora_jax.batch.gallery.thumbnails import make_thumbnails, write_sheets
 
 __all__ = ["Table", "make_thumbnails", "tabulate", "write_page", "write_sheets"]
