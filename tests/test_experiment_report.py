@@ -26,6 +26,8 @@ from tests.made_up_results import (
     METHODS,
     PAIRS,
     TABLE_1,
+    cell,
+    results,
     table_1,
     table_2,
     with_gaps,
@@ -332,6 +334,13 @@ def test_a_page_without_intervals_speaks_of_none(browser: Any, tmp_path: Path):
     assert "interval" not in page.evaluate("document.body.innerText") and page.problems == []
     assert texts(page, "#table td small") == [] and "Bold: the best" in texts(page, "#table-note")[0]
     assert texts(page, "#frontier-tables th").count("range") == 0
+    page.close()
+
+
+def test_a_single_row_is_not_called_the_best(browser: Any, tmp_path: Path):
+    page = visit(browser, write_report(results(cell("LoRA", 1.0, {"Div": 0.2})), tmp_path))
+    assert texts(page, "#table-note") == ["Below each number its 95 % interval. Each cell: 8 pictures."]
+    assert page.problems == []
     page.close()
 
 
