@@ -67,7 +67,7 @@ def train(run: TrainingRun, fresh: bool, overwrite: bool) -> LoraReport:
         work.close()
 
 
-def _check(run: TrainingRun, work: WorkFolder, overwrite: bool) -> None:
+def _check(run: TrainingRun, work: "WorkFolder", overwrite: bool) -> None:
     """Raises for what would come to light only after loading a model, or after training."""
     assert run.data is not None
     data, out = Path(run.data), Path(run.out)
@@ -86,7 +86,7 @@ def _check(run: TrainingRun, work: WorkFolder, overwrite: bool) -> None:
         )
 
 
-def _train(run: TrainingRun, work: WorkFolder, display: TrainingDisplay) -> LoraReport:
+def _train(run: TrainingRun, work: "WorkFolder", display: "TrainingDisplay") -> LoraReport:
     model = run.model
     assert model.source is not None and run.data is not None
     pipe = AutoLoRAPipeline.from_pretrained(**dataclasses.asdict(model), on_progress=display)
