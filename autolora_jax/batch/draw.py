@@ -99,8 +99,8 @@ class Artist:
 def _begin(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> tuple[Request | None, dict[int, str]]:
     """Begins to encode the rows' texts.
 
-    Returns the request of all rows whose texts can be read, None when that is none; place among the rows -> why another's
-    can't.
+    Returns (the request of all rows whose texts can be read, None when no text can; place among the rows -> why the
+    others' can't).
     """
     request: Request | None = (every := _request(pipe, rows))
     if failed := {i: why for i in range(len(rows)) if (why := _unreadable(pipe, every, i))}:
