@@ -97,8 +97,11 @@ class Artist:
 
 
 def _begin(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> tuple[Request | None, dict[int, str]]:
-    """Begins to encode texts. (The request of all rows whose texts can be read, place among the rows -> why the others'
-    can't; None: of no row.)"""
+    """Begins to encode the rows' texts.
+
+    Returns (the request of all rows whose texts can be read, None when no text can; place among the rows -> why the
+    others' can't).
+    """
     request: Request | None = (every := _request(pipe, rows))
     if failed := {i: why for i in range(len(rows)) if (why := _unreadable(pipe, every, i))}:
         rows = [row for i, row in enumerate(rows) if i not in failed]

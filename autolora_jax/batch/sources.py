@@ -25,7 +25,7 @@ from autolora_jax.weights.checkpoint import Checkpoint, open_checkpoint
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import SD3, SDXL, Family
 from autolora_jax.weights.hub import cached_copy, is_hub_id, split_hub_id
-from autolora_jax.weights.lora.describe import describe_lora
+from autolora_jax.weights.lora.describe import usable_lora
 from autolora_jax.weights.lora.source import PEFT_CONFIG, PEFT_WEIGHTS, find_lora
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_BASE
 
@@ -165,14 +165,6 @@ class Standins(Sources):
 
 def _absent(source: str) -> bool:
     return not Path(source).exists() and builtin(source) is None
-
-
-def usable_lora(source: str) -> Path:
-    """A LoRA's file. Raises WeightsError for one that could not be loaded, before any model is."""
-    path = find_lora(source)
-    if problems := describe_lora(path).problems:
-        raise WeightsError(f"{path}: " + "; ".join(problems))
-    return path
 
 
 def file_sha256(path: Path) -> str:

@@ -93,10 +93,10 @@ def _completion(said: Setting) -> Callable[[str], list[str]]:
 
 def flags_of(kind: type, prefix: str = "") -> Iterator[Flag]:
     """The flags of a class of settings and of its groups; those of guidance are followed by its rules' numbers."""
-    groups = dict(groups_of(kind))
+    groups = groups_of(kind)
     fields = {field.name: field for field in settings_of(kind)}
     for each in dataclasses.fields(kind):
-        if each.name in groups:
+        if each.name in groups and each.metadata.get("flags", True):
             yield from flags_of(groups[each.name], f"{prefix}{each.name}.")
         elif (field := fields.get(each.name)) and field.said.flag is not None:
             yield Flag(prefix + field.name, field)
@@ -147,7 +147,7 @@ def build(kind: type[Program], given: Mapping[str, Any]) -> Any:
     """What was asked for. given: dotted name of a setting -> its value or text. Raises ConfigError."""
     fields = {field.name: field for field in settings_of(kind)}
     values = {name: read(given[name], field.hint, name) for name, field in fields.items() if name in given}
-    if (settings := dict(groups_of(kind)).get("settings")) is not None:
+    if (settings := groups_of(kind).get("settings")) is not None:
         changes = {name.partition(".")[2]: value for name, value in given.items() if name.startswith("settings.")}
         values["settings"] = kind.configured(settings, values, changes)
     asked = kind(**values)

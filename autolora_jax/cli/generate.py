@@ -15,7 +15,6 @@ import jax
 from PIL import Image
 
 from autolora_jax import __version__, grid
-from autolora_jax.batch.sources import usable_lora
 from autolora_jax.cli.progress import Display
 from autolora_jax.compilation import keep_programs
 from autolora_jax.pictures import lora_hash, save_png, write_png
@@ -24,6 +23,7 @@ from autolora_jax.settings.changes import record as recorded
 from autolora_jax.settings.pictures import BUILTIN_PROMPTS, GenerateConfig, read_seeds
 from autolora_jax.settings.programs.generate import Generate
 from autolora_jax.settings.rules import CFG, AutoLoRA, PersonalizationGuidance, Rule, to_dict
+from autolora_jax.weights.lora.describe import usable_lora
 
 BUILTIN_NOTE = "No model given: the small built-in one draws."
 ITS_GRID = (

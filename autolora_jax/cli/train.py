@@ -34,129 +34,6 @@ SAMPLE = re.compile(r"step-(\d+)-(\d+)\.png")
 LOSS_MEMORY, SPEED_MEMORY = 0.98, 0.9  # of the moving averages: some 50 and 10 steps
 
 
-def run(asked: Train) -> None:
-    """Trains what is asked for, or goes on with it, and says what came out."""
-    keep_programs(asked.compilation_cache)
-    report = train(asked.settings, asked.fresh, asked.overwrite)
-    say(f"Draw with it: {usage(asked.settings, report)}", "dim")
-    print(f"LoRA in {asked.settings.out}")
-
-
-def train(run: TrainingRun, fresh: bool, overwrite: bool) -> LoraReport:
-    """`run` has a model and pictures.
-
-    Raises DatasetError, ConfigError, WeightsError, TrainingError, OSError; those that come after the first checkpoint
-    carry a note that says how to go on.
-    """
-    work = WorkFolder(run.folder())
-    _check(run, work, overwrite)
-    if fresh and work.finished:
-        say(f"Starting anew: removing the checkpoints, log and samples of {work.path} (step {work.finished})", "yellow")
-        work.discard()
-    try:
-        with (display := TrainingDisplay()):
-            return _train(run, work, display)
-    except (OtherSettings, TrainingError) as e:
-        e.add_note(f"--fresh starts anew in {work.path}, --work DIR or another --out elsewhere")
-        raise
-    except BaseException as e:
-        if work.finished:
-            e.add_note(f"Step {work.finished} of {run.training.steps} is saved: the same command goes on from there")
-        raise
-    finally:
-        work.close()
-
-
-def _check(run: TrainingRun, work: "WorkFolder", overwrite: bool) -> None:
-    """Raises for what would come to light only after loading a model, or after training."""
-    assert run.data is not None
-    data, out = Path(run.data), Path(run.out)
-    settings = run.training.data
-    read_folder(data, caption_extension=settings.caption_extension, default_caption=settings.default_caption)
-    if work.path.resolve().is_relative_to(data.resolve()):
-        raise ValueError(
-            f"the work folder {work.path} lies among the pictures of {data}, which its samples would join; "
-            "choose another --out or --work"
-        )
-    require_places(out, work.path, run.format, run.save_dtype)
-    if out.exists() and not (overwrite or work.finished):
-        raise FileExistsError(
-            f"{out} exists, and there are no checkpoints in {work.path} that would make it this run's; choose another "
-            "--out, or replace it with --overwrite"
-        )
-
-
-def _train(run: TrainingRun, work: "WorkFolder", display: "TrainingDisplay") -> LoraReport:
-    model = run.model
-    assert model.source is not None and run.data is not None
-    pipe = AutoLoRAPipeline.from_pretrained(**dataclasses.asdict(model), on_progress=display)
-
-    def start(summary: Summary) -> None:
-        work.begin(record(run), summary.finished)
-        say(describe(run, summary))
-        if summary.finished == summary.steps:
-            say(f"All {summary.steps} steps are done: writing the file again")
-        elif summary.finished:
-            say(f"Resuming at step {summary.finished} of {summary.steps}")
-        display.start(summary)
-
-    def progress(progress: TrainProgress) -> None:
-        if progress.stage == "train":
-            with uninterrupted():  # each line whole, and none left out
-                work.log(progress.done, progress.metrics)
-        display.train(progress)
-
-    def sample(step: int, output: Output) -> None:
-        for i, (image, settings) in enumerate(zip(output.images, output.settings, strict=True)):
-            work.save_sample(step, i, image, {**settings, "dtype": model.dtype, "autolora-jax": __version__})
-
-    report = train_lora(
-        pipe,
-        run.data,
-        run.out,
-        run.training,
-        work=work.path,
-        dialect=run.format,
-        save_dtype=run.save_dtype,
-        metadata={"modelspec.trigger_phrase": run.trigger} if run.trigger else None,
-        on_start=start,
-        on_progress=progress,
-        on_sample=sample,
-    )
-    work.save_grid()
-    return report
-
-
-def describe(run: TrainingRun, summary: Summary) -> str:
-    """A run in a few aligned lines, before its first step."""
-    buckets = [f"{count} of {width}x{height}" for (height, width), count in summary.buckets.items()]
-    layers = ", ".join(f"{count} in {component}" for component, count in summary.layers.items())
-    lora = run.training.lora
-    rows = [
-        ("pictures", f"{summary.pictures}: {', '.join(sorted(buckets))}"),
-        ("captions", f"{summary.captions} distinct"),
-        ("layers", f"{layers}; rank {lora.rank}, alpha {lora.alpha or lora.rank:g}"),
-        ("parameters", f"{summary.parameters:,}"),
-        ("devices", str(summary.devices)),
-        ("steps", f"{summary.steps} of {summary.rows} pictures: {summary.steps / summary.steps_per_epoch:.3g} epochs"),
-        ("work folder", str(run.folder())),
-    ]
-    return listing(f"A LoRA of {summary.model}", rows)
-
-
-def usage(run: TrainingRun, report: LoraReport) -> str:
-    """The command that draws with what was trained."""
-    files = {
-        "--variant": run.model.variant,
-        "--tokenizer": run.model.tokenizer,
-        "--text-encoders-from": run.model.text_encoders,
-        "--lora": run.out,
-    }
-    flags = [text for flag, value in files.items() if value for text in (flag, value)]
-    prompt = next(iter(report.trigger_words), "PROMPT")
-    return shlex.join(["autolora", "generate", str(run.model.source), *flags, "--prompt", prompt])
-
-
 class WorkFolder:
     """The folder that a run works in: beside its checkpoints and latents, config.json, log.jsonl and samples."""
 
@@ -295,3 +172,126 @@ class TrainingDisplay(Display):
 
 def _duration(seconds: int) -> str:
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def run(asked: Train) -> None:
+    """Trains what is asked for, or goes on with it, and says what came out."""
+    keep_programs(asked.compilation_cache)
+    report = train(asked.settings, asked.fresh, asked.overwrite)
+    say(f"Draw with it: {usage(asked.settings, report)}", "dim")
+    print(f"LoRA in {asked.settings.out}")
+
+
+def train(run: TrainingRun, fresh: bool, overwrite: bool) -> LoraReport:
+    """`run` has a model and pictures.
+
+    Raises DatasetError, ConfigError, WeightsError, TrainingError, OSError; those that come after the first checkpoint
+    carry a note that says how to go on.
+    """
+    work = WorkFolder(run.folder())
+    _check(run, work, overwrite)
+    if fresh and work.finished:
+        say(f"Starting anew: removing the checkpoints, log and samples of {work.path} (step {work.finished})", "yellow")
+        work.discard()
+    try:
+        with (display := TrainingDisplay()):
+            return _train(run, work, display)
+    except (OtherSettings, TrainingError) as e:
+        e.add_note(f"--fresh starts anew in {work.path}, --work DIR or another --out elsewhere")
+        raise
+    except BaseException as e:
+        if work.finished:
+            e.add_note(f"Step {work.finished} of {run.training.steps} is saved: the same command goes on from there")
+        raise
+    finally:
+        work.close()
+
+
+def _check(run: TrainingRun, work: WorkFolder, overwrite: bool) -> None:
+    """Raises for what would come to light only after loading a model, or after training."""
+    assert run.data is not None
+    data, out = Path(run.data), Path(run.out)
+    settings = run.training.data
+    read_folder(data, caption_extension=settings.caption_extension, default_caption=settings.default_caption)
+    if work.path.resolve().is_relative_to(data.resolve()):
+        raise ValueError(
+            f"the work folder {work.path} lies among the pictures of {data}, which its samples would join; "
+            "choose another --out or --work"
+        )
+    require_places(out, work.path, run.format, run.save_dtype)
+    if out.exists() and not (overwrite or work.finished):
+        raise FileExistsError(
+            f"{out} exists, and there are no checkpoints in {work.path} that would make it this run's; choose another "
+            "--out, or replace it with --overwrite"
+        )
+
+
+def _train(run: TrainingRun, work: WorkFolder, display: TrainingDisplay) -> LoraReport:
+    model = run.model
+    assert model.source is not None and run.data is not None
+    pipe = AutoLoRAPipeline.from_pretrained(**dataclasses.asdict(model), on_progress=display)
+
+    def start(summary: Summary) -> None:
+        work.begin(record(run), summary.finished)
+        say(describe(run, summary))
+        if summary.finished == summary.steps:
+            say(f"All {summary.steps} steps are done: writing the file again")
+        elif summary.finished:
+            say(f"Resuming at step {summary.finished} of {summary.steps}")
+        display.start(summary)
+
+    def progress(progress: TrainProgress) -> None:
+        if progress.stage == "train":
+            with uninterrupted():  # each line whole, and none left out
+                work.log(progress.done, progress.metrics)
+        display.train(progress)
+
+    def sample(step: int, output: Output) -> None:
+        for i, (image, settings) in enumerate(zip(output.images, output.settings, strict=True)):
+            work.save_sample(step, i, image, {**settings, "dtype": model.dtype, "autolora-jax": __version__})
+
+    report = train_lora(
+        pipe,
+        run.data,
+        run.out,
+        run.training,
+        work=work.path,
+        dialect=run.format,
+        save_dtype=run.save_dtype,
+        metadata={"modelspec.trigger_phrase": run.trigger} if run.trigger else None,
+        on_start=start,
+        on_progress=progress,
+        on_sample=sample,
+    )
+    work.save_grid()
+    return report
+
+
+def describe(run: TrainingRun, summary: Summary) -> str:
+    """A run in a few aligned lines, before its first step."""
+    buckets = [f"{count} of {width}x{height}" for (height, width), count in summary.buckets.items()]
+    layers = ", ".join(f"{count} in {component}" for component, count in summary.layers.items())
+    lora = run.training.lora
+    rows = [
+        ("pictures", f"{summary.pictures}: {', '.join(sorted(buckets))}"),
+        ("captions", f"{summary.captions} distinct"),
+        ("layers", f"{layers}; rank {lora.rank}, alpha {lora.alpha or lora.rank:g}"),
+        ("parameters", f"{summary.parameters:,}"),
+        ("devices", str(summary.devices)),
+        ("steps", f"{summary.steps} of {summary.rows} pictures: {summary.steps / summary.steps_per_epoch:.3g} epochs"),
+        ("work folder", str(run.folder())),
+    ]
+    return listing(f"A LoRA of {summary.model}", rows)
+
+
+def usage(run: TrainingRun, report: LoraReport) -> str:
+    """The command that draws with what was trained."""
+    files = {
+        "--variant": run.model.variant,
+        "--tokenizer": run.model.tokenizer,
+        "--text-encoders-from": run.model.text_encoders,
+        "--lora": run.out,
+    }
+    flags = [text for flag, value in files.items() if value for text in (flag, value)]
+    prompt = next(iter(report.trigger_words), "PROMPT")
+    return shlex.join(["autolora", "generate", str(run.model.source), *flags, "--prompt", prompt])

@@ -16,6 +16,7 @@ from autolora_jax.weights.lora.files import read_alpha
 from autolora_jax.weights.lora.kinds import DORA, Sizes, kind_of, sizes_of
 from autolora_jax.weights.lora.match import DAMAGED, Match, Parts, examine
 from autolora_jax.weights.lora.names import Targets
+from autolora_jax.weights.lora.source import find_lora
 from autolora_jax.weights.rules import Shape
 
 SUPPORTED = ("SDXL", "Stable Diffusion 3")  # how families of dialects.FAMILIES begin that a model here can be
@@ -113,6 +114,14 @@ def describe_lora(path: str | PathLike[str], targets: Targets | None = None) -> 
             return _describe(path, file, targets)
     except WeightsError as e:
         return LoraDescription(str(path), problems=(str(e),))
+
+
+def usable_lora(source: str) -> Path:
+    """A LoRA's file. Raises WeightsError for one that could not be loaded, before any model is."""
+    path = find_lora(source)
+    if problems := describe_lora(path).problems:
+        raise WeightsError(f"{path}: " + "; ".join(problems))
+    return path
 
 
 def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDescription:
