@@ -101,6 +101,7 @@ def test_the_file_guide_is_true():
             path = word.strip("`")
             if path.endswith((".py", "/")):
                 assert _places(path), f"{path} does not exist"
+    assert [path for path in re.findall(r"`([\w/]+\.py)`", text) if not _places(path)] == []
 
 
 def test_what_the_file_guide_says_is_there():
