@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = "autolora_jax"
-COPIED = (LIBRARY, "benchmarks", "configs", "convert", "docs", "notebooks", "recipes", "tests")
 LEFT_OUT = {"test_house.py", "test_breaks.py"}
 FEW = 4  # test files
 
@@ -139,10 +138,7 @@ def run(row: Break, tests: Sequence[str], limit: float | None = None) -> str | N
     path = find(row.old)
     with tempfile.TemporaryDirectory(prefix="breaks-") as folder:
         copy = Path(folder) / "copy"
-        for name in COPIED:
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in (*ROOT.glob("*.toml"), *ROOT.glob("*.md"), ROOT / "LICENSE"):
-            shutil.copy(file, copy)
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "build"))
         if (ROOT.parent / "shared").exists():
             (Path(folder) / "shared").symlink_to(ROOT.parent / "shared")
         text = (copy / path).read_text(encoding="utf-8")

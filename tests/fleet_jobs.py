@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from autolora_jax.batch.draw import Drawing, Pictures
 from autolora_jax.batch.fleet import draw_fleet
@@ -76,11 +77,18 @@ class FakeStudio(Studio):
 
 
 def main() -> None:
-    """A driver: ADDRESS OUT NOTES PACE. Exit codes as of `autolora batch`, as far as they matter here."""
+    """A driver: ADDRESS OUT NOTES PACE. Exit codes as of `autolora batch`, as far as they matter here.
+
+    NOTES.PID is there as soon as it has been told of a batch.
+    """
     address, out, notes, pace = sys.argv[1:]
+
+    def on_batch(rows: Sequence[Mapping[str, Any]]) -> None:
+        Path(f"{notes}.{os.getpid()}").touch()
+
     with terminable():
         studio = FakeStudio(Path(notes), float(pace))
-        summary = draw_fleet(small_job(), out, address=address, workers=2, studio=studio)
+        summary = draw_fleet(small_job(), out, address=address, workers=2, studio=studio, on_batch=on_batch)
     sys.exit(75 if summary.more else 0)
 
 

@@ -11,13 +11,25 @@ import numpy as np
 import pytest
 
 from autolora_jax import CFG, AutoLoRAPipeline
+from autolora_jax.models.unet import UNet2DConditionModel
 from autolora_jax.sharding import data_mesh
 from autolora_jax.weights.lora.files import read_lora
-from recipes.builtin import autoencoder, base, loras, pictures
+from recipes.builtin import autoencoder, base, loras, networks, pictures
 from recipes.builtin.__main__ import make
 from recipes.builtin.console import Console
 
 STEPS, ROWS, PICTURES = 4, 2, 12
+# The denoiser without its deepest level: compiling is what this waits for.
+SHALLOW = UNet2DConditionModel(
+    config=dataclasses.replace(
+        networks.UNET,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1),
+        attention_head_dim=(1, 2),
+    )
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "ProcessPoolExecutor", ThreadPoolExecutor)  # this process has threads: never fork it
         one = jax.devices()[:1]
+        patch.setitem(networks.NETWORKS, "unet", SHALLOW)
         for stage in (autoencoder, base):
             patch.setattr(stage, "data_mesh", partial(data_mesh, one))
         patch.setattr(AutoLoRAPipeline, "from_pretrained", partial(AutoLoRAPipeline.from_pretrained, devices=one))
