@@ -202,7 +202,7 @@ class Engine:
             rescale=None if request.rescale is None else request.rescale[index],
         )
 
-    def decoded(self, latents: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def decoded(self, latents: Any) -> tuple[jax.Array, jax.Array]:
         """(pictures, finite) of latents [b h/8 w/8 c] that lie on the devices."""
         tiled = latents.shape[1] * latents.shape[2] * self.vae.config.factor**2 >= TILED_FROM
         return decode(self.vae, self.mesh, self.vae_params, latents, tiled=tiled)
