@@ -1,6 +1,6 @@
 """A setting is a field of a frozen dataclass that says, once, all there is to know of it.
 
-From the fields follow the flags of every program and their help, presets, config.json and `--set` (texts.py), the
+From the fields follow the flags of every program and their help, presets, config.json and `--set` (changes.py), the
 arguments of a pipeline's call (arguments.py), the manifest's columns and what a picture says of itself.
 """
 

@@ -76,7 +76,7 @@ class Batch(Program):
 
 [cyan]from autolora_jax import CFG, AutoLoRA
 from autolora_jax.batch import Job, Settings
-from autolora_jax.presets import Lora, ModelConfig
+from autolora_jax.settings import Lora, ModelConfig
 
 def get_config() -> Job:
     return Job(
