@@ -317,7 +317,7 @@ DYNAMIC = dataclasses.replace(SD3, use_dynamic_shifting=True)
         (
             dataclasses.replace(DYNAMIC, time_shift_type="cubic"),
             dict(image_seq_len=9),
-            "Use one of exponential, linear",
+            "there are exponential, linear",
         ),
         (dataclasses.replace(SD3, shift=1e9), dict(), "do not fall at every step; use fewer steps or a shift nearer 1"),
         (dataclasses.replace(SD3, shift_terminal=0.1), dict(num_inference_steps=1), "at least 2 to end at"),

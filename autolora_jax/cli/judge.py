@@ -60,9 +60,9 @@ def run(asked: Asked) -> int:
 
 def _question(asked: Asked) -> Question:
     """The question with what flags say of it. Raises ConfigError for what does not belong to it, or is missing."""
-    choose(asked.question, QUESTIONS, "--question")
+    about = choose(QUESTIONS, asked.question, "--question").about
     given = {name: text for name in ABOUT if (text := getattr(asked, name))}
-    question = QUESTIONS[asked.question].about(**given)
+    question = about(**given)
     if missing := [each for each in question.missing if each != "prompt"]:
         raise ConfigError(f"--question {asked.question} needs {', '.join(f'--{each}' for each in missing)}")
     return question

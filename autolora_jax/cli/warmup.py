@@ -23,8 +23,7 @@ def run(asked: Warmup) -> None:
     with reported(exit_code=2):
         pixels = [read(text, Size, "--size") for text in asked.size]
         most = [read(text, int, "--batch-size") for text in asked.batch_size]
-        for name in asked.guidance:
-            choose(name, RULES, "--guidance")
+        rules = [choose(RULES, name, "--guidance")() for name in asked.guidance] or None
     place = keep_programs(asked.compilation_cache)
     with Display() as display:
         if (asked.source or "").endswith(".py"):
@@ -35,7 +34,6 @@ def run(asked: Warmup) -> None:
             for lora in asked.lora:
                 pipe.load_lora(lora.source)
             sizes = [(height, width) for width, height in pixels] or None
-            rules = [RULES[name]() for name in asked.guidance] or None
             count = sum(pipe.warm_up(sizes, batch_size=n, guidance=rules, on_progress=display) for n in most)
     print(f"{count} programs are ready, kept in {place or 'no place: the compilation cache is off'}")
 

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.schedules.choice import choose
 from autolora_jax.schedules.grid import Grid, Numbers, karras_sigmas
+from autolora_jax.settings.fields import choose
 
 
 def _linspace32(start: float, stop: float, n: int) -> Float[np.ndarray, "_"]:

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.schedules.choice import choose
 from autolora_jax.schedules.grid import Grid, Numbers
+from autolora_jax.settings.fields import choose
 
 Sigmas = Float[np.ndarray, "_"]
 Respace = Callable[[float, float, int], Numbers]

@@ -9,9 +9,9 @@ from jaxtyping import Float
 
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.schedules import diffusion, flow
-from autolora_jax.schedules.choice import choose
 from autolora_jax.schedules.grid import Numbers
 from autolora_jax.schedules.solvers import SOLVERS, Solver, own_scheduler, solvers_for
+from autolora_jax.settings.fields import choose
 
 
 def _from_epsilon(signal: Numbers, noise: Numbers) -> tuple[Numbers, Numbers]:

@@ -139,7 +139,7 @@ def _tuple(name: str, values: Any) -> tuple[Any, ...]:
 def check(name: str, value: Any, said: Setting) -> None:
     """Raises ConfigError for a value that is none of the choices, or beyond the bounds."""
     if said.choices:
-        choose(value, said.names(), name)
+        choose(said.names(), value, name)
     values: Sequence[Any] = value if isinstance(value, tuple | list) else [value]
     for number in (v for v in values if isinstance(v, int | float)):
         low = -math.inf if said.least is None else said.least
@@ -150,9 +150,13 @@ def check(name: str, value: Any, said: Setting) -> None:
             raise ConfigError(f"{name} = {number} should be {bounds}{advice}")
 
 
-def choose(value: Any, names: Collection[str] | Mapping[str, Any], name: str) -> None:
-    """Raises ConfigError for what is none of the names."""
+def choose(names: Any, value: Any, name: str) -> Any:
+    """What a table has under a name, or the name where there is no table. Raises ConfigError for what is none of them.
+
+    name: of the setting, for the message.
+    """
     if value not in names:
         near = difflib.get_close_matches(str(value), names, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"{name} = {value!r} is not known: {hint}there are {', '.join(names)}")
+    return names[value] if isinstance(names, Mapping) else value

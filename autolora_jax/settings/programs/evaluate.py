@@ -76,7 +76,7 @@ class Evaluate(Program):
 
     def check(self) -> None:
         for name in self.names:
-            choose(name, KNOWN, "--metrics")
+            choose(KNOWN, name, "--metrics")
         if not 0 < self.confidence < 1:
             raise ConfigError(f"--confidence {self.confidence:g} should be between 0 and 1, such as 0.95")
 
