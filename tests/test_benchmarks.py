@@ -1,12 +1,22 @@
-"""The benchmarks run: each in its tiny form. Those that ask the TPU's compiler run as programs of their own."""
+"""The benchmarks run: each in its tiny form, as a program."""
 
-import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks import trace
+
+
+def test_tracing_is_timed_for_both_families(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    monkeypatch.setattr("sys.argv", ["trace", "--tiny", "--json", str(tmp_path / "rows.json")])
+    trace.main()
+    assert [row.split(" | ")[0] for row in capsys.readouterr().out.splitlines()[2:]] == ["| sdxl", "| sd3-medium"]
+    assert (tmp_path / "rows.json").stat().st_size > 50
 
 
 @pytest.mark.parametrize(
@@ -15,39 +25,19 @@ import pytest
         ("batch_overhead", "| prompts | seconds | programs | idle |"),
         ("lora_loading", "dora: 9 modules"),
         ("step", "| AutoLoRA step, ours |"),
-    ],
-)
-def test_tiny(name: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr("sys.argv", [name, "--tiny"])
-    importlib.import_module(f"benchmarks.{name}").main()
-    assert said in capsys.readouterr().out
-
-
-def test_tracing_is_timed_for_both_families(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
-    monkeypatch.setattr("sys.argv", ["trace", "--tiny", "--json", str(tmp_path / "rows.json")])
-    importlib.import_module("benchmarks.trace").main()
-    assert [row.split(" | ")[0] for row in capsys.readouterr().out.splitlines()[2:]] == ["| sdxl", "| sd3-medium"]
-    assert (tmp_path / "rows.json").stat().st_size > 50
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
         ("tpu_blocks", "| tiny |"),
         ("tpu_compile", "| AutoLoRA step | v5e:2x2 |"),
         ("tpu_train_compile", "| LoRA training step | v5e:2x2 |"),
         ("splash_tiles", "| 512 |"),
     ],
 )
-def test_tiny_by_the_tpus_compiler(name: str, said: str):
+def test_tiny(name: str, said: str):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--tiny"],
         cwd=Path(__file__).parents[1],
         env={
             **os.environ,
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # for those that ask the TPU's compiler
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
         },
