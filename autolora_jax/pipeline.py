@@ -77,9 +77,13 @@ class AutoLoRAPipeline:
         self._scales: list[float] = []
         self._loras: list[Mapping[str, Tree]] = []  # one mapping component -> tree per loaded LoRA
         self._delta: Mapping[str, Tree] = {}  # stacked, on the devices
-        self.canvas = Canvas.of(self.denoiser.config, vae.config, family.guidance_scale, scheduler)
         model = Model(params[family.denoiser], {})
         self.engine = Engine(self.denoiser, vae, text, model, params["vae"], mesh)
+
+    @property
+    def canvas(self) -> Canvas:
+        """What the model says of its pictures."""
+        return Canvas.of(self.denoiser.config, self.vae.config, self.family.guidance_scale, self.scheduler)
 
     # ---- loading ---------------------------------------------------------------------------------------------------
 
