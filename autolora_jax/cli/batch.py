@@ -22,7 +22,8 @@ from autolora_jax.cli.console import say
 from autolora_jax.cli.progress import Display
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import ConfigError
-from autolora_jax.settings.programs.batch import MORE, Batch
+from autolora_jax.settings.programs.batch import Batch
+from autolora_jax.settings.programs.program import MORE
 from autolora_jax.settings.programs.reproduce import Reproduce
 from autolora_jax.weights.lora.metadata import listing
 

@@ -32,8 +32,8 @@ from autolora_jax.experiments.scorers import ClipScorer, JudgeScorer, OnScored, 
 from autolora_jax.experiments.scoring import Method, measure, results_of
 from autolora_jax.experiments.sheets import write_sheets
 from autolora_jax.experiments.tables import write_tables
-from autolora_jax.settings.programs.program import assignments
-from autolora_jax.settings.programs.reproduce import INCOMPLETE, MORE, Reproduce
+from autolora_jax.settings.programs.program import MORE, assignments
+from autolora_jax.settings.programs.reproduce import INCOMPLETE, Reproduce
 from autolora_jax.sharding import data_mesh
 from autolora_jax.weights.errors import WeightsError
 

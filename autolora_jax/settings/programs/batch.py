@@ -9,15 +9,14 @@ from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.jobs import Job
 from autolora_jax.settings.pictures import OUTPUT
-from autolora_jax.settings.programs.program import RUN, Program, calibrate, changed, compilation_cache, retry
+from autolora_jax.settings.programs.program import RUN, Large
 from autolora_jax.settings.values import Texts
 
 MACHINES = "Many machines"  # panel of --help
-MORE = 75  # EX_TEMPFAIL: stopped, the same command goes on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch(Program):
+class Batch(Large):
     """Draw tens of thousands of pictures: prompts × settings × seeds, on machines that may vanish at any moment.
 
     Each picture has a key of all that determines it, and a row in manifest.jsonl (and .parquet, with pyarrow).
@@ -36,11 +35,7 @@ class Batch(Program):
         metavar="DIR|URL",
     )
     settings: Job = Job()
-    set_: Texts = changed("settings.num_inference_steps=28", "the job")
-    retry: bool = retry()
-    compilation_cache: str | None = compilation_cache()
     dry_run: bool = setting(False, "Say what there is to do and what it takes; draw nothing.", panel=RUN)
-    calibrate: bool = calibrate()
     distributed: bool = setting(
         False, "Draw with all processes of a Cloud TPU slice, SLURM step, mpirun or GKE job; each runs this command."
     )
@@ -71,7 +66,6 @@ class Batch(Program):
             raise ConfigError(f"{options['job']} should be a Python file whose get_config() returns a Job")
         return super().configured(kind, {**options, "config": options["job"]}, changes)
 
-    STOPPED = MORE
     EXAMPLES = """[bold]A job[/] is a Python file whose get_config() returns it:
 
 [cyan]from autolora_jax import CFG, AutoLoRA

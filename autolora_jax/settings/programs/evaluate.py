@@ -7,7 +7,7 @@ from typing import ClassVar
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import choose, setting
 from autolora_jax.settings.pictures import OUTPUT
-from autolora_jax.settings.programs.program import Program, confidence
+from autolora_jax.settings.programs.program import Program
 from autolora_jax.settings.values import Paths
 
 METRICS, MODELS = "Metrics", "Models"  # panels of --help
@@ -50,7 +50,7 @@ class Evaluate(Program):
         shown="prompt, where one is known",
         metavar="FIELDS",
     )
-    confidence: float = confidence(METRICS)
+    confidence: float = setting(0.95, "Of the intervals.", panel=METRICS, metavar="LEVEL")
     features: str | None = setting(
         None,
         "By whose eyes pictures differ: dinov2-giant (the paper's), -large, -base, -small, clip, builtin (the built-in "

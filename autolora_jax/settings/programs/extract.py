@@ -1,19 +1,17 @@
 """What `autolora extract` can be asked for."""
 
 import dataclasses
-from pathlib import Path
 from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import MODEL
-from autolora_jax.settings.programs.lora_file import DIALECT, FILE, RANKS, SAVE_DTYPE, conv_rank, max_error, out
-from autolora_jax.settings.programs.program import ON_HOST, Program
+from autolora_jax.settings.programs.lora_file import FILE, RANKS, Ranked
 
 RANK, CEILING = 32, 128  # what --rank is if it is not given: without, with --max-error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Extract(Program):
+class Extract(Ranked):
     """Make a LoRA of the difference between a base model and one that was tuned from it.
 
     Every layer's change is replaced by the nearest one of that rank, and you are told how much is missing.
@@ -31,15 +29,15 @@ class Extract(Program):
         metavar="BASE",
     )
     tuned: str = setting(help="What came out of it, in any of these forms.", argument=True, metavar="TUNED")
-    out: Path = out()
     rank: int | None = setting(None, "Ranks of every layer.", panel=RANKS, shown=f"{RANK}; with --max-error {CEILING}")
-    max_error: float | None = max_error()
-    conv_rank: int | None = conv_rank()
-    dialect: str = setting("kohya", DIALECT)
-    save_dtype: str = setting("float32", SAVE_DTYPE)
+    dialect: str = setting(
+        "kohya", "kohya, for A1111, ComfyUI and, but for SD3, diffusers; or peft, for diffusers and ComfyUI."
+    )
+    save_dtype: str = setting(
+        "float32", "float32, or float16 or bfloat16 for half the size: they round, to 0.03 % and to 0.2 %."
+    )
     variant: str | None = setting(None, "'fp16' takes a folder's *.fp16.safetensors files.", panel=MODEL)
 
-    ENVIRONMENT = ON_HOST
     EXAMPLES = """[bold]Examples[/]
 
 [cyan]autolora extract sd_xl_base_1.0.safetensors tuned.safetensors --out tuned-lora.safetensors --rank 64[/]

@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT, PICTURES, GenerateConfig
-from autolora_jax.settings.programs.program import Program, changed, compilation_cache, config_file
-from autolora_jax.settings.values import Texts
+from autolora_jax.settings.programs.program import Configured
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generate(Program):
+class Generate(Configured):
     """Draw pictures with a LoRA-tuned SDXL or SD3, one for every prompt and seed.
 
     Each PNG carries its settings where A1111, ComfyUI and civitai look for them; config.json beside them holds the
@@ -23,11 +22,8 @@ class Generate(Program):
     PANEL: ClassVar[str] = OUTPUT
 
     settings: GenerateConfig = GenerateConfig()
-    compilation_cache: str | None = compilation_cache()
     prompt_file: Path | None = setting(None, "Text file with a prompt a line, added to --prompt.", panel=PICTURES)
     overwrite: bool = setting(False, "Number from 0000 and replace pictures of the same name.")
-    config: Path | None = config_file()
-    set_: Texts = changed("num_inference_steps=28", "config.json")
 
     @classmethod
     def configured(cls, kind: Any, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:

@@ -1,32 +1,34 @@
 """Options of the programs that make one LoRA out of others."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
+from autolora_jax.settings.programs.program import Program
 
 RANKS, FILE = "Ranks", "File"  # panels of --help
-DIALECT = "kohya, for A1111, ComfyUI and, but for SD3, diffusers; or peft, for diffusers and ComfyUI."
-SAVE_DTYPE = "float32, or float16 or bfloat16 for half the size: they round, to 0.03 % and to 0.2 %."
 
 
-def out() -> Any:
-    return setting(help="The new .safetensors file.", short="-o", panel=FILE, metavar="FILE")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ranked(Program):
+    """A program whose LoRA has the ranks that are asked for."""
 
+    # No accelerator is taken, one core does the work: on the matrices of a network LAPACK's threads wait for each other
+    # more than they work; an eigendecomposition of [1280, 1280] took 0.5 s with two, 0.16 s with one.
+    ENVIRONMENT: ClassVar[Mapping[str, str]] = {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
+    PANEL: ClassVar[str] = RANKS
 
-def max_error() -> Any:
-    return setting(
+    out: Path = setting(help="The new .safetensors file.", short="-o", panel=FILE, metavar="FILE")
+    max_error: float | None = setting(
         None,
         "Let every layer choose: the fewest ranks that miss at most this share of its change (Frobenius norm of what "
         "is missing over that of the change), such as 0.05. Then --rank is the most that a layer gets.",
-        panel=RANKS,
         metavar="SHARE",
     )
-
-
-def conv_rank() -> Any:
-    return setting(
+    conv_rank: int | None = setting(
         None,
         "Instead of --rank for 3x3 convolutions, whose ranks are the largest; 0 leaves them out.",
-        panel=RANKS,
         shown="as --rank",
     )

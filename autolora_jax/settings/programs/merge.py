@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT, Checkpoint
-from autolora_jax.settings.programs.program import ON_HOST, Program
+from autolora_jax.settings.programs.lora_file import Ranked
+from autolora_jax.settings.programs.program import Program
 from autolora_jax.settings.values import Loras
 
 
@@ -40,7 +41,7 @@ class Merge(Program, Checkpoint):
         shown="as stored",
     )
 
-    ENVIRONMENT = ON_HOST
+    ENVIRONMENT = Ranked.ENVIRONMENT
     EXAMPLES = """[bold]Examples[/]
 
 [cyan]autolora merge sd_xl_base_1.0.safetensors pixel-art-xl.safetensors:0.9 --out pixel-art-sdxl[/]

@@ -5,14 +5,17 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.changes import load_preset, override
 from autolora_jax.settings.fields import Checked, setting
 from autolora_jax.settings.pictures import MODEL
+from autolora_jax.settings.values import Texts
 
 RUN, PRESETS = "Run", "Presets"  # panels of --help
+MORE = 75  # EX_TEMPFAIL: stopped, the same command goes on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,13 +41,11 @@ class Program(Checked):
         """Raises ConfigError for options that don't fit together."""
 
 
-# No accelerator is taken, one core does the work: on the matrices of a network LAPACK's threads wait for each other
-# more than they work; an eigendecomposition of [1280, 1280] took 0.5 s with two, 0.16 s with one.
-ON_HOST = {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compiling(Program):
+    """A program that runs networks."""
 
-
-def compilation_cache() -> Any:
-    return setting(
+    compilation_cache: str | None = setting(
         None,
         "Where compiled programs are kept, so that the next run need not compile them: a folder, a bucket's URL, or "
         "'off'; else autolora-jax/programs in your cache folder. AUTOLORA_COMPILATION_CACHE says it for all runs.",
@@ -53,36 +54,42 @@ def compilation_cache() -> Any:
     )
 
 
-def config_file() -> Any:
-    return setting(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Configured(Compiling):
+    """A program whose settings a preset may hold."""
+
+    config: Path | None = setting(
         None,
         "Preset (.py) or the config.json of an earlier run; flags change it. A .py is a program and is executed: use "
         "only presets that you trust.",
         panel=PRESETS,
         metavar="FILE",
     )
-
-
-def changed(example: str, where: str) -> Any:
-    return setting(
+    set_: Texts = setting(
         (),
-        f"Change any setting by its name in {where}: --set {example}. Flags win over it.",
+        "Change any setting by its name in config.json: --set model.dtype=float32. Flags win over it.",
         flag="--set",
         panel=PRESETS,
         metavar="NAME=VALUE",
     )
 
 
-def retry() -> Any:
-    return setting(False, "Draw also what failed before, or came out not finite.", panel=RUN)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Large(Compiling):
+    """A program that draws large jobs."""
 
+    PANEL: ClassVar[str] = RUN
+    STOPPED: ClassVar[int | None] = MORE
 
-def calibrate() -> Any:
-    return setting(False, "(--dry-run) Draw a batch to estimate the time, and drop it.", panel=RUN)
-
-
-def confidence(panel: str) -> Any:
-    return setting(0.95, "Of the intervals.", panel=panel, metavar="LEVEL")
+    set_: Texts = setting(
+        (),
+        "Change what all pictures share: --set settings.num_inference_steps=28. Flags win over it.",
+        flag="--set",
+        panel=PRESETS,
+        metavar="NAME=VALUE",
+    )
+    retry: bool = setting(False, "Draw also what failed before, or came out not finite.")
+    calibrate: bool = setting(False, "(--dry-run) Draw a batch to estimate the time, and drop it.")
 
 
 def assignments(texts: Iterable[str]) -> dict[str, str]:

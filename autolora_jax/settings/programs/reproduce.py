@@ -7,15 +7,15 @@ from typing import ClassVar
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT
 from autolora_jax.settings.programs.asking import JUDGE, Asking
-from autolora_jax.settings.programs.program import RUN, calibrate, compilation_cache, confidence, retry
+from autolora_jax.settings.programs.program import RUN, Large
 from autolora_jax.settings.values import Numbers, Texts
 
 EXPERIMENT, MODELS, MEASURE = "Experiment", "Models", "Measure"  # panels of --help
-MORE, INCOMPLETE = 75, 3  # EX_TEMPFAIL: stopped, the same command goes on; some pictures have no verdict yet
+INCOMPLETE = 3  # exit code: some pictures have no verdict yet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reproduce(Asking):
+class Reproduce(Large, Asking):
     """Repeat the experiments of arXiv 2410.03941, and those its reviewers asked for: draw, score, report.
 
     Every table and figure is one command. What the paper does not say is stated as an assumption, in the report, too.
@@ -39,12 +39,6 @@ class Reproduce(Asking):
     )
     only: Texts = setting((), "These methods alone; a name or a pattern.", metavar="METHOD")
     at: Numbers = setting((), "These places of its axis: 0.4,0.7,1.", metavar="VALUES")
-    set_: Texts = setting(
-        (),
-        "Change what all its pictures share, as for autolora batch: --set settings.num_inference_steps=50.",
-        flag="--set",
-        metavar="NAME=VALUE",
-    )
     model: Texts = setting(
         (),
         "Folder, .safetensors or hub id in its place; builtin: the experiment in small. Where there are several: "
@@ -69,7 +63,7 @@ class Reproduce(Asking):
     )
     clip: str = setting("clip", "CLIPScore's, without a judge.", panel=MEASURE, metavar="MODEL")
     vendi: bool = setting(False, "Vendi scores, too.", panel=MEASURE)
-    confidence: float = confidence(MEASURE)
+    confidence: float = setting(0.95, "Of the intervals.", panel=MEASURE, metavar="LEVEL")
     judge: str | None = setting(
         None,
         "The vision-language model, as its server has it; auto: the only one that is served.",
@@ -88,15 +82,11 @@ class Reproduce(Asking):
     )
     format: str | None = setting(None, "png, webp or jpeg.", panel=OUTPUT, shown="png")
     batch_size: int | None = setting(None, "Pictures per device at once.", panel=RUN, shown="4")
-    retry: bool = retry()
-    compilation_cache: str | None = compilation_cache()
     report_only: bool = setting(False, "Draw nothing; score and report what is there.", panel=RUN, kept=False)
     dry_run: bool = setting(
         False, "Say what there is to do and what it takes; download nothing, draw nothing.", panel=RUN
     )
-    calibrate: bool = calibrate()
 
-    STOPPED = MORE
     EXAMPLES = """[bold]Anywhere[/], with the built-in model, whose world has its own judge; nothing is downloaded:
 
 [cyan]autolora reproduce figure1 --model builtin[/]

@@ -1,16 +1,14 @@
 """What `autolora resize` can be asked for."""
 
 import dataclasses
-from pathlib import Path
 from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
-from autolora_jax.settings.programs.lora_file import FILE, RANKS, conv_rank, max_error, out
-from autolora_jax.settings.programs.program import ON_HOST, Program
+from autolora_jax.settings.programs.lora_file import FILE, RANKS, Ranked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Resize(Program):
+class Resize(Ranked):
     """Lower a LoRA's ranks: a smaller file that loads and draws faster, as near to it as that many ranks can be.
 
     Every layer gets the nearest change of lower rank, and you are told how much is missing. No base model is read.
@@ -25,17 +23,13 @@ class Resize(Program):
     lora: str = setting(
         help="A .safetensors file, a folder that holds one, or a hub id.", argument=True, metavar="LORA"
     )
-    out: Path = out()
     rank: int | None = setting(None, "Ranks of every layer.", panel=RANKS, shown="with --max-error the layer's own")
-    max_error: float | None = max_error()
-    conv_rank: int | None = conv_rank()
     model: str | None = setting(
         None, "Its base model, if that has another size than the published SDXL, SD3 and SD3.5: folder or hub id."
     )
     dialect: str | None = setting(None, "kohya or peft.", shown="the file's own")
     save_dtype: str | None = setting(None, "float32, float16 or bfloat16.", shown="the file's own")
 
-    ENVIRONMENT = ON_HOST
     EXAMPLES = """[bold]Examples[/]
 
 [cyan]autolora resize style.safetensors --out style-r8.safetensors --rank 8[/]

@@ -2,19 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT
-from autolora_jax.settings.programs.program import Program, changed, compilation_cache, config_file
+from autolora_jax.settings.programs.program import Configured
 from autolora_jax.settings.training import DATA, TrainingRun
-from autolora_jax.settings.values import Texts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train(Program):
+class Train(Configured):
     """Tune SDXL or SD3 on a folder of captioned pictures: a LoRA file that autolora, A1111, ComfyUI and diffusers load.
 
     Ctrl-C and SIGTERM save where it stands, and the same command goes on from there: to the very same file.
@@ -23,12 +21,9 @@ class Train(Program):
     PANEL: ClassVar[str] = OUTPUT
 
     settings: TrainingRun = TrainingRun()
-    compilation_cache: str | None = compilation_cache()
     no_buckets: bool = setting(False, "Crop all to squares, where otherwise shapes up to 2:1 are kept.", panel=DATA)
     fresh: bool = setting(False, "Start anew: first remove the checkpoints in the work folder.")
     overwrite: bool = setting(False, "Replace a LoRA file that another run wrote.")
-    config: Path | None = config_file()
-    set_: Texts = changed("training.optimizer.weight_decay=0", "config.json")
 
     @classmethod
     def configured(cls, kind: Any, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:

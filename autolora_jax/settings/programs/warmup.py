@@ -5,14 +5,14 @@ from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import MODEL, ModelConfig
-from autolora_jax.settings.programs.program import Program, compilation_cache
+from autolora_jax.settings.programs.program import Compiling
 from autolora_jax.settings.values import Loras, Texts
 
 PROGRAMS = "Programs"  # panel of --help
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Warmup(Program, ModelConfig):
+class Warmup(Compiling, ModelConfig):
     """Compile ahead what later runs will need: of a model with the given LoRAs, or of a job.
 
     Every run finds the programs in the compilation cache. What depends on values alone, such as steps, seeds, prompts,
@@ -42,7 +42,6 @@ class Warmup(Program, ModelConfig):
         shown="autolora with a LoRA, cfg without",
         metavar="RULE",
     )
-    compilation_cache: str | None = compilation_cache()
 
     EXAMPLES = """[bold]Examples[/]
 
