@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import jax
 import numpy as np
 import pytest
 from diffusers import StableDiffusionXLPipeline
+from transformers import CLIPTokenizer
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.lora import LoraReport
 from autolora_jax.text import Prompts, Sizes, TextSettings, encoding, stage
 from autolora_jax.text.stage import same_text
+from autolora_jax.text.tokens import token_ids
+from autolora_jax.text.words import Piece, Words
 from tests import reference_sd3
 from tests.lora_reference import random_lora
 from tests.parity import normal
@@ -304,3 +308,14 @@ def test_t5_passes_the_bus_once_for_all(sd3, monkeypatch, count_compilations):
             same(alone, jax.tree.map(lambda a, i=i: a[i : i + 1], together))
     assert compiled == [] and streams[1:] == [4] * 4
     assert np.abs(together["lora"]["encoder_hidden_states"] - together["base"]["encoder_hidden_states"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("text", ["", "a cat", "a cat and the dog " * 30, "mist " * 75, "mist " * 76])
+def test_texts_are_begun_ended_and_cut_as_transformers_does(small_folder: Path, text: str):
+    theirs = CLIPTokenizer.from_pretrained(small_folder / "tokenizer")
+    expected = theirs(text, truncation=True, max_length=77, padding="max_length").input_ids
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ours = token_ids(theirs, len(theirs), [Piece(text)], Words(), "text_encoder", 77)
+    assert ours.tolist() == [expected]
+    assert bool(said) == (len(theirs(text).input_ids) > 77)
