@@ -138,7 +138,7 @@ def test_an_older_config_is_read():
         base_text="lora",
         prompts=("X",),
         seeds=(0, 3, 4),
-        out="/tmp/oldgen",
+        out="old",
     )
 
 
