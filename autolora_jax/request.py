@@ -14,7 +14,7 @@ from autolora_jax.guidance import Plan
 from autolora_jax.lora import padded_scales
 from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
 from autolora_jax.settings.fields import told
-from autolora_jax.settings.pictures import Call, DrawingConfig, read_seeds
+from autolora_jax.settings.pictures import Call, DrawingConfig
 from autolora_jax.settings.rules import Rule
 from autolora_jax.text import Sizes, Text, TextSettings
 
@@ -56,13 +56,13 @@ class Canvas(NamedTuple):
         """
         rules = drawing.rule_of(tuned)
         filled = rules.filled(self.usual) if isinstance(rules, Rule) else [rule.filled(self.usual) for rule in rules]
-        own_spacing = None if self.scheduler.flow else drawing.timestep_spacing or self.scheduler.timestep_spacing
+        own_spacing = None if self.scheduler.flow else self.scheduler.timestep_spacing
         return dataclasses.replace(
             drawing,
             guidance=filled,
             size=self._size(drawing),
             scheduler=drawing.scheduler or own_scheduler(self.scheduler),
-            timestep_spacing=own_spacing,
+            timestep_spacing=drawing.timestep_spacing or own_spacing,
         )
 
     def _size(self, drawing: DrawingConfig) -> tuple[int, int]:
@@ -103,7 +103,7 @@ class Request:
         assert call.size is not None and call.guidance is not None
         prompts = join_texts(call.prompt, call.prompt_2, call.prompt_3)
         negatives = join_negatives(call.negative_prompt, call.negative_prompt_2, call.negative_prompt_3)
-        seeds, rules = list(read_seeds(call.seeds, "seeds")), call.guidance
+        seeds, rules = list(call.all_seeds), call.guidance
         if call.paired and len(seeds) != len(prompts):
             raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt")
         repeat = 1 if call.paired else len(seeds)

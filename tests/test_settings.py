@@ -15,7 +15,9 @@ from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, ConfigError
 from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.sources import Sources
 from autolora_jax.cli.flags import build, flags_of, told
-from autolora_jax.settings import Call, GenerateConfig, Job, Lora, ModelConfig, load_preset
+from autolora_jax.config import SchedulerConfig
+from autolora_jax.request import Canvas
+from autolora_jax.settings import Call, DrawingConfig, GenerateConfig, Job, Lora, ModelConfig, load_preset
 from autolora_jax.settings.changes import override
 from autolora_jax.settings.fields import settings_of
 from autolora_jax.settings.programs import PROGRAMS, Generate, Reproduce, Train
@@ -109,6 +111,13 @@ def test_what_is_given_is_never_overridden():
     assert generate(**{"settings.guidance.w": 3.0, "settings.guidance": "cfg"}).guidance == CFG(3.0)
     config = build(Train, {"settings.data": "d", "settings.model.dtype": "bfloat16"}).settings
     assert (config.model.source, config.model.dtype) == ("builtin", "bfloat16")
+
+
+def test_a_spacing_is_not_dropped_where_it_means_nothing():
+    flow = Canvas(8, 2, 128, 16, 7.0, SchedulerConfig(solver="flow_euler", prediction_type="flow_prediction"))
+    assert flow.resolved(DrawingConfig(), tuned=False).timestep_spacing is None
+    with pytest.raises(ValueError, match="timestep_spacing 'trailing' means nothing to a flow model"):
+        flow.schedule(flow.resolved(DrawingConfig(timestep_spacing="trailing"), tuned=False))
 
 
 def test_one_picture_of_the_builtin_model_is_one(tmp_path: Path):

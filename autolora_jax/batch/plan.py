@@ -175,7 +175,7 @@ def make_plan(job: Job, sources: Sources) -> Plan:
     if not prompts:
         raise ConfigError("draw what? The job has neither prompts nor a prompt_file")
     recipes = [resolve(settings, sources) for settings in job.all_settings()]
-    shared = read_seeds(job.seeds, "seeds")  # one tuple for all prompts without their own
+    shared = job.all_seeds  # one tuple for all prompts without their own
     seeds = [shared if own is None else read_seeds(own, f"seeds of {text!r}") for text, _, own, _ in prompts]
     return Plan(prompts, recipes, job.negative_prompt, seeds)
 

@@ -20,7 +20,7 @@ from autolora_jax.compilation import keep_programs
 from autolora_jax.pictures import lora_hash, save_png, write_png
 from autolora_jax.pipeline import AutoLoRAPipeline, Output
 from autolora_jax.settings.changes import record as recorded
-from autolora_jax.settings.pictures import BUILTIN_PROMPTS, GenerateConfig, read_seeds
+from autolora_jax.settings.pictures import BUILTIN_PROMPTS, GenerateConfig
 from autolora_jax.settings.programs.generate import Generate
 from autolora_jax.settings.rules import CFG, AutoLoRA, PersonalizationGuidance, Rule, to_dict
 from autolora_jax.weights.lora.describe import usable_lora
@@ -143,7 +143,7 @@ def run(asked: Generate) -> None:
             pipe = _load(config, display)
             folder.write_json("config", record(config))
             ways = columns(config, pipe.family.guidance_scale)
-            total = len(ways) * len(config.prompts) * len(read_seeds(config.seeds, "seeds"))
+            total = len(ways) * len(config.prompts) * len(config.all_seeds)
             files = [_draw_column(pipe, config, way, folder, hashes, display, total) for way in ways]
             if config.compare:
                 _save_grid(config, ways, files, folder)
@@ -207,7 +207,7 @@ def _draw_column(
 
 def _save_grid(config: GenerateConfig, ways: list[Column], files: list[list[Path]], folder: PictureFolder) -> None:
     prompts = [f"{prompt}\n" if len(config.prompts) > 1 else "" for prompt in config.prompts]
-    rows = [f"{prompt}seed {seed}" for prompt in prompts for seed in read_seeds(config.seeds, "seeds")]
+    rows = [f"{prompt}seed {seed}" for prompt in prompts for seed in config.all_seeds]
     numbers = [file.name.partition("-")[0] for file in files[0]]
     picture = grid.comparison_grid(
         [(way.label, paths) for way, paths in zip(ways, files, strict=True)],

@@ -14,7 +14,6 @@ from autolora_jax.batch import Job
 from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.demo.classifier import SIZE
-from autolora_jax.settings.pictures import read_seeds
 
 STEPS = {"num_inference_steps", "sampler.steps"}  # its name, now and in version 0.1
 FEW = 3  # seeds that are named one by one
@@ -120,7 +119,7 @@ def _facts(experiment: Experiment) -> Mapping[str, str]:
     """What stands for a name in braces."""
     job, settings = experiment.job, experiment.job.settings
     own = {name for cell in experiment.cells for name in cell.settings}
-    seeds, usual = [*map(str, read_seeds(job.seeds, "seeds"))], SIZE if settings.model.source == BUILTIN else TRAINED
+    seeds, usual = [*map(str, job.all_seeds)], SIZE if settings.model.source == BUILTIN else TRAINED
     width, height = settings.size or (usual, usual)
     none = "none, as the checkpoint's own pipeline means it (zeros for SDXL)"
     streams = {"jax": "JAX's, so compositions differ from those of other programs"}

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
@@ -215,6 +215,11 @@ class Many(Checked):
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", read_seeds(self.seeds, "seeds"))
         super().__post_init__()
+
+    @property
+    def all_seeds(self) -> Seeds:
+        """The seeds, in whatever form they were given."""
+        return cast(Seeds, self.seeds)
 
 
 @dataclasses.dataclass(frozen=True)
