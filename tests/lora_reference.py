@@ -47,7 +47,7 @@ class Change:
         return (self.alpha / self.down.shape[0] * product).reshape(self.up.shape[0], *self.down.shape[1:])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RandomLora:
     """A LoRA: (component, canonical module name) -> change."""
 

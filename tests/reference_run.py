@@ -1,7 +1,8 @@
 """Whole guided runs in PyTorch, written out from the paper's equations around diffusers' networks and schedulers."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ SCHEDULERS = {
 Predict = Callable[[str, int], torch.Tensor]  # (kind of weights, prompt: 0 negative, 1 positive) -> prediction
 
 
+@lru_cache(maxsize=4)
 def tuned(pipe: StableDiffusionXLPipeline, lora: RandomLora, scale: float) -> StableDiffusionXLPipeline:
     """A copy of the pipeline with W + scale·ΔW."""
     copies = StableDiffusionXLPipeline(
@@ -64,6 +66,25 @@ def combine(rule, e: Predict) -> torch.Tensor:
     raise AssertionError(rule)
 
 
+def encoded(pipe, images: int, **prompts: object) -> list[torch.Tensor]:
+    """[states, pooled] of the negative prompt, once an image, then of the positive one. prompts: encode_prompt's."""
+    positive, negative, pooled, negative_pooled = pipe.encode_prompt(do_classifier_free_guidance=True, **prompts)
+    pairs = (negative, positive), (negative_pooled, pooled)
+    return [torch.cat(pair).repeat_interleave(images, 0) for pair in pairs]
+
+
+def noise(seeds: Sequence[int], channels: int, height: int, width: int) -> tuple[torch.Tensor, list[torch.Generator]]:
+    """The seeds' initial noise, by torch's CPU generators, which are returned as they then stand."""
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+    shape = (1, channels, height // 8, width // 8)
+    return torch.cat([torch.randn(shape, generator=generator) for generator in generators]), generators
+
+
+def at_step(rule, i: int, steps: int):
+    """The rule that holds at step i."""
+    return rule if int(rule.start * steps) <= i < int(rule.stop * steps) else rule.outside()
+
+
 @torch.no_grad()
 def run(
     pipe: StableDiffusionXLPipeline,
@@ -72,7 +93,7 @@ def run(
     *,
     scheduler: str,
     steps: int,
-    seed: int,
+    seeds: Sequence[int],
     prompt: str,
     negative_prompt: str | None,
     height: int,
@@ -80,33 +101,32 @@ def run(
     scale: float = 1.0,
     rescale: float = 0.0,
 ) -> np.ndarray:
-    """Final latents [h w c] of one image; noise from torch's CPU generator."""
+    """Final latents [seeds h w c]; noise from torch's CPU generator."""
     kinds = {"base": 0.0, "lora": scale, "weak": getattr(rule, "omega", 0.0) * scale}
     pipes = {kind: tuned(pipe, lora, s) for kind, s in kinds.items()}
-    told = {}
-    for kind, p in pipes.items():
-        positive, negative, pooled, negative_pooled = p.encode_prompt(
-            prompt, negative_prompt=negative_prompt, do_classifier_free_guidance=True
-        )
-        told[kind] = ((negative, negative_pooled), (positive, pooled))
-    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+    n = len(seeds)
+    told = {kind: encoded(p, n, prompt=prompt, negative_prompt=negative_prompt) for kind, p in pipes.items()}
+    time_ids = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).expand(2 * n, -1)
     cls, overrides = SCHEDULERS[scheduler]
     solver = cls.from_config(pipe.scheduler.config, **overrides)
     solver.set_timesteps(steps)
-    generator = torch.Generator("cpu").manual_seed(seed)
-    x = torch.randn((1, 4, height // 8, width // 8), generator=generator) * solver.init_noise_sigma
+    x, generators = noise(seeds, 4, height, width)
+    x = x * solver.init_noise_sigma
     for i, t in enumerate(solver.timesteps):
         scaled = solver.scale_model_input(x, t)
 
-        def e(kind: str, which: int, scaled=scaled, t=t) -> torch.Tensor:
-            hidden, pooled = told[kind][which]
+        @cache  # both prompts of all images in one call: what takes torch's time here is the number of calls
+        def predicted(kind: str, scaled=scaled, t=t) -> torch.Tensor:
+            hidden, pooled = told[kind]
             added = {"text_embeds": pooled, "time_ids": time_ids}
-            return pipes[kind].unet(scaled, t, hidden, added_cond_kwargs=added).sample
+            return pipes[kind].unet(torch.cat([scaled] * 2), t, hidden, added_cond_kwargs=added).sample
 
-        now = rule if int(rule.start * steps) <= i < int(rule.stop * steps) else rule.outside()
-        guided = combine(now, e)
+        def e(kind: str, which: int, predicted=predicted) -> torch.Tensor:
+            return predicted(kind).chunk(2)[which]
+
+        guided = combine(at_step(rule, i, steps), e)
         if rescale:
             guided = rescale_noise_cfg(guided, e("lora", 1), guidance_rescale=rescale)
-        noisy = {"generator": generator} if "ancestral" in scheduler else {}
+        noisy = {"generator": generators} if "ancestral" in scheduler else {}
         x = solver.step(guided, t, x, **noisy).prev_sample
-    return x[0].permute(1, 2, 0).numpy()
+    return x.permute(0, 2, 3, 1).numpy()

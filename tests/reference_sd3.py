@@ -1,6 +1,7 @@
 """PyTorch's SD3 and SD3.5, tiny and random, and whole guided runs of them, written out from the paper's equations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
 
 from tests.reference import TEXT, VAE, randomize, save_tokenizer
-from tests.reference_run import combine
+from tests.reference_run import at_step, combine, encoded, noise
 
 WIDTH = 96  # of the prompt's tokens: more than the CLIPs' 32 + 48, as in SD3
 TRANSFORMER = dict(
@@ -97,38 +98,28 @@ def run(
     *,
     scheduler: str,
     steps: int,
-    seed: int,
-    prompt: str,
-    negative_prompt: str,
+    seeds: Sequence[int],
     height: int,
     width: int,
-    max_sequence_length: int = 256,
+    **prompts: Any,
 ) -> np.ndarray:
-    """Final latents [h w c] of one image; noise from torch's CPU generator."""
-    pipes = {"base": base, "lora": tuned}
-    told = {}
-    for kind, pipe in pipes.items():
-        positive, negative, pooled, negative_pooled = pipe.encode_prompt(
-            prompt,
-            None,
-            None,
-            negative_prompt=negative_prompt,
-            do_classifier_free_guidance=True,
-            max_sequence_length=max_sequence_length,
-        )
-        told[kind] = ((negative, negative_pooled), (positive, pooled))
+    """Final latents [seeds h w c]; noise from torch's CPU generator. prompts: encode_prompt's arguments."""
+    pipes, n = {"base": base, "lora": tuned}, len(seeds)
+    texts = {"prompt_2": None, "prompt_3": None, **prompts}
+    told = {kind: encoded(pipe, n, **texts) for kind, pipe in pipes.items()}
     cls, overrides = SCHEDULERS[scheduler]
     config = {} if overrides else dict(base.scheduler.config)
     solver = cls.from_config({**config, **overrides})
     solver.set_timesteps(steps)
-    x = torch.randn((1, 16, height // 8, width // 8), generator=torch.Generator("cpu").manual_seed(seed))
+    x, _ = noise(seeds, 16, height, width)
     for i, t in enumerate(solver.timesteps):
 
-        def e(kind: str, which: int, x=x, t=t) -> torch.Tensor:
-            hidden, pooled = told[kind][which]
-            network = pipes[kind].transformer
-            return network(x, hidden, pooled, t.expand(1), return_dict=False)[0]
+        @cache
+        def predicted(kind: str, x=x, t=t) -> torch.Tensor:
+            return pipes[kind].transformer(torch.cat([x] * 2), *told[kind], t.expand(2 * n), return_dict=False)[0]
 
-        now = rule if int(rule.start * steps) <= i < int(rule.stop * steps) else rule.outside()
-        x = solver.step(combine(now, e), t, x).prev_sample
-    return x[0].permute(1, 2, 0).numpy()
+        def e(kind: str, which: int, predicted=predicted) -> torch.Tensor:
+            return predicted(kind).chunk(2)[which]
+
+        x = solver.step(combine(at_step(rule, i, steps), e), t, x).prev_sample
+    return x.permute(0, 2, 3, 1).numpy()

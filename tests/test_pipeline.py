@@ -46,7 +46,7 @@ def torch_latents(pipe: StableDiffusionXLPipeline, lora: RandomLora, rule, sched
     """[seeds h w c]"""
     call = {**CALL, **more}
     call["steps"] = call.pop("num_inference_steps")
-    return np.stack([reference_run.run(pipe, lora, rule, scheduler=scheduler, seed=s, **call) for s in SEEDS])
+    return reference_run.run(pipe, lora, rule, scheduler=scheduler, seeds=SEEDS, **call)
 
 
 def our_latents(pipe: AutoLoRAPipeline, rule, **more) -> np.ndarray:
