@@ -50,11 +50,22 @@ def repeated(block: Block, *inputs: Array) -> Any:
     A compiler puts the body in the place of every call again, so what runs is the same. The body is computed once more
     in a backward pass if `remat` asks for it.
     """
-    assert block.scope is not None
-    if block.scope.mutable is not False:  # it makes its parameters, or shows what is inside: nothing to share
+    scope, alone = block.scope, block.clone(parent=None, name=None)
+    assert scope is not None
+    if block.is_initializing():
+        outputs, made = _made_once(alone, block.make_rng("params"), *inputs)
+        for name, part in made["params"].items():
+            scope.put_variable("params", name, part)
+        return outputs
+    if scope.mutable is not False:  # it shows what is inside
         return block(*inputs)
     with jax.named_scope(str(block.name)):
-        return _traced_once(block.clone(parent=None, name=None), block.variables, *inputs)
+        return _traced_once(alone, block.variables, *inputs)
+
+
+@partial(jax.jit, static_argnums=0)
+def _made_once(block: Block, key: Array, *inputs: Array) -> Any:
+    return block.init_with_output(key, *inputs)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -72,11 +83,23 @@ class _Adapted(nn.Module, kw_only=True):  # type: ignore[call-arg]
     def delta(self) -> Delta | None:
         return self.variables.get("lora")
 
+    def stored(self, name: str, initializer: Callable[..., Array], shape: tuple[int, ...]) -> Any:
+        """The layer's parameter. Flax's `param` traces the initializer at every use, 40 % of tracing a UNet."""
+        value = self.get_variable("params", name)
+        if value is None or jnp.shape(value) != shape:  # to be made, or an error that Flax words
+            return self.param(name, initializer, shape, self.param_dtype)
+        return value
+
     def biased(self, y: Array, has_bias: bool) -> Array:
         """y plus the layer's bias, if it has one, plus what the delta adds to it."""
-        bias = self.param("bias", nn.initializers.zeros, y.shape[-1:], self.param_dtype) if has_bias else None
+        bias = self.stored("bias", nn.initializers.zeros, y.shape[-1:]) if has_bias else None
         total = changed(bias, self.delta(), "bias", y.ndim, y.dtype)
         return y if total is None else y + total
+
+
+@partial(jax.jit, static_argnums=(1, 2))  # so that it is traced once for each shape
+def _random_kernel(key: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    return nn.initializers.lecun_normal()(key, shape, dtype)
 
 
 class _Affine(_Adapted, kw_only=True):  # type: ignore[call-arg]
@@ -86,7 +109,7 @@ class _Affine(_Adapted, kw_only=True):  # type: ignore[call-arg]
 
     def mapped(self, x: Array, kernel_shape: tuple[int, ...], linear: Callable[..., Array], positions: int) -> Array:
         """linear(x, kernel, precision=…) with the delta added, and the bias. positions: see apply_kernel."""
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), kernel_shape, self.param_dtype)
+        kernel = self.stored("kernel", _random_kernel, kernel_shape)
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
         precision = matmul_precision(self.dtype)
         y = apply_kernel(x, kernel, self.delta(), partial(linear, precision=precision), positions, precision)
@@ -141,7 +164,7 @@ class _Norm(_Adapted):
 
     def weighed(self, y: Array, has_bias: bool = True) -> Array:
         """y · weight + bias, float32."""
-        weight = self.param("scale", nn.initializers.ones, y.shape[-1:], self.param_dtype)
+        weight = self.stored("scale", nn.initializers.ones, y.shape[-1:])
         factor = changed(weight, self.delta(), "weight", y.ndim, y.dtype)
         assert factor is not None
         return self.biased(y * factor, has_bias)
