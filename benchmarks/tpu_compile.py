@@ -46,9 +46,12 @@ TEXT_TOKENS = 77 + 256  # of SD3: CLIP's and T5's
 MODELS = {
     "tiny": dataclasses.replace(
         published.SDXL_BASE["unet"],
-        block_out_channels=(32, 64, 64),
-        attention_head_dim=(1, 2, 2),
-        transformer_layers_per_block=(1, 1, 1),
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=(1, 2),
+        transformer_layers_per_block=(1, 1),
     ),
     "sdxl": published.SDXL_BASE["unet"],
     "sd3-medium": published.SD3_MEDIUM["transformer"],
