@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from autolora_jax.config import VAEConfig
 from autolora_jax.models.attention import dot_product_attention
-from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, GroupNorm
+from autolora_jax.models.layers import NO_PAD, Block, Conv, Dense, GroupNorm, repeated
 from autolora_jax.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 
 Tree = Mapping[str, Any]
@@ -58,7 +58,7 @@ class Level(Block):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 f"]:
         for block in (*self.resnets, *self.downsamplers, *self.upsamplers):
-            x = block(x)
+            x = repeated(block, x)
         return x
 
 
