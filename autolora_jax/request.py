@@ -1,6 +1,7 @@
 """What one call asks for, checked and laid out per image: everything that does not depend on which model answers."""
 
 import dataclasses
+import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,6 +18,7 @@ from autolora_jax.settings.fields import told
 from autolora_jax.settings.pictures import Call, DrawingConfig
 from autolora_jax.settings.rules import Rule
 from autolora_jax.text import Sizes, Text, TextSettings
+from autolora_jax.text.syntax import SYNTAXES, foreign
 
 Texts = str | Sequence[str]
 Drawn = TypeVar("Drawn", bound=DrawingConfig)
@@ -103,6 +105,7 @@ class Request:
         assert call.size is not None and call.guidance is not None
         prompts = join_texts(call.prompt, call.prompt_2, call.prompt_3)
         negatives = join_negatives(call.negative_prompt, call.negative_prompt_2, call.negative_prompt_3)
+        _check_marks([*prompts, *negatives], call.prompt_syntax)
         seeds, rules = list(call.all_seeds), call.guidance
         if call.paired and len(seeds) != len(prompts):
             raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt")
@@ -130,7 +133,9 @@ class Request:
             rescale=_per_image(call.guidance_rescale, n, "guidance_rescale") if rescaling else None,
             latents=None if call.latents is None else _given_noise(call.latents, (n, *shape)),
             latent_shape=shape,
-            text=TextSettings(_sizes(call), call.clip_skip, call.max_sequence_length),
+            text=TextSettings(
+                _sizes(call), call.clip_skip, call.max_sequence_length, call.prompt_syntax, call.prompt_chunks
+            ),
             call=call,
         )
 
@@ -194,6 +199,18 @@ class Request:
             }
             for i in range(len(self.seeds))
         ]
+
+
+def _check_marks(texts: Sequence[Text | None], name: str) -> None:
+    """Raises ConfigError for a prompt that its syntax can't read; warns of marks that are read as letters."""
+    for text in dict.fromkeys(part for given in texts if given is not None for part in given):
+        SYNTAXES[name].parts(text)
+        if name == "plain" and (found := foreign(text)):
+            warnings.warn(
+                f"the prompt {text!r} is read letter by letter: {found}. prompt_syntax 'a1111' or 'comfy' reads "
+                "weights; load_lora, or --lora FILE:SCALE, loads a LoRA",
+                stacklevel=2,
+            )
 
 
 def _sizes(call: Call) -> tuple[Sizes, Sizes]:

@@ -14,7 +14,8 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline
-from autolora_jax.text.stage import same_text
+from autolora_jax.text import Prompts, Text
+from autolora_jax.text.stage import ANY_SIZE, same_text
 from autolora_jax.weights.errors import WeightsError
 from tests import reference_sd3
 from tests.parity import error, normal
@@ -24,6 +25,7 @@ LATENTS = 5e-5
 EMBEDDINGS = 1e-5  # seen: 8e-7
 CALL = dict(prompt="a cat, the dog", negative_prompt="mist", height=96, width=128, max_sequence_length=24)
 SEEDS = [3, 2**40 + 5]
+NO_LORA = {"base": np.zeros((1, 0), np.float32)}
 RULES = {
     "cfg": CFG(4.0),
     "autolora": AutoLoRA(1.5, 3.0, 4.0),
@@ -180,3 +182,35 @@ def test_long_prompts_are_said_to_be_cut(pipe):
     with pytest.warns(UserWarning, match="longer than 23 tokens; not read"):
         ids = pipe.text.tokenize(same_text("cat " * 30), 24)
     assert [ids[name].shape for name in pipe.text.encoders] == [(1, 77), (1, 77), (1, 24)]
+
+
+def test_weights_act_as_in_the_programs_they_come_from(pipe):
+    """A1111 brings back the mean of both CLIPs' states together and leaves T5 alone; ComfyUI weighs T5, too."""
+
+    def told(prompt: str, syntax: str = "plain", t5_too: str | None = None) -> np.ndarray:
+        text = Text(prompt, prompt, t5_too or prompt)
+        asked = Prompts([text], [text], ANY_SIZE._replace(syntax=syntax, max_sequence_length=24), NO_LORA)
+        return pipe.text.conditioning(asked)["base"]["encoder_hidden_states"][0, 1]
+
+    plain, nothing = told("a cat the dog"), told("")
+    clips, t5 = plain[:77, : 32 + 48], plain[77:]
+    row = np.ones((77, 1), np.float32)
+    cat = len(pipe.text.tokenizers["text_encoder"]("a cat", add_special_tokens=False).input_ids)
+    a = len(pipe.text.tokenizers["text_encoder"]("a", add_special_tokens=False).input_ids)
+    row[1 + a : 1 + cat] = 1.5
+    weighed = told("a (cat:1.5) the dog", "a1111", "a cat the dog")
+    expected = clips * row * (clips.sum() / (clips * row).sum())
+    assert error(weighed[:77, : 32 + 48], expected) < 1e-5
+    np.testing.assert_array_equal(weighed[77:], t5)
+    comfy = told("a (cat:1.5) the dog", "comfy")
+    assert (
+        error(
+            comfy[:77, : 32 + 48],
+            np.where(row == 1, clips, (clips - nothing[:77, : 32 + 48]) * row + nothing[:77, : 32 + 48]),
+        )
+        < 1e-5
+    )
+    change, apart = comfy[77:] - t5, t5 - nothing[77:]
+    heavier = np.abs(change).max(axis=-1) > 1e-6
+    assert 0 < heavier.sum() < len(heavier)
+    assert error(change[heavier], 0.5 * apart[heavier]) < 1e-4

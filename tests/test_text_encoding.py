@@ -17,7 +17,8 @@ from autolora_jax import AutoLoRAPipeline
 from autolora_jax.lora import LoraReport
 from autolora_jax.text import Prompts, Sizes, TextSettings, encoding, stage
 from autolora_jax.text.stage import same_text
-from autolora_jax.text.tokens import token_ids
+from autolora_jax.text.syntax import slices
+from autolora_jax.text.tokens import Vocabulary, chunked
 from autolora_jax.text.words import Piece, Words
 from tests import reference_sd3
 from tests.lora_reference import random_lora
@@ -316,6 +317,7 @@ def test_texts_are_begun_ended_and_cut_as_transformers_does(small_folder: Path, 
     expected = theirs(text, truncation=True, max_length=77, padding="max_length").input_ids
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        ours = token_ids(theirs, len(theirs), [Piece(text)], Words(), "text_encoder", 77)
-    assert ours.tolist() == [expected]
+        vocabulary = Vocabulary("text_encoder", theirs, len(theirs), Words())
+        [(ours, _)] = chunked(vocabulary, [((Piece(text),), 1.0)], False, slices, 77, 1)
+    assert list(ours) == expected
     assert bool(said) == (len(theirs(text).input_ids) > 77)

@@ -97,7 +97,7 @@ def picture_flop(recipe: Recipe) -> float:
     model, (width, height) = recipe.load.model, recipe.size
     latent = model.canvas.latent_shape((width, height))[:2]
     denoiser = model.networks[model.family.denoiser]
-    tokens = CLIP_TOKENS
+    tokens = CLIP_TOKENS * recipe.drawing.prompt_chunks
     if isinstance(denoiser, MMDiTConfig):
         tokens += recipe.drawing.max_sequence_length if "text_encoder_3" in model.networks else 0
     return recipe.evaluations * _denoiser_flop(denoiser, latent, tokens) + _decoder_flop(model.networks["vae"], latent)

@@ -167,6 +167,25 @@ class DrawingConfig(Checked):
     max_sequence_length: int = setting(
         256, "(SD3) What T5 reads, to 512.", panel=PICTURES, metavar="TOKENS", least=1, column="max_sequence_length"
     )
+    prompt_syntax: str = setting(
+        "plain",
+        "What marks in prompts mean: plain, nothing, as in diffusers; a1111 or comfy, weights as (word:1.3), and what "
+        "else those programs read.",
+        panel=PICTURES,
+        choices=("plain", "a1111", "comfy"),
+        column="prompt_syntax",
+        png="Prompt syntax",
+    )
+    prompt_chunks: int = setting(
+        1,
+        "Times 75 tokens of a prompt that CLIP reads, each with its own begin and end; what a prompt does not fill is "
+        "empty.",
+        panel=PICTURES,
+        metavar="CHUNKS",
+        least=1,
+        column="prompt_chunks",
+        png="Prompt chunks",
+    )
     lora_scale: Value | Array | None = setting(
         None, "Strength of every LoRA, instead of its own.", panel=MODEL, by_picture=True
     )

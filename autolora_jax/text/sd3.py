@@ -21,7 +21,7 @@ MOST_TOKENS = 512  # of T5; SD3 was trained with at most so many
 class SD3Join:
     """{"encoder_hidden_states": [b, 77 + t, width], "pooled_projections": [b 2048]} of (hidden, pooled) by encoder.
 
-    CLIP's tokens, 768 + 1280 wide, are filled up with zeros. Without T5 its tokens are zeros.
+    77 are of each chunk. CLIP's tokens, 768 + 1280 wide, are filled up with zeros. Without T5 its tokens are zeros.
     """
 
     width: int
@@ -42,6 +42,8 @@ class SD3Join:
 
 class SD3Text(TextStage):
     """See stage.TextStage. T5 is optional."""
+
+    CLIPS_AS_ONE = True
 
     def check(self, settings: TextSettings) -> None:
         super().check(settings)

@@ -15,7 +15,7 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 def join(outputs: Mapping[str, tuple[Any, Any]]) -> Keywords:
-    """{"encoder_hidden_states": [b 77 2048], "text_embeds": [b 1280]} of (hidden [b 77 d], pooled [b p]) by encoder."""
+    """{"encoder_hidden_states": [b t 2048], "text_embeds": [b 1280]} of (hidden [b t d], pooled [b p]) by encoder."""
     first, second = (outputs[name] for name in ENCODERS)
     xp = np if isinstance(first[0], np.ndarray) else jnp
     return {"encoder_hidden_states": xp.concatenate([first[0], second[0]], axis=-1), "text_embeds": second[1]}

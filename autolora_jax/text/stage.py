@@ -26,7 +26,8 @@ from autolora_jax.models.t5 import T5EncoderModel
 from autolora_jax.text import encoding
 from autolora_jax.text.encoding import Outputs, Rows
 from autolora_jax.text.streaming import encode_streamed
-from autolora_jax.text.tokens import open_tokenizer, token_ids
+from autolora_jax.text.syntax import SYNTAXES, Syntax, slices
+from autolora_jax.text.tokens import Filled, Read, Vocabulary, chunked, open_tokenizer
 from autolora_jax.text.words import Piece, Word, Words
 
 Tree = Mapping[str, Any]
@@ -67,11 +68,18 @@ class TextSettings(NamedTuple):
     sizes: (negative, positive); SDXL's.
     clip_skip: of the positive prompt; None = the last but one layer, k skips k more.
     max_sequence_length: tokens of T5; SD3's.
+    syntax: a key of syntax.SYNTAXES. chunks: of 75 tokens that CLIP encoders read; those that a text does not fill are
+    empty.
     """
 
     sizes: tuple[Sizes, Sizes]
     clip_skip: int | None = None
     max_sequence_length: int = 256
+    syntax: str = "plain"
+    chunks: int = 1
+
+
+ANY_SIZE = TextSettings((Sizes((0, 0), (0, 0), (0, 0)),) * 2)
 
 
 class Prompts(NamedTuple):
@@ -84,20 +92,23 @@ class Prompts(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What one encoder reads of a text, and all that its answer follows from beside the weights."""
+    """What one encoder reads at once, and all that its answer follows from beside the weights."""
 
     encoder: str
-    pieces: tuple[Piece, ...]
-    length: int  # tokens
+    ids: tuple[int, ...]  # those from the vocabulary's size on are rows of the encoder's table of words
     skip: int  # layers left out at the end of CLIP encoders, see TextSettings.clip_skip
     scales: tuple[float, ...]  # of the encoder's delta; () for the base encoder
 
-    @property
-    def has_words(self) -> bool:
-        return any(piece.is_word for piece in self.pieces)
+
+class Told(NamedTuple):
+    """A chunk of a text to one encoder."""
+
+    reading: Reading
+    weights: tuple[float, ...]  # of its tokens; () where all are 1
+    empty: Reading  # of no text, in its place
 
 
-Readings = tuple[Reading, ...]  # of one text, an encoder each
+Readings = tuple[tuple[Told, ...], ...]  # of one text, an encoder each, its chunks
 
 
 class Call(NamedTuple):
@@ -109,6 +120,8 @@ class Call(NamedTuple):
 
 class TextStage:
     """Tokenizers and text encoders of one pipeline, with deltas and words to replace. Families are subclasses."""
+
+    CLIPS_AS_ONE = False  # whether A1111 weighs the states of both CLIPs as one tensor
 
     def __init__(
         self,
@@ -139,7 +152,7 @@ class TextStage:
         self._loras = 0
         self._sizes = dict.fromkeys(self.encoders, 0)  # rows a device of each encoder's last program
         self._streams = ThreadPoolExecutor(1)
-        self._tokens: dict[Reading, Int[np.ndarray, "1 t"]] = {}  # of readings that are to be encoded
+        self._cut: dict[Any, list[Filled]] = {}  # what was tokenised
         self._begun: dict[Reading, Call] = {}
         self._known: dict[Reading, Outputs] = {}  # of one row each, without its axis
 
@@ -152,11 +165,12 @@ class TextStage:
     def set_words(self, words: Iterable[Word]) -> None:
         """Replaces the words that stand for vectors. Raises WeightsError, and replaces none, where two are the same."""
         self.words = Words(words)
-        self._forget(lambda reading: reading.has_words)
+        self._cut.clear()
+        self._forget(lambda reading: max(reading.ids) >= self.encoders[reading.encoder].config.vocab_size)
 
     def read(self, prompts: Prompts) -> None:
         """Tokenises what `begin` would encode. Raises whatever a tokenizer makes of a text that is none to it."""
-        self._read(_distinct(self._asked(prompts)))
+        self._asked(prompts)
 
     def begin(self, prompts: Prompts) -> None:
         """Sets the devices to encode what is not known yet, and does not wait for them. Raises as `read`."""
@@ -169,20 +183,17 @@ class TextStage:
         join, sizes = self.join(prompts.settings.max_sequence_length), self.of_sizes(prompts.settings)
         result = {}
         for kind, pairs in asked.items():
-            told = join({name: _stacked(pairs, known, i) for i, name in enumerate(self.encoders)})
+            told = join(self._stacked(pairs, known, SYNTAXES[prompts.settings.syntax]))
             told = {name: array.reshape(len(pairs), 2, *array.shape[1:]) for name, array in told.items()}
             same = {name: np.repeat(array[None], len(pairs), axis=0) for name, array in sizes.items()}
             result[kind] = {**told, **same}
         return result
 
-    def tokenize(
-        self, text: Text, max_sequence_length: int = TextSettings._field_defaults["max_sequence_length"]
-    ) -> dict[str, Int[np.ndarray, "1 t"]]:
+    def tokenize(self, text: Text, settings: TextSettings = ANY_SIZE) -> dict[str, Int[np.ndarray, "1 t"]]:
         """Token ids for each encoder, no words among them. Warns when a prompt is longer than the encoder can read."""
-        lengths = {name: self.length(name, max_sequence_length) for name in self.encoders}
         return {
-            name: self._token_ids(name, (Piece(part),), length)
-            for (name, length), part in zip(lengths.items(), text, strict=False)
+            name: np.array([self._chunks(name, (((Piece(part),), 1.0),), settings)[0][0]], np.int32)
+            for name, part in zip(self.encoders, text, strict=False)
         }
 
     def length(self, encoder: str, max_sequence_length: int) -> int:
@@ -231,31 +242,41 @@ class TextStage:
     def _readings(self, text: Text, scales: np.ndarray, settings: TextSettings) -> Readings:
         amounts = tuple(map(float, scales)) if np.any(scales) else ()
         return tuple(
-            Reading(
-                name,
-                self.words.split(part, scales),
-                self.length(name, settings.max_sequence_length),
-                (settings.clip_skip or 0) if isinstance(encoder, CLIPTextModel) else 0,
-                amounts if name in self.deltas else (),
-            )
-            for (name, encoder), part in zip(self.encoders.items(), text, strict=False)
+            self._told(name, part, scales, amounts if name in self.deltas else (), settings)
+            for name, part in zip(self.encoders, text, strict=False)
         )
 
-    def _read(self, readings: Iterable[Reading]) -> list[Reading]:
-        """Those that nothing is known of yet, tokenised."""
-        unknown = [r for r in readings if r not in self._known and r not in self._begun]
-        for reading in unknown:
-            if reading not in self._tokens:
-                self._tokens[reading] = self._token_ids(reading.encoder, reading.pieces, reading.length)
-        return unknown
+    def _told(
+        self, name: str, text: str, scales: np.ndarray, amounts: tuple[float, ...], settings: TextSettings
+    ) -> tuple[Told, ...]:
+        """A text to one encoder. amounts: of its delta."""
+        parts = tuple(
+            (None if part.text is None else self.words.split(part.text, scales), part.weight)
+            for part in SYNTAXES[settings.syntax].parts(text)
+        )
+        skip = (settings.clip_skip or 0) if isinstance(self.encoders[name], CLIPTextModel) else 0
+        (nothing, _), *_ = self._chunks(name, (), settings)
+        empty = Reading(name, nothing, skip, amounts)
+        chunks = [
+            Told(empty._replace(ids=ids), weights if any(weight != 1 for weight in weights) else (), empty)
+            for ids, weights in self._chunks(name, parts, settings)
+        ]
+        return tuple(chunks)
 
-    def _token_ids(self, encoder: str, pieces: Sequence[Piece], length: int) -> Int[np.ndarray, "1 t"]:
-        """Those from the encoder's vocabulary's size on are rows of its table of words."""
-        vocabulary = self.encoders[encoder].config.vocab_size
-        return token_ids(self.tokenizers[encoder], vocabulary, pieces, self.words, encoder, length)
+    def _chunks(self, name: str, parts: tuple[Read, ...], settings: TextSettings) -> list[Filled]:
+        """What an encoder reads of a text's parts."""
+        length = self.length(name, settings.max_sequence_length)
+        key = name, parts, length, settings.syntax, settings.chunks
+        if key not in self._cut:
+            encoder, syntax = self.encoders[name], SYNTAXES[settings.syntax]
+            vocabulary = Vocabulary(name, self.tokenizers[name], encoder.config.vocab_size, self.words)
+            is_clip = isinstance(encoder, CLIPTextModel)
+            cut, most = (syntax.cut, settings.chunks) if is_clip else (slices, 1)
+            self._cut[key] = chunked(vocabulary, parts, syntax.splits_words, cut, length, most)
+        return self._cut[key]
 
     def _begin(self, readings: Iterable[Reading]) -> None:
-        unknown = self._read(readings)
+        unknown = [r for r in readings if r not in self._known and r not in self._begun]
         for name in self.encoders:
             own = [reading for reading in unknown if reading.encoder == name]
             devices = 1 if name in self.streamed else self.mesh.size
@@ -268,12 +289,12 @@ class TextStage:
                 self._begun |= dict.fromkeys(part, call)
 
     def _rows(self, readings: Sequence[Reading]) -> Rows:
-        """Readings of one encoder, whose tokens are taken from the memory."""
+        """Readings of one encoder."""
         loras = self._loras if readings[0].encoder in self.deltas else 0
         scales = np.zeros((len(readings), loras), np.float32)
         for row, reading in zip(scales, readings, strict=True):
             row[: len(reading.scales)] = reading.scales
-        ids = np.concatenate([self._tokens.pop(reading) for reading in readings])
+        ids = np.array([reading.ids for reading in readings], np.int32)
         return Rows(ids, np.array([reading.skip for reading in readings], np.int32), lora.padded_scales(scales))
 
     def _encode(self, name: str, rows: Rows, size: int) -> Callable[[], Outputs]:
@@ -315,24 +336,51 @@ class TextStage:
 
     def _forget(self, stale: Callable[[Reading], bool]) -> None:
         """Forgets what was, or is being, encoded with other deltas or words."""
-        self._tokens = {reading: ids for reading, ids in self._tokens.items() if not stale(reading)}
         self._begun = {reading: call for reading, call in self._begun.items() if not stale(reading)}
         self._known = {reading: outputs for reading, outputs in self._known.items() if not stale(reading)}
+
+    def _stacked(
+        self, pairs: Sequence[tuple[Readings | None, Readings]], known: Mapping[Reading, Outputs], syntax: Syntax
+    ) -> dict[str, Outputs]:
+        """encoder -> outputs [2n ...]: negative, positive, negative, …"""
+        rows: dict[str, list[Outputs]] = {name: [] for name in self.encoders}
+        for no, yes in pairs:
+            told = self._weighed(yes, known, syntax)
+            other = None if no is None else self._weighed(no, known, syntax)
+            for name, outputs in told.items():
+                rows[name] += [_zeros(outputs) if other is None else other[name], outputs]
+        result = {}
+        for name, columns in rows.items():
+            hidden, pooled = zip(*columns, strict=True)
+            result[name] = np.stack(hidden), None if pooled[0] is None else np.stack(pooled)
+        return result
+
+    def _weighed(self, text: Readings, known: Mapping[Reading, Outputs], syntax: Syntax) -> dict[str, Outputs]:
+        """encoder -> (states of all chunks of a text, one after another, weighted; pooled vector of its first)."""
+        told = dict(zip(self.encoders, text, strict=True))
+        hidden = {name: [known[chunk.reading][0] for chunk in chunks] for name, chunks in told.items()}
+        clips = tuple(name for name, encoder in self.encoders.items() if isinstance(encoder, CLIPTextModel))
+        groups = [clips] if self.CLIPS_AS_ONE else [(name,) for name in clips]
+        groups += [(name,) for name in self.encoders if name not in clips and syntax.weighs_t5]
+        for group in groups:
+            for i, chunks in enumerate(zip(*(told[name] for name in group), strict=True)):
+                if any(chunk.weights for chunk in chunks):
+                    states = [known[chunk.reading][0] for chunk in chunks]
+                    weights = [np.array(c.weights or [1.0] * len(c.reading.ids), np.float32) for c in chunks]
+                    empty = [known[chunk.empty][0].astype(np.float32) for chunk in chunks]
+                    new = syntax.weigh([state.astype(np.float32) for state in states], weights, empty)
+                    for name, state, old in zip(group, new, states, strict=True):
+                        hidden[name][i] = state.astype(old.dtype)
+        return {name: (np.concatenate(hidden[name]), known[chunks[0].reading][1]) for name, chunks in told.items()}
+
+
+def _zeros(outputs: Outputs) -> Outputs:
+    hidden, pooled = outputs
+    return np.zeros_like(hidden), None if pooled is None else np.zeros_like(pooled)
 
 
 def _distinct(asked: Mapping[str, Sequence[tuple[Readings | None, Readings]]]) -> list[Reading]:
     texts = (text for pairs in asked.values() for pair in pairs for text in pair if text is not None)
-    return list(dict.fromkeys(reading for text in texts for reading in text))
-
-
-def _stacked(
-    pairs: Sequence[tuple[Readings | None, Readings]], known: Mapping[Reading, Outputs], encoder: int
-) -> Outputs:
-    """Outputs [2n ...] of the so-manieth encoder: negative, positive, negative, …"""
-    rows = []
-    for no, yes in pairs:
-        told = known[yes[encoder]]
-        zeros = tuple(None if array is None else np.zeros_like(array) for array in told)
-        rows += [zeros if no is None else known[no[encoder]], told]
-    hidden, pooled = zip(*rows, strict=True)
-    return np.stack(hidden), None if pooled[0] is None else np.stack(pooled)
+    told = [chunk for text in texts for chunks in text for chunk in chunks]
+    weighed = (chunk.empty for chunk in told if chunk.weights)
+    return list(dict.fromkeys([*(chunk.reading for chunk in told), *weighed]))

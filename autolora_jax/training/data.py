@@ -12,7 +12,7 @@ import numpy as np
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.settings.training import DataConfig, TrainConfig
 from autolora_jax.text import Prompts, Sizes, TextSettings
-from autolora_jax.text.stage import same_text
+from autolora_jax.text.stage import ANY_SIZE, same_text
 from autolora_jax.training.buckets import Plan, assign_all, make_buckets
 from autolora_jax.training.cache import LatentCache, fingerprint
 from autolora_jax.training.dataset import Example, read_folder
@@ -22,7 +22,6 @@ from autolora_jax.training.progress import OnTrain, TrainProgress
 # encoders run in every step.
 MOST_EMBEDDED = 2**31  # bytes
 BUCKET_STEP = 64  # of SDXL's buckets; of smaller models' the VAE's factor
-ANY_SIZE = TextSettings((Sizes((0, 0), (0, 0), (0, 0)),) * 2)
 Prompt = Mapping[str, np.ndarray]
 
 
