@@ -10,19 +10,21 @@ images = pipe("a cute corgi", seeds=range(4), guidance=AutoLoRA(gamma=1.5, w1=5.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from autolora_jax.version import __version__
+
 if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from autolora_jax.config import ConfigError
     from autolora_jax.lora import LoraReport
-    from autolora_jax.pipeline import AutoLoRAPipeline, Output
+    from autolora_jax.output import Output
+    from autolora_jax.pipeline import AutoLoRAPipeline
     from autolora_jax.progress import Progress
     from autolora_jax.settings.rules import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance
     from autolora_jax.weights.errors import WeightsError
 
-__version__ = "0.1.0"
 
 _HOMES = {
     "AutoLoRAPipeline": "pipeline",
-    "Output": "pipeline",
+    "Output": "output",
     "Progress": "progress",
     "AutoGuidance": "settings.rules",
     "AutoLoRA": "settings.rules",

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from autolora_jax import __version__
 from autolora_jax.files import writing
 from autolora_jax.settings.fields import settings_of
 from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.rules import CFG, AutoLoRA, PersonalizationGuidance, Rule, to_dict
+from autolora_jax.version import __version__
 
 # Our solver -> A1111's name of it; the end of a name becomes its "Schedule type".
 SAMPLERS = {
@@ -32,6 +32,34 @@ SAMPLERS = {
     "flow_dpmpp_2m": "DPM++ 2M",
 }
 SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential"}
+
+
+class Picture(Image.Image):
+    """A PIL image that keeps the settings it was made with in the files that it is saved to: PNG, JPEG and WebP."""
+
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, pixels: np.ndarray, settings: Mapping[str, Any]) -> "Picture":
+        """Of uint8 [h w 3]."""
+        picture = cls()
+        picture.__dict__.update(Image.fromarray(pixels).__dict__)
+        picture.settings = settings
+        return picture
+
+    def save(self, fp: Any, format: str | None = None, **params: Any) -> None:
+        """As PIL's; what is given is not overridden."""
+        suffix = Path(fp).suffix.lower() if isinstance(fp, str | Path) else ""
+        kind = (format or Image.registered_extensions().get(suffix, "")).upper()
+        if kind == "PNG":
+            params.setdefault("pnginfo", png_info(chunks(self.settings)))
+        elif kind in ("JPEG", "WEBP"):  # where A1111 writes it
+            exif = Image.Exif()
+            exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"UNICODE\0" + parameters(
+                self.settings
+            ).encode("utf-16-be", "replace")
+            params.setdefault("exif", exif)
+        super().save(fp, format, **params)
 
 
 def save_png(path: Path, image: Image.Image, settings: Mapping[str, Any], overwrite: bool = False) -> None:
@@ -51,6 +79,13 @@ def chunks(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def png_bytes(image: Image.Image, texts: Mapping[str, str]) -> bytes:
     """A PNG file of a picture with text chunks, in any script."""
+    file = io.BytesIO()
+    image.save(file, "PNG", pnginfo=png_info(texts))
+    return file.getvalue()
+
+
+def png_info(texts: Mapping[str, str]) -> PngInfo:
+    """Text chunks, in any script."""
     info = PngInfo()
     for key, text in texts.items():
         text = text.encode("utf-8", "replace").decode()  # lone surrogates: bytes of a terminal that are no UTF-8
@@ -58,9 +93,7 @@ def png_bytes(image: Image.Image, texts: Mapping[str, str]) -> bytes:
             info.add_text(key, text)
         else:
             info.add_itxt(key, text)
-    file = io.BytesIO()
-    image.save(file, "PNG", pnginfo=info)
-    return file.getvalue()
+    return info
 
 
 def write_png(path: Path, image: Image.Image, texts: Mapping[str, str], overwrite: bool = False) -> None:

@@ -1,6 +1,5 @@
 """AutoLoRAPipeline: checkpoint and LoRA files in, pictures out. The only file that knows every part."""
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import DTypeLike
-from PIL import Image
 
 from autolora_jax import lora
 from autolora_jax.compilation import keep_programs
@@ -22,36 +20,32 @@ from autolora_jax.demo import MODEL
 from autolora_jax.engine import Engine, warm_up
 from autolora_jax.loading import load_parts
 from autolora_jax.models.vae import AutoencoderKL
+from autolora_jax.output import Output
+from autolora_jax.pictures import Picture
 from autolora_jax.progress import OnProgress
 from autolora_jax.request import Canvas, Request, Texts, text_scales
 from autolora_jax.sampler import Model
-from autolora_jax.settings.arguments import taking
+from autolora_jax.settings.arguments import advice, only_known, taking
 from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.sharding import data_mesh, replicated
+from autolora_jax.shown import Shown
 from autolora_jax.text import Prompts, TextStage, Word
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.embeddings import read_embedding
 from autolora_jax.weights.lora.files import read_lora
+from autolora_jax.weights.lora.metadata import listing
 
 Tree = Mapping[str, Any]
 Size = tuple[int, int]
 REHEARSED = 30  # steps of a run that is only compiled for: enough for any interval to show
 
 
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """images: ordered prompt-major, (p0,s0), (p0,s1), …, (p1,s0), …; settings[i]: all that image i was made from."""
-
-    images: Any  # list of PIL images | uint8 [n h w 3] | float32 latents [n h/8 w/8 c]
-    settings: list[dict[str, Any]]
-
-
 OnImages = Callable[[Output], None]
 
 
-class AutoLoRAPipeline:
+class AutoLoRAPipeline(Shown):
     """A loaded model with its (optional) LoRAs, ready to draw. Build it with `from_pretrained`."""
 
     def __init__(
@@ -80,6 +74,21 @@ class AutoLoRAPipeline:
         model = Model(params[family.denoiser], {})
         self.engine = Engine(self.denoiser, vae, text, model, params["vae"], mesh)
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"a pipeline has no {name!r}{advice(name)}")
+
+    def __str__(self) -> str:
+        loras = zip(self.reports, self._scales, strict=True)
+        rows = [
+            ("family", self.family.name),
+            ("pictures", f"{self.canvas.cells * self.canvas.factor} pixels a side, unless asked otherwise"),
+            ("computes in", jnp.dtype(self.denoiser.dtype).name),
+            ("devices", f"{self.mesh.size} × {self.mesh.devices.flat[0].device_kind}"),
+            *(("LoRA", f"{report.name}, scale {scale:g}") for report, scale in loras),
+            *(("embedding", word.name) for word in self.text.words),
+        ]
+        return listing(self.name, rows)
+
     @property
     def canvas(self) -> Canvas:
         """What the model says of its pictures."""
@@ -88,6 +97,7 @@ class AutoLoRAPipeline:
     # ---- loading ---------------------------------------------------------------------------------------------------
 
     @classmethod
+    @only_known
     def from_pretrained(
         cls,
         source: str | PathLike[str] | None = None,
@@ -222,9 +232,10 @@ class AutoLoRAPipeline:
         batches: list[Any] = []
         all_finite: list[bool] = []
         for pictures, finite in self.engine.draw(request, schedule, call.batch_size, as_latents, call.on_progress):
-            images = [Image.fromarray(p) for p in pictures] if as_pictures else pictures
+            rows = settings[len(all_finite) : len(all_finite) + len(finite)]
+            images = [*map(Picture.of, pictures, rows)] if as_pictures else pictures
             if call.on_images:
-                call.on_images(Output(images, settings[len(all_finite) : len(all_finite) + len(finite)]))
+                call.on_images(Output(images, rows))
             batches.append(images)
             all_finite.extend(finite.tolist())
         bad = np.flatnonzero(~np.array(all_finite))

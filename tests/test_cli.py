@@ -182,6 +182,8 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         clip_skip=1,
         base_text="lora",
         max_sequence_length=77,
+        prompt_syntax="plain",
+        prompt_chunks=1,
         lora_scale=None,
     )
     assert [file.name for file in sorted((tmp_path / "out").glob("0*"))][:4] == [
@@ -259,7 +261,7 @@ def test_a_run_that_breaks_off_says_what_is_saved(
             raise error
         pictures.save_png(path, *arguments)
 
-    monkeypatch.setattr(drawing, "save_png", save)
+    monkeypatch.setattr("autolora_jax.output.save_png", save)
     result = autolora("generate", "model", "--prompt", "a", "--seeds", "0-3", "--out", tmp_path)
     assert result.exit_code == code
     last = result.stderr.splitlines()[-1]

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A module may import those on its own line and on lines above.
 FLOORS = [
-    "config progress files compilation demo",
+    "config progress files compilation demo version shown",
     "settings",
     "models",
     "weights",
@@ -21,9 +21,10 @@ FLOORS = [
     "schedules guidance noise",
     "text sharding",
     "sampler request loading",
-    "run pacing engine",
+    "run pacing engine pictures grid",
+    "output",
     "pipeline",
-    "training pictures grid pages",
+    "training pages",
     "evaluation",
     "presets",
     "batch",

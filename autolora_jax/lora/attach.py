@@ -13,6 +13,7 @@ from flax import traverse_util
 from jaxtyping import DTypeLike
 
 from autolora_jax.lora.tree import low_rank
+from autolora_jax.shown import Shown
 from autolora_jax.weights.errors import printable
 from autolora_jax.weights.files import require_finite
 from autolora_jax.weights.lora import metadata
@@ -25,7 +26,7 @@ from autolora_jax.weights.lora.names import Layer
 
 
 @dataclasses.dataclass(frozen=True)
-class LoraReport:
+class LoraReport(Shown):
     """What was loaded from a LoRA file. print() it."""
 
     path: str

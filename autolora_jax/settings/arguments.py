@@ -5,10 +5,38 @@ import difflib
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import settings_of
+
+# Arguments and methods of diffusers' pipelines -> what does the same here.
+HABITS: Mapping[str, str] = {
+    "guidance_scale": "guidance=CFG(7.5), or AutoLoRA(gamma=1.5, w1=7.5, w2=7.5)",
+    "generator": 'seeds=…, with noise="torch" for the noise of torch.Generator("cpu").manual_seed(seed)',
+    "seed": "seeds=3, or several: seeds=range(4)",
+    "num_images_per_prompt": "seeds=range(n), a picture each",
+    "cross_attention_kwargs": "lora_scale=0.8",
+    "joint_attention_kwargs": "lora_scale=0.8",
+    "timesteps": "num_inference_steps= with scheduler= and timestep_spacing=",
+    "sigmas": "num_inference_steps= with scheduler= and timestep_spacing=",
+    "callback_on_step_end": "on_progress=, which is told of every step and can end the call by raising",
+    "return_dict": "always an Output, with images and settings",
+    "torch_dtype": 'dtype="bfloat16" or "float32"',
+    "use_safetensors": "left out: nothing else is ever read",
+    "safety_checker": "left out: there is none",
+    "to": "from_pretrained(…, devices=jax.devices()); all devices are used by default",
+    "load_lora_weights": "load_lora(file, scale=1.0)",
+    "set_adapters": "load_lora(file, scale=…), or a call's lora_scale=",
+    "fuse_lora": "load_lora(file, scale=…), which costs no more; `autolora merge` writes a merged checkpoint",
+    "unload_lora_weights": "unload_lora()",
+    "enable_model_cpu_offload": 'text_encoder_3="host" or weight_shards=n of from_pretrained, or a smaller batch_size',
+    "enable_xformers_memory_efficient_attention": "left out: the fused attention of the device is used by itself",
+    "enable_vae_tiling": "left out: large pictures are decoded in tiles by themselves",
+    "set_progress_bar_config": "on_progress= of a call",
+    "scheduler_config": "scheduler= of a call",
+}
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -28,10 +56,7 @@ def taking(settings: Callable[P, S]) -> Callable[[Callable[[Owner, S], R]], Call
 
         @functools.wraps(method)
         def call(owner: Owner, *args: P.args, **kwargs: P.kwargs) -> R:
-            for name in kwargs.keys() - known.keys():
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-                raise TypeError(f"{name} is no argument of {method.__name__}; {hint}")
+            _check(kwargs, known, method.__name__)
             return method(owner, settings(*args, **kwargs))
 
         owner = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -42,6 +67,33 @@ def taking(settings: Callable[P, S]) -> Callable[[Callable[[Owner, S], R]], Call
         return call
 
     return decorate
+
+
+def only_known(method: Callable[P, R]) -> Callable[P, R]:
+    """A method that refuses what is no argument of it as `taking` does."""
+    known = inspect.signature(method).parameters
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        _check(kwargs, known, method.__name__)
+        return method(*args, **kwargs)
+
+    return call
+
+
+def _check(given: Mapping[str, Any], known: Mapping[str, Any], method: str) -> None:
+    for name in given.keys() - known.keys():
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+        raise TypeError(f"{name} is no argument of {method}{advice(name) or hint}")
+
+    if isinstance(number := given.get("guidance"), int | float):
+        raise ConfigError(f"guidance = {number} should be a rule: CFG({number}), or AutoLoRA(w1={number}, w2={number})")
+
+
+def advice(name: str) -> str:
+    """What to write for a name that diffusers has: "; here it is …", "" for others."""
+    return f"; here it is {HABITS[name]}" if name in HABITS else ""
 
 
 def explained(kind: type) -> str:

@@ -193,6 +193,9 @@ class DrawingConfig(Checked):
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ConfigError(f"size = {self.size} should be a width and a height in pixels")
+        if self.size is not None and any(side % 8 for side in self.size):
+            near = "x".join(str(max(8, round(side / 8) * 8)) for side in self.size)
+            raise ConfigError(f"size = {'x'.join(map(str, self.size))} is no multiple of 8 both ways; {near} is")
         super().__post_init__()
 
     def sides(self) -> tuple[int | None, int | None]:
