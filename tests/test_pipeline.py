@@ -129,7 +129,7 @@ def test_v_prediction_matches_torch(pipe, tiny_pipeline, lora, monkeypatch):
     assert error(ours, torch_latents(tiny_pipeline, lora, RULES["autolora"])) < LATENTS
 
 
-@pytest.mark.parametrize("dialect", ["kohya_sgm", "peft"])
+@pytest.mark.parametrize("dialect", ["kohya_sgm", pytest.param("peft", marks=pytest.mark.slow)])
 def test_cfg_with_lora_equals_diffusers_own_pipeline(pipe, tiny_folder, tiny_pipeline, tmp_path, dialect: str):
     # one alpha and rank: diffusers applies the commonest alpha of a kohya file to every attention projection
     file = random_lora(tiny_pipeline, seed=2, ranks=(4,), alphas=None, strength=0.5).save(
