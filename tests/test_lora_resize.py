@@ -1,6 +1,7 @@
 """Resizing: fewer ranks hold the nearest change that they can, against numpy's SVD of the dense change."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,13 @@ def contents(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """(tensors, header) of a file."""
     with safe_open(path, "np") as file:
         return load_file(path), file.metadata()
+
+
+def test_a_lora_names_its_base(tmp_path: Path):
+    """Wherever it lies: the header does."""
+    file = shutil.copy(builtin("builtin:style"), tmp_path / "mine.safetensors")
+    networks, _ = read_alone(file)
+    assert networks["unet"].block_out_channels[0] < 320
 
 
 def test_the_program_resizes_a_built_in_lora(tmp_path: Path):
