@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, ConfigError
 from autolora_jax.batch.plan import make_plan
@@ -20,6 +21,7 @@ from autolora_jax.request import Canvas
 from autolora_jax.settings import Call, DrawingConfig, GenerateConfig, Job, Lora, ModelConfig, load_preset
 from autolora_jax.settings.changes import override
 from autolora_jax.settings.fields import settings_of
+from autolora_jax.settings.jobs import Prompt
 from autolora_jax.settings.programs import PROGRAMS, Generate, Reproduce, Train
 from autolora_jax.settings.rules import RULES
 from tests.conftest import ROOT
@@ -180,3 +182,40 @@ def test_a_rule_is_a_class_and_a_row():
     for name, kind in RULES.items():
         for field in settings_of(kind):
             assert name in (text := helps[f"settings.guidance.{field.name}"]) or not text.startswith("("), field
+
+
+JOBS = Path(__file__).parents[1] / "configs"
+
+
+def test_a_job_may_be_yaml_or_json(tmp_path: Path):
+    python = load_preset(JOBS / "builtin_batch.py", Job)
+    assert load_preset(JOBS / "builtin_batch.yaml", Job) == python
+    table = yaml.safe_load((JOBS / "builtin_batch.yaml").read_text())
+    (tmp_path / "job.json").write_text(json.dumps(table))
+    assert load_preset(tmp_path / "job.json", Job) == python
+    table |= {
+        "prompts": [{"text": "a zib", "seeds": "3-4"}, "a cat"],
+        "grid": [{"lora_scale": [0.4, 1]}, {"noise": ["torch"]}],
+    }
+    (tmp_path / "job.yml").write_text(yaml.safe_dump(table))
+    job = load_preset(tmp_path / "job.yml", Job)
+    assert job.prompts == (Prompt("a zib", seeds="3-4"), "a cat") and len(job.all_settings()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("prompts: [a", "not valid YAML"),
+        ("- a", "should hold names and values, not a list"),
+        ("prompt: [a]", "did you mean prompts"),
+        ("prompts: [{words: a}]", "should be a text, or a table of text, negative, seeds, id"),
+        ("grid: [1]", "should be a table, name: list of values"),
+        ("grid: {lora_scale: 1}", "should be a list of one or more values"),
+        ("settings: {num_inference_steps: many}", "num_inference_steps = 'many'"),
+        ("prompts: [a]\nseeds: x", "seeds"),
+    ],
+)
+def test_what_is_wrong_in_a_yaml_job_is_said_with_its_file(text: str, said: str, tmp_path: Path):
+    (tmp_path / "job.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"(?s)job\.yaml.*{said}"):
+        load_preset(tmp_path / "job.yaml", Job)

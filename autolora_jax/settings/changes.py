@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
+
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.settings import rules
 from autolora_jax.settings.fields import groups_of, settings_of
@@ -169,12 +171,34 @@ def record(config: Any) -> dict[str, Any]:
     return {"autolora-jax": version("autolora-jax"), "jax": version("jax"), "settings": to_json(config)}
 
 
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} is missing") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path} should hold names and values, not a {type(table).__name__}")
+    return table
+
+
+TABLES = {".json": read_json, ".yaml": _read_yaml, ".yml": _read_yaml}  # ending of a file -> what reads it
+
+
 def load_preset(path: Path, kind: type[Config], function: str = "get_config") -> Config:
     """The config of a preset (.py, which is executed) or of the config.json of an earlier run (.json, which is not).
+
+    A class that is read from a table of its own, as Job is, may also be a .yaml or .json file.
 
     kind: of the config, GenerateConfig or TrainingRun. function: of the preset, which returns it.
     Raises ConfigError that names the file, and the line where its code failed.
     """
+    if (of_table := getattr(kind, "of_table", None)) and path.suffix in TABLES:
+        try:
+            return cast(Config, of_table(TABLES[path.suffix](path)))
+        except ConfigError as e:
+            raise ConfigError(f"{path}: {e}".replace(f"{path}: {path}", str(path))) from None
     if path.suffix == ".json":
         saved = read_json(path)
         try:

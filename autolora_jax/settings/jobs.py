@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from autolora_jax.config import ConfigError
-from autolora_jax.settings.changes import override
+from autolora_jax.settings.changes import flatten, override
 from autolora_jax.settings.fields import Checked, Table, setting
 from autolora_jax.settings.pictures import OUTPUT, Many, PictureConfig
 from autolora_jax.settings.values import Lora, Seeds
@@ -112,9 +112,47 @@ class Job(Many):
         """What these changes are made to."""
         return preset or cls()
 
+    @classmethod
+    def of_table(cls, table: Mapping[str, Any]) -> "Job":
+        """A job as a JSON or YAML file has it: these names, values as `--set` spells them.
+
+        A prompt is a text, or a table {text, negative, seeds, id}; a guidance with values is {"rule": "cfg", "w": 5}.
+        """
+        given = dict(table)
+        prompts = [given.pop("prompts")] if isinstance(given.get("prompts"), str) else given.pop("prompts", [])
+        grid = given.pop("grid", {})
+        grids = [{name: _axis(name, values) for name, values in part.items()} for part in _listed(grid)]
+        return override(cls([_prompt(prompt) for prompt in prompts], grid=grids), dict(flatten(given)))
+
     def all_settings(self) -> list[Settings]:
         """The settings of each picture of a prompt and seed. Raises ConfigError for names and values that can't be."""
         return [override(self.settings, changes) for grid in self.grid or ({},) for changes in _product(grid)]
+
+
+def _listed(grid: Any) -> list[Mapping[str, Any]]:
+    grids = grid if isinstance(grid, list) else [grid]
+    if not all(isinstance(part, Mapping) for part in grids):
+        raise ConfigError(f"grid = {grid!r} should be a table, name: list of values, or several tables")
+    return grids
+
+
+def _axis(name: str, values: Any) -> Any:
+    """Values of a grid's setting; a table is a guidance."""
+
+    def value_of(value: Any) -> Any:
+        changes = dict(flatten({"guidance": value}))
+        return override(Settings(), changes).guidance if isinstance(value, Mapping) else value
+
+    return [*map(value_of, values)] if isinstance(values, list) else values
+
+
+def _prompt(prompt: Any) -> str | Prompt:
+    if isinstance(prompt, str):
+        return prompt
+    unknown = prompt.keys() - set(Prompt._fields) if isinstance(prompt, Mapping) else {"?"}
+    if unknown or "text" not in prompt:
+        raise ConfigError(f"prompts: {prompt!r} should be a text, or a table of {', '.join(Prompt._fields)}")
+    return Prompt(**prompt)
 
 
 def _product(grid: Any) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from autolora_jax.config import ConfigError
+from autolora_jax.settings.changes import TABLES
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.jobs import Job
 from autolora_jax.settings.pictures import OUTPUT
@@ -26,7 +27,8 @@ class Batch(Large):
     PANEL: ClassVar[str] = MACHINES
 
     job: Path = setting(
-        help="Python file with get_config(), see below. It is a program and is executed.", argument=True
+        help="Python file with get_config(), see below, which is a program and is executed; or a .yaml or .json file.",
+        argument=True,
     )
     out: str = setting(
         help="Folder, or gs://…, s3://… (with gcsfs or s3fs installed). What it holds is not drawn again.",
@@ -62,8 +64,10 @@ class Batch(Large):
 
     @classmethod
     def configured(cls, kind: Any, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-        if options["job"].suffix != ".py":
-            raise ConfigError(f"{options['job']} should be a Python file whose get_config() returns a Job")
+        if options["job"].suffix not in (".py", *TABLES):
+            raise ConfigError(
+                f"{options['job']} should be a Python file whose get_config() returns a Job, or a .yaml or .json file"
+            )
         return super().configured(kind, {**options, "config": options["job"]}, changes)
 
     EXAMPLES = """[bold]A job[/] is a Python file whose get_config() returns it:
@@ -79,6 +83,15 @@ def get_config() -> Job:
         settings=Settings(model=ModelConfig("sd_xl_base_1.0.safetensors"), loras=(Lora("anna.safetensors"),)),
         grid={"guidance": \\[CFG(5.0), AutoLoRA(1.5)], "lora_scale": \\[0.4, 0.7, 1.0]},
     )[/]
+
+The same in YAML, or JSON, with values as --set has them:
+
+[cyan]prompt_file: prompts.jsonl
+seeds: 0-511
+settings: {model: {source: sd_xl_base_1.0.safetensors}, loras: \\[anna.safetensors]}
+grid:
+  guidance: \\[{rule: cfg, w: 5}, {rule: autolora, gamma: 1.5}]
+  lora_scale: \\[0.4, 0.7, 1.0][/]
 
 [bold]Examples[/]
 
