@@ -101,7 +101,7 @@ def test_what_cannot_be_meant_is_said(file: Path, tmp_path: Path, arguments: lis
 
 
 def test_a_job_is_a_python_file(file: Path, tmp_path: Path):
-    other = tmp_path / "job.json"
+    other = tmp_path / "job.txt"
     other.write_text("{}")
     assert "should be a Python file" in autolora("batch", other, "--out", tmp_path / "out").stderr
     file.write_text("from autolora_jax import CFG\ndef get_config():\n    return CFG()\n")
