@@ -28,6 +28,7 @@ from autolora_jax.sampler import Model, State
 from autolora_jax.schedules import Schedule
 from autolora_jax.sharding import map_images, pad_rows, split_images
 from autolora_jax.text import Prompts, TextStage
+from autolora_jax.tuned import Tuned
 
 Tree = Mapping[str, Any]
 TILED_FROM = 2048 * 2048  # pixels from which the VAE decodes in tiles
@@ -66,14 +67,17 @@ class Engine:
         model: Model,
         vae_params: Tree,
         mesh: Mesh,
+        tuned_weights: str = "auto",
     ) -> None:
         self.denoiser, self.vae, self.text, self.mesh = denoiser, vae, text, mesh
         self.model, self.vae_params = model, vae_params
+        self._tuned = Tuned(tuned_weights, mesh.local_devices[0])
         self.ready: dict[Any, set[int]] = {}  # latents' shape -> images a device at once that programs are there for
         self._pace, self._driver = Pace(), ThreadPoolExecutor(1, "steps")
 
-    def set_delta(self, delta: Tree) -> None:
-        """Replaces the denoiser's stacked delta tree."""
+    def set_delta(self, delta: Tree, changed: Tree) -> None:
+        """Replaces the denoiser's stacked delta tree. changed: the same without room in layers that it leaves alone."""
+        self._tuned.set_delta(self.model.params, delta, changed)
         if _shapes(delta) != _shapes(self.model.lora):
             self.ready.clear()  # other programs will be needed
         self.model = self.model._replace(lora=delta)
@@ -188,14 +192,14 @@ class Engine:
 
     def run(self, request: Request, schedule: Schedule, index: np.ndarray) -> Run:
         """What draws some images of a request, their texts encoded."""
-        steps = len(schedule.timestep)
+        steps, scales = len(schedule.timestep), request.model_scales(index)
         return Run(
             self.denoiser,
             self.mesh,
-            self.model,
+            self._tuned.model(self.model, scales),
             request.plan.of(index),
             schedule,
-            scales=request.model_scales(index),
+            scales=scales,
             told=self.text.conditioning(texts_of(request, index)),
             noise=request.initial_noise(index),
             step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,

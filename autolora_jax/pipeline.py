@@ -26,7 +26,7 @@ from autolora_jax.progress import OnProgress
 from autolora_jax.request import Canvas, Request, Texts, text_scales
 from autolora_jax.sampler import Model
 from autolora_jax.settings.arguments import advice, only_known, taking
-from autolora_jax.settings.pictures import Call
+from autolora_jax.settings.pictures import TUNED_WEIGHTS, Call
 from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.sharding import data_mesh, replicated
 from autolora_jax.shown import Shown
@@ -59,6 +59,7 @@ class AutoLoRAPipeline(Shown):
         scheduler: SchedulerConfig,
         mesh: jax.sharding.Mesh,
         name: str,
+        tuned_weights: str = "auto",
     ) -> None:
         self.family = family
         self.denoiser: Any = denoiser
@@ -71,8 +72,8 @@ class AutoLoRAPipeline(Shown):
         self._scales: list[float] = []
         self._loras: list[Mapping[str, Tree]] = []  # one mapping component -> tree per loaded LoRA
         self._delta: Mapping[str, Tree] = {}  # stacked, on the devices
-        model = Model(params[family.denoiser], {})
-        self.engine = Engine(self.denoiser, vae, text, model, params["vae"], mesh)
+        model = Model(params[family.denoiser], {}, {})
+        self.engine = Engine(self.denoiser, vae, text, model, params["vae"], mesh, tuned_weights)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"a pipeline has no {name!r}{advice(name)}")
@@ -105,6 +106,7 @@ class AutoLoRAPipeline(Shown):
         dtype: DTypeLike = "bfloat16",
         devices: Sequence[jax.Device] | None = None,
         weight_shards: int = 1,
+        tuned_weights: str = "auto",
         variant: str | None = None,
         revision: str | None = None,
         tokenizer: str | PathLike[str] | None = None,
@@ -121,6 +123,9 @@ class AutoLoRAPipeline(Shown):
         dtype: "bfloat16" (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE) or "float32"
             (float32 products too, on every device).
         weight_shards: devices that hold one copy of the weights together, for a model too large for one of them.
+        tuned_weights: "kept": a copy of the denoiser's weights with the LoRAs in it, which makes steps shorter, for as
+            much memory again. "merged": none, each step builds it layer by layer. "auto": kept on GPUs that have three
+            times its size free when a LoRA is loaded.
         variant: "fp16" takes the `*.fp16.safetensors` files of a diffusers folder or hub repository.
         tokenizer: folder or hub id that holds tokenizer/, tokenizer_2/, …; needed offline for a single file.
         text_encoders: folder, file or hub id with the text encoders that a single file of SD3 leaves out; needed
@@ -132,6 +137,8 @@ class AutoLoRAPipeline(Shown):
             by default in the user's cache folder, see compilation.keep_programs. JAX has one for the whole process.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
         """
+        if tuned_weights not in TUNED_WEIGHTS:
+            raise ValueError(f"tuned_weights={tuned_weights!r}: use one of {', '.join(map(repr, TUNED_WEIGHTS))}")
         keep_programs(compilation_cache)
         source = source if source is not None else MODEL
         dtype = jnp.dtype(dtype)
@@ -145,7 +152,8 @@ class AutoLoRAPipeline(Shown):
             cache_dir=cache_dir,
         )
         parts = load_parts(checkpoint, dtype, mesh, text_encoder_3, on_progress)
-        return cls(**parts._asdict(), scheduler=checkpoint.scheduler, mesh=mesh, name=Path(source).name)
+        name = Path(source).name
+        return cls(**parts._asdict(), scheduler=checkpoint.scheduler, mesh=mesh, name=name, tuned_weights=tuned_weights)
 
     def load_lora(self, source: str | PathLike[str], scale: float = 1.0) -> lora.LoraReport:
         """Adds a LoRA (path or hub id) on top of those loaded, and says what it holds; the base weights stay untouched.
@@ -203,7 +211,8 @@ class AutoLoRAPipeline(Shown):
         stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in components}
         room = {name: lora.padded(tree, self.params[name]) for name, tree in stacked.items()}
         self._delta = jax.device_put(room, replicated(self.mesh))
-        self.engine.set_delta(self._delta[self.family.denoiser])
+        denoiser = self.family.denoiser
+        self.engine.set_delta(self._delta[denoiser], stacked[denoiser])
         self.text.set_deltas({name: self._delta[name] for name in self.text.encoders}, len(self._loras))
 
     # ---- drawing ---------------------------------------------------------------------------------------------------

@@ -14,8 +14,9 @@ arithmetic are float32 whatever the network computes in.
 
 The prompts of a call are a vmap over one network; weights as they are stored and weights with a delta are two calls of
 the network in one program, which moves fewer bytes than one vmap over both (benchmarks/tpu_compile.py): the first reads
-the stored kernels, the second builds `W + down·up` layer by layer. The scales come from the tables by step and call: a
-kernel that did not depend on a loop's counter would be hoisted out of it by XLA and materialise a second model.
+the stored kernels, the second a copy that is kept (tuned.py) or builds `W + down·up` layer by layer. The scales come
+from the tables by step and call: a kernel that did not depend on a loop's counter would be hoisted out of it by XLA and
+materialise a second model.
 """
 
 from collections.abc import Mapping
@@ -40,10 +41,11 @@ STRETCH = 8  # most steps of one call of `advance`
 
 
 class Model(NamedTuple):
-    """The network's weights and the stacked delta tree, {} without LoRA."""
+    """The network's weights, and with LoRAs what makes them the tuned ones: a stacked delta tree, or a copy."""
 
     params: Tree
-    lora: Tree
+    lora: Tree  # {} without LoRAs, or where `tuned` has them
+    tuned: Tree  # {} where they are merged; else like `params`, the LoRAs in it at the scales of the run; see tuned.py
 
 
 class Steps(NamedTuple):
@@ -94,7 +96,8 @@ def advance(
     axes: sharding.split_axes of the weights; (): they lie whole on every device.
     """
     same: Any = PartitionSpec()
-    specs = (Model(part_specs(model.params, axes), same) if axes else same, same)
+    parts = part_specs(model.params, axes) if axes else same
+    specs = (Model(parts, same, parts if model.tuned else same) if axes else same, same)
     mapped = map_images(partial(_advance, network, axes), mesh, specs)
     result: State = mapped((model, steps), (images, numbers, state))
     return result
@@ -147,9 +150,10 @@ def _evaluate(
     timesteps = jnp.full(x.shape[:1], timestep)
     told = jax.tree.map(lambda a: jnp.take(a, columns, axis=1), images.told)
 
-    def predict(with_delta: bool) -> Array:
-        variables = {"params": put_together(model.params, axes, when)}
-        if with_delta:
+    def predict(tuned: bool) -> Array:
+        params = model.tuned if tuned and model.tuned else model.params
+        variables = {"params": put_together(params, axes, when)}
+        if tuned and model.lora:
             variables["lora"] = lora.at_scale(model.lora, scales)
 
         def one(told: Tree) -> Array:
@@ -157,7 +161,7 @@ def _evaluate(
 
         return jax.vmap(one, in_axes=1)(told).astype(jnp.float32)
 
-    if not model.lora:
+    if not (model.lora or model.tuned):
         return predict(False)
     result: Array = jax.lax.cond(adapted, partial(predict, True), partial(predict, False))
     return result

@@ -31,7 +31,7 @@ from autolora_jax.sampler import Model
 from autolora_jax.schedules import make_schedule
 from autolora_jax.settings.rules import AutoLoRA
 from autolora_jax.sharding import data_mesh, replicated
-from benchmarks import tpu_compile
+from benchmarks import programs
 
 MODELS = {
     "sdxl": UNetConfig(),
@@ -44,7 +44,7 @@ MODELS = {
         cross_attention_dim=512,
         projection_class_embeddings_input_dim=256 + 6 * 256,
     ),
-    "tiny": tpu_compile.MODELS["tiny"],  # only to see that it works
+    "tiny": programs.MODELS["tiny"],  # only to see that it works
 }
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out"]
 STEPS = 4  # of one sampler call; the figure is a step's share
@@ -73,13 +73,13 @@ def ours(config: UNetConfig, latent: int, n: int, rank: int, dtype: Any) -> dict
     rng = np.random.default_rng(0)
 
     def conditioning(*lead: int) -> dict[str, np.ndarray]:
-        shapes = tpu_compile.conditioning(config, *lead)
+        shapes = programs.conditioning(config, *lead)
         return {name: rng.standard_normal(leaf.shape, np.float32) for name, leaf in shapes.items()}
 
     table, schedule = plan(AutoLoRA().filled(5.0), n, STEPS), make_schedule(SchedulerConfig(), STEPS)
     x = rng.standard_normal((n, latent, latent, 4), np.float32)
     told = {kind: conditioning(n, 2) for kind in table.weights}
-    delta = random_tree(tpu_compile.delta_shapes(shapes, rank, re.compile(".*/kernel")), dtype)
+    delta = random_tree(programs.delta_shapes(shapes, rank, re.compile(".*/kernel")), dtype)
     model = jax.device_put(Model(params, delta), replicated(mesh))
     forward = jax.jit(lambda params, x, t, c: unet.apply({"params": params}, x, t, **c))
     arguments = jax.device_put((x, np.full(n, 500.0, np.float32), conditioning(n)))

@@ -20,44 +20,16 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from flax import traverse_util
 from jax.experimental import topologies
 from jax.sharding import Mesh
-from jaxtyping import DTypeLike
 
-from autolora_jax.config import MMDiTConfig, UNetConfig
-from autolora_jax.guidance import COLUMNS, plan
-from autolora_jax.models.networks import network_of, param_shapes
-from autolora_jax.run import calls as calls_of
-from autolora_jax.sampler import STRETCH, Images, Model, Numbers, State, Steps, advance
-from autolora_jax.schedules import Schedule
-from autolora_jax.settings.rules import AutoLoRA, Rule
-from autolora_jax.sharding import WEIGHTS, data_mesh, map_images, replicated, split_axes, split_images, weight_placement
-from autolora_jax.weights import published
+from autolora_jax.settings.rules import AutoLoRA
+from autolora_jax.sharding import data_mesh
 from benchmarks.cycles import REGIONS, Cycles, Schedules, count
+from benchmarks.programs import MODELS, ROOM, attention_flop, lower_forward, lower_sampler, network
 
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
-ADAPTED = re.compile(r".*/(to_q|to_k|to_v|to_out_0|add_[qkv]_proj|to_add_out|net_0/proj|net_2|proj_in|proj_out)/kernel")
 GB, TERA = 1e9, 1e12
-ROOM = 64  # ranks that every layer has place for, as lora.padded gives it
-TEXT_TOKENS = 77 + 256  # of SD3: CLIP's and T5's
-MODELS = {
-    "tiny": dataclasses.replace(
-        published.SDXL_BASE["unet"],
-        block_out_channels=(32, 64),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        attention_head_dim=(1, 2),
-        transformer_layers_per_block=(1, 1),
-    ),
-    "sdxl": published.SDXL_BASE["unet"],
-    "sd3-medium": published.SD3_MEDIUM["transformer"],
-    "sd3.5-medium": published.SD35_MEDIUM["transformer"],
-    "sd3.5-large": published.SD35_LARGE["transformer"],
-}
 HEADINGS = ["program", "chip", "images", "arguments GB", "temporaries GB", "peak GB", "TFLOP", "+ attention"]
 HEADINGS += ["moved GB", "collectives"]
 HEADER = "| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|"
@@ -89,120 +61,10 @@ class Compiled:
         return f"| {self.program} | {self.topology} | {self.images} | {memory} | {work} |"
 
 
-def network(size: int = 1024, model: str = "sdxl") -> Any:
-    """A published denoiser as TPUs run it. model: a key of MODELS."""
-    config = dataclasses.replace(MODELS[model], sample_size=size // 8)
-    return network_of(config, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16, attention="splash")
-
-
 def topology_mesh(name: str, devices: int | None = None, weight_shards: int = 1) -> Mesh:
     """A mesh of TPU chips that are not here."""
     chips = topologies.get_topology_desc(name, platform="tpu").devices
     return data_mesh(chips[:devices], weight_shards)
-
-
-def delta_shapes(
-    params: Any, rank: int, layers: re.Pattern[str] = ADAPTED, dtype: DTypeLike | None = None
-) -> dict[str, Any]:
-    """A delta of this rank on every attention and feed-forward layer, or those whose kernels' paths match.
-
-    dtype: of `down` and `up`, the kernel's if None.
-    """
-    flat = traverse_util.flatten_dict(params, sep="/")
-    delta = {}
-    for path, leaf in flat.items():
-        if layers.fullmatch(path):
-            *into, out = leaf.shape
-            base = path.removesuffix("/kernel")
-            delta[f"{base}/down"] = jax.ShapeDtypeStruct((*into, rank), dtype or leaf.dtype)
-            delta[f"{base}/up"] = jax.ShapeDtypeStruct((rank, out), dtype or leaf.dtype)
-            delta[f"{base}/owner"] = jax.ShapeDtypeStruct((rank,), jnp.int32)
-    return traverse_util.unflatten_dict(delta, sep="/")
-
-
-def abstract(tree: Any, sharding: Any) -> Any:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
-
-
-def conditioning(config: UNetConfig | MMDiTConfig, *lead: int) -> dict[str, jax.ShapeDtypeStruct]:
-    shapes: dict[str, tuple[int, ...]]
-    if isinstance(config, MMDiTConfig):
-        tokens, pooled = (TEXT_TOKENS, config.joint_attention_dim), (config.pooled_projection_dim,)
-        shapes = {"encoder_hidden_states": tokens, "pooled_projections": pooled}
-    else:
-        pooled = (config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim,)
-        shapes = {"encoder_hidden_states": (77, config.cross_attention_dim), "text_embeds": pooled, "time_ids": (6,)}
-    return {name: jax.ShapeDtypeStruct((*lead, *shape), jnp.bfloat16) for name, shape in shapes.items()}
-
-
-def lower_sampler(denoiser: Any, mesh: Mesh, batch: int, rule: Rule, rank: int = ROOM, loras: int = 4) -> Any:
-    """The lowered sampler for `batch` images a chip. rank: of the delta's room in every layer."""
-    config = denoiser.config
-    size, n = config.sample_size, batch * mesh.size
-    calls = calls_of(plan(rule.filled(5.0), 1, 1), 0, 1)
-    made, prompts = calls.columns.shape[1:]
-
-    def numbers(*shape: int, dtype: DTypeLike = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    params, latents = param_shapes(denoiser), (size, size, config.in_channels)
-    steps = Steps(
-        steps=numbers(dtype=jnp.int32),
-        schedule=Schedule(*(numbers(STRETCH) for _ in Schedule._fields)),
-        calls=numbers(STRETCH, dtype=jnp.int32),
-        adapted=numbers(STRETCH, made, dtype=bool),
-        columns=numbers(STRETCH, made, prompts, dtype=jnp.int32),
-    )
-    images = (
-        Images(conditioning(config, n, len(COLUMNS)), numbers(n)),
-        Numbers(
-            coefficients=numbers(n, STRETCH, made, prompts),
-            scales=numbers(n, STRETCH, made, loras),
-            step_noise=numbers(n, STRETCH, *latents),
-        ),
-        State(numbers(n, *latents), numbers(n, *latents)),
-    )
-    model = Model(params, delta_shapes(params, rank, re.compile(".*/kernel")) if rank else {})
-    model, steps = abstract((model, steps), replicated(mesh))
-    place = weight_placement(mesh)
-    flat = traverse_util.flatten_dict(params, sep="/")
-    split = {path: abstract(leaf, place(path, leaf.shape)) for path, leaf in flat.items()}
-    model = model._replace(params=traverse_util.unflatten_dict(split, sep="/"))
-    axes = split_axes(model.params) if mesh.shape[WEIGHTS] > 1 else ()
-    return advance.lower(denoiser, mesh, model, steps, *abstract(images, split_images(mesh)), axes=axes)
-
-
-def lower_forward(denoiser: Any, mesh: Mesh, batch: int) -> Any:
-    """The lowered plain network, one forward of `batch` images on one chip."""
-    config = denoiser.config
-    latents = jax.ShapeDtypeStruct((batch, config.sample_size, config.sample_size, config.in_channels), jnp.float32)
-    images = latents, jax.ShapeDtypeStruct((batch,), jnp.float32), conditioning(config, batch)
-
-    def forward(params: Any, images: Any) -> Any:
-        x, t, told = images
-        return denoiser.apply({"params": params}, x, t, **told)
-
-    return jax.jit(map_images(forward, mesh)).lower(*abstract((param_shapes(denoiser), images), replicated(mesh)))
-
-
-def attention_flop(config: UNetConfig | MMDiTConfig, size: int, evaluations: int) -> float:
-    """FLOPs of the self-attention products, which Pallas kernels hide: 4·T²·channels a layer and evaluation."""
-    total = 0.0
-    if isinstance(config, MMDiTConfig):
-        tokens = (size // config.patch_size) ** 2
-        squares = config.num_layers * (tokens + TEXT_TOKENS) ** 2 + len(config.dual_attention_layers) * tokens**2
-        return 4.0 * squares * config.features * evaluations
-    for level, (channels, depth) in enumerate(zip(config.block_out_channels, config.depths, strict=True)):
-        tokens = (size // 2**level) ** 2
-        layers = 0
-        if config.down_block_types[level].startswith("CrossAttn"):
-            layers += config.layers_per_block
-        if config.up_block_types[::-1][level].startswith("CrossAttn"):
-            layers += config.layers_per_block + 1
-        if level == len(config.depths) - 1:
-            layers += 1  # the middle block
-        total += layers * depth * 4 * tokens**2 * channels
-    return total * evaluations
 
 
 def measure(

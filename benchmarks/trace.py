@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from autolora_jax import lora
 from autolora_jax.config import MMDiTConfig, UNetConfig
 from autolora_jax.models.networks import network_of, param_shapes
-from benchmarks.tpu_compile import MODELS, conditioning, delta_shapes
+from benchmarks.programs import MODELS, conditioning, delta_shapes
 
 IMAGES = 4
 STEPS = 30

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import trace
+from benchmarks import gpus, trace
 
 
 def test_tracing_is_timed_for_both_families(
@@ -23,6 +23,7 @@ def test_tracing_is_timed_for_both_families(
     ("name", "said"),
     [
         ("batch_overhead", "| prompts | seconds | programs | idle |"),
+        ("gpu_compile", "| tiny | decoder 64² | h100 | 1 |"),
         ("lora_loading", "dora: 9 modules"),
         ("step", "| AutoLoRA step, ours |"),
         ("tpu_blocks", "| tiny |"),
@@ -32,6 +33,8 @@ def test_tracing_is_timed_for_both_families(
     ],
 )
 def test_tiny(name: str, said: str):
+    if name == "gpu_compile" and (missing := gpus.missing()):
+        pytest.skip(missing)
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--tiny"],
         cwd=Path(__file__).parents[1],

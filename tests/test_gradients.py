@@ -1,6 +1,7 @@
 """Training's side of the networks: recomputed blocks change memory and nothing else, a delta costs its own gradient."""
 
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -13,8 +14,9 @@ from autolora_jax.config import CLIPTextConfig, UNetConfig
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
-from autolora_jax.sharding import data_mesh, replicated, split_images
-from benchmarks.tpu_train_compile import lower_step, mean_loss, trainable_shapes
+from autolora_jax.sharding import IMAGES, batch_rows, data_mesh, map_gradients, replicated
+from autolora_jax.training.deltas import over_pairs
+from benchmarks.programs import delta_shapes
 from tests.parity import error, normal
 
 SAME = 2e-5  # of a leaf's maximum; seen: 5e-6
@@ -39,6 +41,21 @@ NETWORKS = {recomputed: UNet2DConditionModel(config=CONFIG, remat=recomputed) fo
 TEXT = CLIPTextConfig(
     vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, projection_dim=16
 )
+
+
+def trainable_shapes(network: UNet2DConditionModel, rank: int):
+    """The float32 delta {down, up} on the attention layers."""
+    layers = re.compile(r".*/(to_q|to_k|to_v|to_out_0)/kernel")
+    delta = delta_shapes(param_shapes(network), rank, layers, jnp.float32)
+    return over_pairs(lambda leaf: {"down": leaf["down"], "up": leaf["up"]}, delta)
+
+
+def mean_loss(network: UNet2DConditionModel, delta, params, images) -> jax.Array:
+    """Mean squared error of the adapted network's predictions, a scale per image as training has it."""
+    rows = len(images["target"])
+    collection = over_pairs(lambda pair: {**pair, "scale": jnp.ones((rows, len(pair["up"])))}, delta)
+    prediction = network.apply({"params": params, "lora": collection}, **images["told"])
+    return jnp.mean(jnp.square(prediction.astype(jnp.float32) - images["target"]))
 
 
 def random(shapes, gain: float):
@@ -68,7 +85,7 @@ def images(n: int = 2) -> dict[str, jax.Array]:
         "text_embeds": normal(3, n, 16),
         "time_ids": np.float32([[64, 64, 0, 0, 64, 64], [96, 64, 8, 0, 64, 64]])[:n],
     }
-    prompt = ("encoder_hidden_states", "text_embeds", "time_ids")  # which the benchmark passes in bfloat16
+    prompt = ("encoder_hidden_states", "text_embeds", "time_ids")  # which training keeps in bfloat16
     return {name: jnp.asarray(x, jnp.bfloat16 if name in prompt else jnp.float32) for name, x in told.items()}
 
 
@@ -108,12 +125,16 @@ def test_recomputed_gradients_are_the_same(trees, plain):
     assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain)) > 1e-5  # nothing is cut off
 
 
-def test_the_training_step_on_two_devices(trees, plain):
-    """Recomputed inside shard_map, gradients averaged: those of the whole batch."""
+def test_recomputed_gradients_on_two_devices(trees, plain):
+    """Inside shard_map, averaged: those of the whole batch."""
     mesh = data_mesh(jax.devices()[:2])
-    delta, params = jax.device_put(trees, replicated(mesh))
-    step = lower_step(NETWORKS[True], mesh, 1, RANK).compile()
-    _, ours = step(params, delta, jax.device_put(batch(), split_images(mesh)))
+
+    def mean(shared, rows):
+        one = jax.tree.map(lambda x: x[0], rows)
+        return jax.lax.pmean(jax.grad(partial(mean_loss, NETWORKS[True]))(*shared, one), IMAGES)
+
+    rows = jax.device_put(jax.tree.map(lambda x: x[None], batch()), batch_rows(mesh))
+    ours = jax.jit(map_gradients(mean, mesh))(jax.device_put(trees, replicated(mesh)), rows)
     assert worst(ours, plain[0]) < SAME
 
 

@@ -21,6 +21,7 @@ FLOORS = [
     "schedules guidance noise",
     "text sharding",
     "sampler request loading",
+    "tuned",
     "run pacing engine pictures grid",
     "output",
     "pipeline",

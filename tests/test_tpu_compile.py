@@ -58,7 +58,7 @@ def test_the_merge_stays_inside_the_loop(tmp_path):
     from autolora_jax.models.unet import UNet2DConditionModel
     from autolora_jax.settings.rules import AutoLoRA
     from autolora_jax.sharding import data_mesh
-    from benchmarks.tpu_compile import lower_sampler
+    from benchmarks.programs import lower_sampler
     from tests.reference import UNET
 
     shape = {k: v for k, v in UNET.items() if k not in ("addition_embed_type", "sample_size")}

@@ -12,7 +12,7 @@ from autolora_jax.config import UNetConfig
 from autolora_jax.models.attention import IMPLEMENTATIONS
 from autolora_jax.models.networks import param_shapes
 from autolora_jax.models.unet import UNet2DConditionModel
-from benchmarks.tpu_compile import delta_shapes
+from benchmarks.programs import delta_shapes
 from tests.parity import channels_first, equations, error, normal, params_of
 from tests.reference import UNET, randomize
 

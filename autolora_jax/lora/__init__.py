@@ -2,7 +2,7 @@
 
 from autolora_jax.lora.attach import LoraReport, attach, report
 from autolora_jax.lora.extract import Extraction, extract
-from autolora_jax.lora.merge import merge_into
+from autolora_jax.lora.merge import homeless, merge_into
 from autolora_jax.lora.merged_checkpoint import write_merged
 from autolora_jax.lora.resize import resize
 from autolora_jax.lora.save import save_lora
@@ -19,6 +19,7 @@ __all__ = [
     "at_scale",
     "attach",
     "extract",
+    "homeless",
     "is_leaf",
     "merge_into",
     "padded",

@@ -32,6 +32,14 @@ def merge_into(params: Tree, tree: Tree | None, scales: Scales) -> dict[str, Any
     return merged
 
 
+def homeless(params: Tree, tree: Tree) -> bool:
+    """Whether the delta adds a vector to a layer that has none, which `merge_into` refuses."""
+    if is_leaf(tree):
+        return any(entry in tree and parameter not in params for entry, parameter in VECTORS.items())
+    return any(homeless(params[name], node) for name, node in tree.items())
+
+
+@jax.jit
 def _merge_layer(params: Tree, leaf: Tree, scales: Scales) -> dict[str, Any]:
     change = at_scale(jax.tree.map(_wide, dict(leaf)), scales)
     sums: dict[str, Array] = {}

@@ -20,6 +20,7 @@ else:
 MODEL, PICTURES, SAMPLING, OUTPUT = "Model", "Pictures", "Sampling", "Output"  # panels of --help
 DTYPES = ("bfloat16", "float32")
 T5_PLACES = ("device", "host")
+TUNED_WEIGHTS = ("auto", "kept", "merged")
 BASE_TEXTS = ("base", "lora")
 Text = str | Sequence[str]  # one for all, or one each
 Array = Any  # numpy's or JAX's
@@ -86,6 +87,12 @@ class ModelConfig(Checkpoint):
         "How many devices hold one copy of the weights together: for a model too large for one.",
         metavar="DEVICES",
         least=1,
+    )
+    tuned_weights: str = setting(
+        "auto",
+        "kept: a copy of the denoiser's weights with the LoRAs in it: shorter steps, more memory; merged: none, each "
+        "step builds it layer by layer; auto: kept on GPUs that have three times its size free.",
+        choices=TUNED_WEIGHTS,
     )
 
 
