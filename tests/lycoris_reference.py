@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableDiffusionXLPipeline
+from lycoris.modules.diag_oft import DiagOFTModule
 from lycoris.modules.full import FullModule
+from lycoris.modules.glora import GLoRAModule
+from lycoris.modules.ia3 import IA3Module
 from lycoris.modules.locon import LoConModule
 from lycoris.modules.loha import LohaModule
 from lycoris.modules.lokr import LokrModule
@@ -34,7 +37,12 @@ KINDS: Mapping[str, tuple[type, dict[str, Any]]] = {
     "loha dora": (LohaModule, {"weight_decompose": True}),
     "lokr dora": (LokrModule, {"factor": 4, "weight_decompose": True}),
     "norm": (NormModule, {}),
+    "glora": (GLoRAModule, {}),
+    "oft": (DiagOFTModule, {"constraint": 0.02}),
+    "ia3": (IA3Module, {}),
+    "ia3 of inputs": (IA3Module, {"train_on_input": True}),
 }
+MULTIPLIED = ("glora", "oft", "ia3", "ia3 of inputs")  # the layer's own weight
 
 
 def trained(kind: str, name: str, layer: torch.nn.Module, seed: int, strength: float = 0.5) -> Any:
@@ -50,7 +58,7 @@ def trained(kind: str, name: str, layer: torch.nn.Module, seed: int, strength: f
                 parameter.mul_(1 + 0.3 * noise)
             else:
                 parameter.copy_(noise * (0.3 if kind == "norm" else parameter[0].numel() ** -0.5))
-        if kind not in ("full", "norm"):
+        if kind not in ("full", "norm", *MULTIPLIED):
             _balance(module, layer.weight, strength)
     return module
 

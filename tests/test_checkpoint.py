@@ -406,16 +406,16 @@ def test_scheduler_files_mean_what_diffusers_makes_of_them(tmp_path):
     ("raw", "message"),
     [
         (
-            {"_class_name": "UniPCMultistepScheduler"},
-            "scheduler 'UniPCMultistepScheduler' is not supported; supported are",
+            {"_class_name": "EDMEulerScheduler", "sigma_data": 0.5},
+            "scheduler 'EDMEulerScheduler' has no betas, so its noise is not known; known are",
         ),
-        ({}, "scheduler None is not supported"),
+        ({}, "_class_name = None should name a scheduler"),
         ({"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}, "interpolation_type"),
         ({"_class_name": "EulerDiscreteScheduler", "trained_betas": [0.1]}, "trained_betas"),
         ({"_class_name": "EulerDiscreteScheduler", "use_exponential_sigmas": True}, "use_exponential_sigmas"),
         ({"_class_name": "EulerDiscreteScheduler", "sigma_min": 0.002}, "sigma_min"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "sde-dpmsolver++"}, "algorithm_type"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}, "solver_order"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "lower_order_final": False}, "lower_order_final"),
+        ({"_class_name": "UniPCMultistepScheduler", "beta_start": 0.1, "trained_betas": [0.1]}, "trained_betas"),
         ({"_class_name": "DDIMScheduler"}, "clip_sample = True"),  # its default
         ({"_class_name": "DDIMScheduler", "clip_sample": False, "thresholding": True}, "thresholding"),
         ({"_class_name": "EulerDiscreteScheduler", "beta_start": "0.1"}, "beta_start = '0.1' should be float"),

@@ -96,23 +96,34 @@ def test_shards(tmp_path: Path):
         "x/0002.jpg": encoded(picture(2), "JPEG"),
         "x/0003.json": b'{"prompt": "no picture"}',
         ".hidden.png": encoded(picture(3)),
-        "0004.seed.png": b"its suffix is .seed.png, which nobody knows",
+        "0004.v1.0.png": encoded(picture(4)),
+        "0004.v1.0.json": b'{"prompt": "with dots"}',
+        "0004.depth.npy": b"",
         "0005.png": encoded(picture(5)),
     }
     shard = write_shard(tmp_path / "s-0.tar", files)
     write_shard(tmp_path / "s-1.tar", {"0001.png": encoded(picture(1))})
     (tmp_path / "manifest.jsonl").write_text('{"key": "0005", "file": "s-0.tar", "prompt": "from the manifest"}')
-    found = list(Pictures(shard))
+    with pytest.warns(UserWarning, match=r"1 files in shards that are no pictures \(s-0.tar/0004.depth.npy\)"):
+        found = list(Pictures(shard))
     assert [(each.key, each.fields.get("prompt")) for each in found] == [
         ("s-0.tar/0001.png", "a cat"),
         ("s-0.tar/x/0002.jpg", "a dog"),
+        ("s-0.tar/0004.v1.0.png", "with dots"),
         ("s-0.tar/0005.png", "from the manifest"),
     ]
     assert found[0].fields["seed"] == 4
     whole = Pictures(tmp_path)  # a folder of shards
     assert [each.key for each in whole][-1] == "s-1.tar/0001.png"
-    assert whole.count is None and len(list(whole)) == 4
+    assert whole.count is None and len(list(whole)) == 5
     assert found[0].sha256 == list(whole)[-1].sha256
+
+
+def test_what_lies_beside_the_pictures_is_named(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(encoded(picture(1)))
+    write_shard(tmp_path / "s.tar", {"0001.png": encoded(picture(2))})
+    with pytest.warns(UserWarning, match=r"1 shards \(.tar\) beside other files that are read \(s.tar\)"):
+        assert [each.key for each in Pictures(tmp_path)] == ["a.png"]
 
 
 def test_a_picture_that_is_none_says_why_when_it_is_decoded(tmp_path: Path):

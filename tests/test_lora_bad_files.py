@@ -15,8 +15,8 @@ from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.describe import LoraDescription, describe_lora
 from autolora_jax.weights.lora.dialects import guess_family
 from autolora_jax.weights.lora.files import read_lora
-from autolora_jax.weights.lora.match import match_layers, raise_problems
-from autolora_jax.weights.lora.names import names
+from autolora_jax.weights.lora.match import examine_modules, match_layers, raise_problems
+from autolora_jax.weights.lora.names import Names
 from tests.lora_reference import TEXT_MODULE, UNET_MODULE, Tensors, good, halves, saved, tiny_targets
 
 
@@ -43,7 +43,7 @@ BAD: dict[str, tuple[Callable[[Tensors], Tensors], tuple[str, ...]]] = {
     "empty": (lambda _: {}, ("no tensors", "download it again")),
     "no up": (drop(UP), ("LoRA modules without their up", UNET_MODULE)),
     "no down": (drop(DOWN), ("LoRA modules without their down", UNET_MODULE)),
-    "lone alpha": (lambda t: drop(UP)(drop(DOWN)(t)), ("without the change they belong to", f"{UNET_MODULE}.alpha")),
+    "alphas alone": (lambda t: {f"{UNET_MODULE}.alpha": t[f"{UNET_MODULE}.alpha"]}, ("alphas alone", "no weights")),
     "ranks differ": (put(DOWN, np.ones((3, 64), np.float32)), ("share no rank", UNET_MODULE)),
     "rank 0": (also({DOWN: np.ones((0, 64), np.float32), UP: np.ones((64, 0), np.float32)}), ("share no rank",)),
     "too wide": (put(DOWN, np.ones((2, 65), np.float32)), (r"down \[2, 65\]", r"takes \[2, 64\] and \[64, 2\]")),
@@ -170,7 +170,6 @@ CROSS = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
         ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", 3072, "Flux"),
         ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", 3072, "Flux"),
         ("diffusion_model.blocks.0.cross_attn.k.lora_A.weight", 1536, "another diffusion transformer"),
-        ("what.lora_A.weight", 5, "unknown"),
     ],
 )
 def test_wrong_base_model_is_named(key: str, width: int, family: str) -> None:
@@ -178,5 +177,17 @@ def test_wrong_base_model_is_named(key: str, width: int, family: str) -> None:
     shapes = {key: (4, width), up: (width, 4)}
     assert guess_family(shapes) == family
     with pytest.raises(WeightsError, match="use it with the model it was trained on") as caught:
-        raise_problems("file.safetensors", match_layers(shapes, names(tiny_targets())))
-    assert (f"looks made for {family}" in str(caught.value)) == (family != "unknown")
+        raise_problems("file.safetensors", match_layers(examine_modules(shapes), shapes, Names(tiny_targets())))
+    assert f"looks made for {family}" in str(caught.value)
+
+
+def test_another_model_is_spoken_of_only_where_the_file_does() -> None:
+    known = Names(tiny_targets())
+    for shapes, words in (
+        ({"what.lora_A.weight": (4, 5), "what.lora_B.weight": (5, 4)}, "no naming of SDXL's layers that is known here"),
+        ({DOWN: (2, 64), UP: (65, 2)}, "laid out in a way not known here"),
+        ({DOWN: (2, 64), UP: (64, 2), "lora_unet_x.diff": (2, 2)}, "the rest fits this model"),
+    ):
+        with pytest.raises(WeightsError, match=words) as caught:
+            raise_problems("file.safetensors", match_layers(examine_modules(shapes), shapes, known))
+        assert "use it with the model" not in str(caught.value)

@@ -13,8 +13,8 @@ from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.dialects import naming_style, split_key
 from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.lora.kinds import KINDS
-from autolora_jax.weights.lora.match import match_layers, raise_problems
-from autolora_jax.weights.lora.names import Name, names
+from autolora_jax.weights.lora.match import examine_modules, match_layers, raise_problems
+from autolora_jax.weights.lora.names import Names
 from autolora_jax.weights.published import SDXL_BASE as SDXL
 from autolora_jax.weights.tables import torch_module
 from tests.lora_reference import UNET_MODULE, good, halves, saved, tiny_targets
@@ -49,6 +49,8 @@ LOADED = {
     "lycoris/locon_tucker_sdxl.txt": 1052,
     "lycoris/locon_train_norm_sdxl.txt": 1307,
     "lycoris/full_sdxl.txt": 1052,
+    "lycoris/glora_sdxl.txt": 1052,
+    "lycoris/diag-oft_sdxl.txt": 1052,
 }
 # All others: words that the refusal must have.
 REFUSED = {
@@ -59,8 +61,6 @@ REFUSED = {
     "kohya_sd35_medium_lora.txt": ("looks made for Stable Diffusion 3.5 Medium",),
     "diffusers/sd3_old_default_targets.txt": ("looks made for Stable Diffusion 3",),
     "diffusers/sd3_new_default_targets_with_te.txt": ("looks made for Stable Diffusion 3",),
-    "lycoris/glora_sdxl.txt": ("GLoRA", "extract"),
-    "lycoris/diag-oft_sdxl.txt": ("OFT", "oft_blocks"),
 }
 
 
@@ -71,11 +71,11 @@ def key_list(path: Path) -> Shapes:
 
 
 @pytest.fixture(scope="module")
-def sdxl_names() -> dict[str, Name]:
-    return names(targets_of(SDXL))
+def sdxl_names() -> Names:
+    return Names(targets_of(SDXL))
 
 
-def test_every_kohya_name_finds_its_module(facts: Path, sdxl_names: dict[str, Name]) -> None:
+def test_every_kohya_name_finds_its_module(facts: Path, sdxl_names: Names) -> None:
     rows = [line.split("\t") for line in (facts / "lora/kohya_to_diffusers_map_sdxl.tsv").read_text().splitlines()[1:]]
     assert len(rows) == 1052
     for name, component, module, shape in rows:
@@ -91,9 +91,9 @@ def test_the_lists_are_all_there(facts: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_key_list_matches(facts: Path, sdxl_names: dict[str, Name], name: str) -> None:
+def test_key_list_matches(facts: Path, sdxl_names: Names, name: str) -> None:
     shapes = key_list(facts / "lora" / name)
-    match = match_layers(shapes, sdxl_names)
+    match = match_layers(examine_modules(shapes), shapes, sdxl_names)
     assert match.problems.lines() == []
     assert len(match.layers) == LOADED[name]
     assert sorted(key for parts in match.modules.values() for key in parts.values()) == sorted(shapes)
@@ -101,9 +101,10 @@ def test_key_list_matches(facts: Path, sdxl_names: dict[str, Name], name: str) -
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_key_list_is_refused(facts: Path, sdxl_names: dict[str, Name], name: str) -> None:
+def test_key_list_is_refused(facts: Path, sdxl_names: Names, name: str) -> None:
+    shapes = key_list(facts / "lora" / name)
     with pytest.raises(WeightsError) as caught:
-        raise_problems("file.safetensors", match_layers(key_list(facts / "lora" / name), sdxl_names))
+        raise_problems("file.safetensors", match_layers(examine_modules(shapes), shapes, sdxl_names))
     message = str(caught.value)
     for words in REFUSED[name]:
         assert re.search(words, message), message

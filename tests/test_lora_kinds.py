@@ -18,7 +18,7 @@ from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.lora.files import read_lora, targets_of
 from autolora_jax.weights.tables import torch_module
 from tests.lora_reference import canonical
-from tests.lycoris_reference import KINDS, applied, names_of, tensors_of, trained
+from tests.lycoris_reference import KINDS, MULTIPLIED, applied, names_of, tensors_of, trained
 from tests.parity import channels_first, error, normal
 
 TOLERANCE = 1e-5  # of the maximum; seen: 1.3e-6
@@ -35,7 +35,11 @@ NORMS = {
     "layer norm": "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_norm2",
     "text": "lora_te2_text_model_encoder_layers_0_layer_norm1",
 }
-CASES = [(kind, layer) for kind in KINDS for layer in (NORMS if kind == "norm" else LAYERS)]
+CASES = [
+    (kind, layer)
+    for kind in KINDS
+    for layer in (NORMS if kind == "norm" else ("linear", "convolution") if kind in MULTIPLIED else LAYERS)
+]
 
 
 class Model:

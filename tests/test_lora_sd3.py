@@ -24,8 +24,8 @@ from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.dialects import guess_family
 from autolora_jax.weights.lora.export import DIALECTS, convert_lora
 from autolora_jax.weights.lora.files import read_lora, targets_of
-from autolora_jax.weights.lora.match import match_layers, raise_problems
-from autolora_jax.weights.lora.names import Name, Targets, names
+from autolora_jax.weights.lora.match import examine_modules, match_layers, raise_problems
+from autolora_jax.weights.lora.names import Names, Targets
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_MEDIUM
 from tests.conftest import ROOT
 from tests.lora_reference import Change
@@ -284,16 +284,16 @@ LOADED = {
 
 
 @pytest.fixture(scope="module")
-def published() -> list[tuple[Any, dict[str, Name]]]:
-    return [(networks, names(targets_of(networks))) for networks in (SD3_MEDIUM, SD35_MEDIUM)]
+def published() -> list[tuple[Any, Names]]:
+    return [(networks, Names(targets_of(networks))) for networks in (SD3_MEDIUM, SD35_MEDIUM)]
 
 
 @pytest.mark.parametrize("name", LOADED)
-def test_key_list_matches(facts: Path, published: list[tuple[Any, dict[str, Name]]], name: str) -> None:
+def test_key_list_matches(facts: Path, published: list[tuple[Any, Names]], name: str) -> None:
     networks, layers = LOADED[name]
     [known] = [known for other, known in published if other is networks]
     shapes = key_list(facts / "lora" / name)
-    match = match_layers(shapes, known)
+    match = match_layers(examine_modules(shapes), shapes, known)
     assert match.problems.lines() == []
     assert len(match.layers) == layers
     assert sorted(key for parts in match.modules.values() for key in parts.values()) == sorted(shapes)
@@ -309,13 +309,12 @@ def test_key_list_matches(facts: Path, published: list[tuple[Any, dict[str, Name
         ("kohya_sd35_medium_lora.txt", "attn2_proj.*looks made for Stable Diffusion 3.5 Medium"),
     ],
 )
-def test_another_model_is_named(
-    facts: Path, published: list[tuple[Any, dict[str, Name]]], name: str, words: str
-) -> None:
+def test_another_model_is_named(facts: Path, published: list[tuple[Any, Names]], name: str, words: str) -> None:
     """SD3's LoRAs on SDXL: see test_lora_files."""
     _, sd3_medium = published[0]
     with pytest.raises(WeightsError, match=words):
-        raise_problems("file.safetensors", match_layers(key_list(facts / "lora" / name), sd3_medium))
+        shapes = key_list(facts / "lora" / name)
+        raise_problems("file.safetensors", match_layers(examine_modules(shapes), shapes, sd3_medium))
 
 
 def test_convert_program(

@@ -364,17 +364,19 @@ def test_t5_of_8_bits_in_a_single_file(folder, tmp_path):
     assert_same(ours, params_of(theirs, T5))
 
 
-def test_scaled_8_bit_floats_are_refused(folder, bare, tmp_path):
+def test_factors_of_8_bit_floats_are_multiplied_in(folder, bare, tmp_path):
     file = write_encoders(tmp_path / "beside", folder, CLIPS) / "t5xxl_fp8_e4m3fn.safetensors"
     tensors = eight_bit(alone(folder, T5))
-    scale = {"encoder.block.0.layer.0.SelfAttention.q.scale_weight": np.ones((), np.float32)}
-    message = (
-        r"is quantised: .*scale_weight.* scale other tensors, which is not supported; get the fp16 or bf16 version"
-    )
-    write(file, {**tensors, **scale, "scaled_fp8": np.zeros(2, ml_dtypes.float8_e4m3fn)})
-    with pytest.raises(WeightsError, match=message):
-        open_checkpoint(bare, networks=networks_of(folder), text_encoders=file.parent)
-    assert "is quantised" in str(describe(file))
+    beside = {"encoder.block.0.layer.0.SelfAttention.q.scale_weight": np.full((), 2, np.float32)}
+
+    def read():
+        with open_checkpoint(bare, networks=networks_of(folder), text_encoders=file.parent).leaves(T5) as leaves:
+            return leaves.read("encoder/block_0/layer_0/SelfAttention/q/kernel").astype(np.float32)
+
+    write(file, {**tensors, **beside, "scaled_fp8": np.zeros(2, ml_dtypes.float8_e4m3fn)})
+    doubled = read()
+    write(file, tensors)
+    assert np.array_equal(doubled, 2 * read())
 
 
 def test_an_8_bit_nan_is_named(tmp_path):

@@ -41,6 +41,17 @@ def test_pictures_with_captions_beside_them(tmp_path):
     assert len(read_folder(tmp_path, recursive=False)) == 7
 
 
+def test_captions_without_pictures_and_shards_are_named(tmp_path):
+    pair(tmp_path, "img.v1.0.png")
+    (tmp_path / "img.v1.1.txt").write_text("a mistyped name")
+    (tmp_path / "README.txt").write_text("for people")
+    with pytest.warns(UserWarning, match=r"holds 1 captions without a picture: img.v1.1.txt"):
+        read_folder(tmp_path)
+    (tmp_path / "more.tar").write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"holds 1 shards, which are not read to train: more.tar"):
+        read_folder(tmp_path)
+
+
 def test_subfolders_repeat_and_caption_as_kohyas_do(tmp_path):
     draw(tmp_path / "10_red fox" / "a.png")
     pair(tmp_path / "10_red fox", "b.png", "a caption")

@@ -29,6 +29,8 @@ def read_prompts(path: str) -> list[Prompt]:
         raise ConfigError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
     except (json.JSONDecodeError, csv.Error) as e:
         raise ConfigError(f"{path}: {e}") from None
+    except ConfigError as e:
+        raise e if str(e).startswith(path) else ConfigError(f"{path}: {e}") from None
     if not prompts:
         raise ConfigError(f"{path} holds no prompt")
     return prompts
@@ -38,6 +40,8 @@ def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
     for name in row.keys() - set(COLUMNS):
         if near := difflib.get_close_matches(str(name), COLUMNS, 1, cutoff=0.8):
             raise ConfigError(f"{where}: column {name!r} is not known; did you mean {near[0]!r}?")
+    if "prompt" not in row:
+        raise ConfigError(f"{where}: there is no column `prompt`; the columns are {_quoted(row)}")
     text, negative, seeds, own = (row.get(column) for column in COLUMNS)
     for column, value in (("prompt", text), ("negative_prompt", negative)):
         if not isinstance(value, str) and (column == "prompt" or value is not None):
@@ -68,8 +72,28 @@ def _jsonl(content: bytes) -> Iterator[dict[str, Any]]:
 
 def _csv(content: bytes) -> Iterator[dict[str, Any]]:
     reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-    # An empty field is none: a prompt without a negative one of its own.
-    return ({name: value or None for name, value in row.items() if name} for row in reader)
+    heading = reader.fieldnames or ()
+    if heading and "prompt" not in heading:
+        other = next((f"; it is separated by {name}, not commas" for mark, name in _MARKS if mark in heading[0]), "")
+        raise ConfigError(
+            f"the first line names no column `prompt` but {_quoted(heading)}{other}; begin with a line such as "
+            "prompt,negative_prompt,seeds"
+        )
+    for row in reader:
+        if beyond := row.pop(None, None):
+            raise ConfigError(
+                f"line {reader.line_num} has {len(beyond)} fields more than the {len(heading)} columns: {beyond[0]!r}, "
+                '…; put a text with commas in "quotes"'
+            )
+        # An empty field is none: a prompt without a negative one of its own.
+        yield {name: value or None for name, value in row.items() if name}
+
+
+_MARKS = ((";", "semicolons"), ("\t", "tabs"))
+
+
+def _quoted(names: Iterable[object]) -> str:
+    return ", ".join(f"{str(name)[:80]!r}" for name in names) or "none"
 
 
 def _parquet(content: bytes) -> Iterable[dict[str, Any]]:

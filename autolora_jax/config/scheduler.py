@@ -1,6 +1,7 @@
 """The noise schedule of a checkpoint."""
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -42,6 +43,8 @@ class SchedulerConfig(JsonConfig):
     time_shift_type: str = "exponential"
     shift_terminal: float | None = None
     solver: str = "euler"  # our name of the file's _class_name; see schedules.SOLVERS
+    # The file's _class_name, and as JSON what only that reads, where it is no solver of ours: another has to be named.
+    unknown: str = ""
 
     # diffusers' class -> our solver; DPM's is flow_dpmpp_2m where use_flow_sigmas is true.
     CLASSES: ClassVar[Mapping[str, str]] = {
@@ -118,7 +121,7 @@ class SchedulerConfig(JsonConfig):
 
     def to_dict(self) -> dict[str, Any]:
         raw = super().to_dict()
-        solver = raw.pop("solver")
+        solver, unknown = raw.pop("solver"), raw.pop("unknown")
         diffusers_class = {solver: name for name, solver in self.CLASSES.items()}
         if solver == "flow_dpmpp_2m":
             raw |= {"use_flow_sigmas": True, "flow_shift": raw.pop("shift")}
@@ -127,7 +130,26 @@ class SchedulerConfig(JsonConfig):
             name = diffusers_class[solver]
         kept = {key: value for key, value in raw.items() if _reads(solver, key)}
         # For DDIM's class, which users switch an SDXL pipeline to.
+        if unknown:
+            name, _, own = unknown.partition(" ")
+            kept |= json.loads(own or "{}")
         return {"_class_name": name, **kept, **({} if self.flow else {"clip_sample": False})}
+
+
+def _noise_alone(raw: Mapping[str, Any], instead: str, where: str) -> dict[str, Any]:
+    """What of a solver's file that is none of ours another one of the same noise reads, and the rest, as it stands."""
+    fields = {field.name for field in dataclasses.fields(SchedulerConfig)} - _OF_A_SOLVER | {"trained_betas"}
+    kept = {key: value for key, value in raw.items() if key in fields}
+    own = {k: v for k, v in raw.items() if k not in kept and not k.startswith("_") and v is not None}
+    if "flow_shift" in raw:
+        kept["shift"] = raw["flow_shift"]
+    unknown = f"{raw['_class_name']} {json.dumps(own, sort_keys=True)}" if own else raw["_class_name"]
+    return {**_as_diffusers_reads({**kept, "_class_name": instead}, where), "unknown": unknown}
+
+
+_FLOW = "flow_prediction"
+_OF_DPM = {key: SchedulerConfig.FIXED[key] for key in ("algorithm_type", "solver_order", "solver_type")}
+_OF_A_SOLVER = keys("solver unknown use_karras_sigmas use_exponential_sigmas final_sigmas_type")  # not of the noise
 
 
 def _reads(solver: str, key: str) -> bool:
@@ -135,11 +157,24 @@ def _reads(solver: str, key: str) -> bool:
 
 
 def _as_diffusers_reads(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A scheduler's file as its class reads it: with its defaults for silent keys, without keys it does not know."""
+    """A scheduler's file as its class reads it: with its defaults for silent keys, without keys it does not know.
+
+    Of a class that is none of ours the noise schedule is read, as diffusers' from_config does for another one.
+    """
     name, classes = raw.get("_class_name"), SchedulerConfig.CLASSES
-    if not isinstance(name, str) or name not in classes:
-        raise ConfigError(f"{where}: scheduler {name!r} is not supported; supported are {', '.join(classes)}")
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}: _class_name = {name!r} should name a scheduler, such as {', '.join(classes)}")
+    if name not in classes:
+        flow = name.startswith("FlowMatch") or raw.get("use_flow_sigmas") or raw.get("prediction_type") == _FLOW
+        if not flow and "beta_start" not in raw:  # EDM's and consistency models' noise is another
+            known = ", ".join(classes)
+            raise ConfigError(f"{where}: scheduler {name!r} has no betas, so its noise is not known; known are {known}")
+        instead = "FlowMatchEulerDiscreteScheduler" if flow else "EulerDiscreteScheduler"
+        return _noise_alone(raw, instead, where)
     solver = classes[name]
+    if solver == "dpmpp_2m" and any(raw.get(key, fixed[0]) not in fixed for key, fixed in _OF_DPM.items()):
+        flow = bool(raw.get("use_flow_sigmas"))
+        return _noise_alone(raw, "FlowMatchEulerDiscreteScheduler" if flow else "EulerDiscreteScheduler", where)
     if solver == "dpmpp_2m" and raw.get("use_flow_sigmas"):
         solver = "flow_dpmpp_2m"
     absent = {

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import tarfile
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from autolora_jax.pictures import told
 from autolora_jax.training.image_files import EXTENSIONS, FOREIGN_EXTENSIONS, FORMATS, read_rgb
+from autolora_jax.weights.errors import shorten
 
 MANIFEST = "manifest.jsonl"
 SHARD = ".tar"
@@ -56,6 +58,7 @@ class Pictures:
     """The pictures of some places, in a stable order: `for picture in Pictures("out")`, as often as wanted.
 
     Files that begin with a dot are left out, and so are grids, thumbnails and sheets that autolora makes of pictures.
+    What else is there and is not read, `left_out` names; a warning says so once all pictures have been seen.
     """
 
     def __init__(self, *places: str | PathLike[str]) -> None:
@@ -64,8 +67,9 @@ class Pictures:
         Raises FileNotFoundError for what is not there, ValueError for places without pictures.
         """
         self.files: list[tuple[Path, Path]] = []  # (the place it is in, picture or shard)
+        self.left_out: dict[str, dict[str, None]] = {}  # why -> names, in the order in which they were met
         for place in map(Path, places):
-            found = [place] if place.is_file() else _files(place)
+            found = [place] if place.is_file() else self._files(place)
             if not found:
                 kinds = ", ".join(EXTENSIONS[:3])
                 raise ValueError(f"{place} holds no pictures ({kinds}, …) and no {SHARD} files")
@@ -89,7 +93,17 @@ class Pictures:
             for place, file in self.files
             for picture in (self._shard(file) if file.suffix == SHARD else self._file(place, file))
         )
-        return (picture for picture in pictures if not _is_grid(picture.fields))
+        for picture in pictures:
+            if _is_grid(picture.fields):
+                self._leave("grids", picture.key)
+            else:
+                yield picture
+        if self.left_out:
+            said = (f"{len(names)} {why} ({shorten([*names], 3)})" for why, names in self.left_out.items())
+            warnings.warn(f"not among the pictures: {'; '.join(said)}", stacklevel=2)
+
+    def _leave(self, why: str, name: str) -> None:
+        self.left_out.setdefault(why, {})[name] = None
 
     def _file(self, place: Path, file: Path) -> Iterator[Picture]:
         beside = file.with_suffix(".json")
@@ -111,11 +125,18 @@ class Pictures:
     def _shard(self, file: Path) -> Iterator[Picture]:
         rows = self._manifest(file.parent)
         for key, members in _groups(file):
-            beside = _object(members[".json"], f"{file}: {key}.json") if ".json" in members else {}
-            if ".txt" in members:
-                beside = {"prompt": members[".txt"].decode("utf-8", "replace").strip()} | beside
-            for suffix in members.keys() & SUFFIXES or members.keys() & {KEPT}:
-                yield _picture(f"{file.name}/{key}{suffix}", members[suffix], {**beside, **rows.get(key, {})})
+            kinds: tuple[Collection[str], ...] = (SUFFIXES, {KEPT})
+            found = ([name for name in members if _suffix(name) in suffixes] for suffixes in kinds)
+            pictures: list[str] = next(filter(None, found), [])
+            for name in members.keys() - {*pictures}:
+                if _suffix(name) not in (".json", ".txt"):
+                    self._leave("files in shards that are no pictures", f"{file.name}/{name}")
+            for name in pictures:
+                own = name[: len(name) - len(_suffix(name))]
+                stems = dict.fromkeys((key, own))  # of the sample, and of the picture's own
+                fields = [_beside(file, stem, members) for stem in stems] + [rows.get(stem, {}) for stem in stems]
+                told = {field: value for each in fields for field, value in each.items()}
+                yield _picture(f"{file.name}/{own}{_suffix(name)}", members[name], told)
 
     def _manifest(self, folder: Path) -> dict[str, Fields]:
         """Rows of a folder's manifest by their `file` and by their `key`."""
@@ -127,9 +148,19 @@ class Pictures:
             self._manifests[folder] = {name: row for name, row in names if isinstance(name, str)}
         return self._manifests[folder]
 
+    def _files(self, place: Path) -> list[Path]:
+        """Pictures of a folder and its subfolders; else shards, or else what was kept in their place."""
+        kinds = _kinds_in(place)
+        found = next(filter(None, kinds.values()), [])
+        for kind, files in kinds.items():
+            if files is not found:
+                for file in files:
+                    self._leave(f"{kind} beside other files that are read", file.relative_to(place).as_posix())
+        return found
 
-def _files(place: Path) -> list[Path]:
-    """Pictures of a folder and its subfolders; where there are none, shards, or else what was kept in their place."""
+
+def _kinds_in(place: Path) -> dict[str, list[Path]]:
+    """What of a folder and its subfolders can be read, by its kind; of the first that there is any all is read."""
     if not place.is_dir():
         raise FileNotFoundError(2, "there is no such file or folder", str(place))
     visible = [
@@ -140,33 +171,44 @@ def _files(place: Path) -> list[Path]:
     made = [file.parent / name for file in visible if file.name == JOB for name in MADE]
     visible = [path for path in visible if not any(folder in path.parents for folder in made)]
     visible.sort(key=lambda path: path.relative_to(place).parts)
-    kinds: tuple[Collection[str], ...] = (SUFFIXES, {SHARD}, {KEPT})
-    found = ([path for path in visible if path.suffix.lower() in suffixes] for suffixes in kinds)
-    return next(filter(None, found), [])
+    kinds: dict[str, Collection[str]] = {"pictures": SUFFIXES, "shards (.tar)": {SHARD}, "kept features": {KEPT}}
+    return {kind: [path for path in visible if path.suffix.lower() in suffixes] for kind, suffixes in kinds.items()}
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _beside(file: Path, stem: str, members: Mapping[str, bytes]) -> dict[str, Any]:
+    """What a shard's JSON and text of this name say."""
+    by_name = {name.lower(): content for name, content in members.items()}
+    text, described = by_name.get(f"{stem}.txt".lower()), by_name.get(f"{stem}.json".lower())
+    told = {} if text is None else {"prompt": text.decode("utf-8", "replace").strip()}
+    return told | ({} if described is None else _object(described, f"{file}: {stem}.json"))
 
 
 def _groups(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, suffix -> content) of the samples of a shard: files one after another whose names begin alike.
+    """(key, name -> content) of the samples of a shard: files one after another whose names begin alike.
 
-    Source: WebDataset's format; a name's suffix begins at the first dot after its folder.
+    Source: WebDataset's format; a sample's key ends at the first dot after its folder, but its decoders go by what
+    stands behind the last: img.v1.0.png is a picture.
     """
     try:
         with tarfile.open(file, "r|") as tar:
             for key, members in itertools.groupby(_members(tar), key=lambda member: member[0]):
-                yield key, {suffix.lower(): content for _, suffix, content in members}
+                yield key, {name: content for _, name, content in members}
     except tarfile.TarError as e:
         raise ValueError(f"{file} is no whole tar file ({e}); write or copy it again") from None
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
-    """(key, suffix, content) of each file that is not hidden."""
+    """(key, name, content) of each file that is not hidden."""
     for member in tar:
         path = PurePosixPath(member.name)
         if member.isfile() and not any(part.startswith(".") for part in path.parts):
-            stem, dot, suffix = path.name.partition(".")
             opened = tar.extractfile(member)
             assert opened is not None  # it is a regular file
-            yield str(path.with_name(stem)), dot + suffix, opened.read()
+            yield str(path.with_name(path.name.partition(".")[0])), str(path), opened.read()
 
 
 def _picture(key: str, data: bytes, beside: Fields) -> Picture:

@@ -38,6 +38,7 @@ class LoraReport(Shown):
     trigger_words: tuple[str, ...]  # the author's phrase, or the training captions' most frequent tags; may be empty
     training: Mapping[str, str]  # what the header says: base model, steps, resolution …
     embeddings: tuple[str, ...] = ()  # words that come with it
+    notes: tuple[str, ...] = ()  # what of the file was left out, or read in a way worth a word
 
     @property
     def name(self) -> str:
@@ -53,6 +54,7 @@ class LoraReport(Shown):
             ("parameters", f"{self.parameters:,}"),
             *([("embeddings", ", ".join(map(printable, self.embeddings)))] if self.embeddings else []),
             ("trigger words", ", ".join(self.trigger_words) or "none in the file"),
+            *(("note", note) for note in self.notes),
         ]
         return metadata.listing(self.path, [*rows, *self.training.items()])
 
@@ -124,4 +126,5 @@ def report(file: LoraFile) -> LoraReport:
         trigger_words=metadata.trigger_words(file.metadata),
         training=metadata.training_summary(file.metadata),
         embeddings=tuple(file.embeddings),
+        notes=file.notes,
     )

@@ -7,7 +7,8 @@
 | terms             | name -> a term: everything that is no plain low rank, see below                              |
 | bias, weight      | added to the layer's bias or a norm's weight: [c], or [b c] with a scale per image           |
 
-A term is a `change`, an object that knows its kernel K, and how much of it, and of the layer's kernel itself, is added:
+A term is a `change`, an object that says its kernel K on this layer (some multiply the layer's own), and how much of
+it, and of the layer's kernel itself, is added:
 
     amount [] or [b]                              W' = W + amount · K
     outputs: {keep, amount: [out] or [b out]}     W' = W + W · keep + K · amount, along the outputs   (DoRA)
@@ -68,7 +69,7 @@ def merge(kernel: Array, delta: Delta, precision: str | None = None) -> Array:
         down, up = delta["down"], delta["up"]
         total = total + jnp.matmul(down, up, precision=precision, preferred_element_type=jnp.float32)
     for term in delta.get("terms", {}).values():
-        change = term["change"].kernel
+        change = term["change"].on(wide)
         if "amount" in term:
             total = total + term["amount"] * change
             continue
@@ -108,7 +109,7 @@ def _low_rank(x: Array, delta: Delta, linear: Linear, precision: str | None) -> 
 
 def _term(x: Array, kernel: Array, term: Delta, linear: Linear) -> Array:
     """What a term adds to a layer's output, with amounts per image."""
-    change = jnp.asarray(term["change"].kernel, kernel.dtype)
+    change = jnp.asarray(term["change"].on(_wide(kernel)), kernel.dtype)
     if "amount" in term:
         y = linear(x, change)
         return y * _spread(term["amount"][:, None], y)

@@ -87,7 +87,12 @@ def solvers_for(config: SchedulerConfig) -> dict[str, Solver]:
 
 
 def own_scheduler(config: SchedulerConfig) -> str:
-    """The key of SOLVERS that a checkpoint's file asks for."""
+    """The key of SOLVERS that a checkpoint's file asks for. Raises ValueError where it is none of them."""
+    if config.unknown:
+        raise ValueError(
+            f"the checkpoint asks for {config.unknown}, which is no solver of ours; name another with scheduler= "
+            f"(--scheduler), such as {', '.join([*solvers_for(config)][:4])}"
+        )
     asked = {"karras": config.use_karras_sigmas, "exponential": config.use_exponential_sigmas}
     names = [f"{config.solver}_{spacing}" for spacing, wanted in asked.items() if wanted]
     return next((name for name in names if name in SOLVERS), config.solver)

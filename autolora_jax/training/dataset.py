@@ -7,6 +7,7 @@ Source: kohya-ss/sd-scripts@48d368fa library/config_util.py generate_dreambooth_
 
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ def read_folder(
         lack = f"no row in {metadata[0].name}: {{}}; add rows, or give a default caption"
     else:
         found = captions.beside(files, pictures, caption_extension, folder)
+        _warn_of_unused(files, pictures, (caption_extension.lower(), captions.SECOND_EXTENSION), folder)
         subsets, wrong = _subsets(pictures, folder)
         problems += wrong
         lack = f"no caption: {{}}; write a {caption_extension} beside each, or give a default caption"
@@ -109,6 +111,18 @@ def read_folder(
     if problems:
         raise DatasetError(folder, problems)
     return tuple(examples)
+
+
+def _warn_of_unused(files: Sequence[Path], pictures: Sequence[Path], endings: Sequence[str], folder: Path) -> None:
+    """Says which captions have no picture, and which shards are not read: a mistyped name is found so."""
+    known = {path.with_suffix("") for path in pictures}
+    texts = [path for path in files if path.suffix.lower() in endings and path.stem.lower() != "readme"]
+    alone = [path for path in texts if path.with_suffix("") not in known]
+    shards = [path for path in files if path.suffix.lower() == ".tar"]
+    for what, found in (("captions without a picture", alone), ("shards, which are not read to train", shards)):
+        if found:
+            named = shorten([_name(path, folder) for path in found], NAMED)
+            warnings.warn(f"{folder} holds {len(found)} {what}: {named}", stacklevel=3)
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -30,9 +30,11 @@ EIGHT_BIT: dict[str, np.dtype] = {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
 }
-# Factors that a program would have to multiply other tensors by.
-_SCALES = re.compile(r"(.*\.)?(scaled_fp8|scale_weight|scale_input|weight_scale|input_scale|comfy_quant)")
-_WEIGHTS = FLOATS | EIGHT_BIT
+# What stands beside 8-bit floats in ComfyUI's files: a weight's factor, which is multiplied into it in float32; the one
+# of its inputs, which only products in 8 bits need; marks. Source: ComfyUI comfy/ops.py scaled_fp8_ops, quant_ops.py.
+_FACTOR = re.compile(r"(.*)\.(scale_weight|weight_scale)")
+_BESIDE = re.compile(r"(.*\.)?(scaled_fp8|scale_input|input_scale|comfy_quant)")
+WEIGHTS = FLOATS | EIGHT_BIT
 _LONGEST_NAME = 500  # characters; patterns that names are searched for may take their square
 _CHUNK = 1 << 22  # elements looked at together in search of NaN
 # The exponent's bits of 16-bit floats, all set in NaN and infinity: numpy looks at whole numbers forty times faster.
@@ -45,6 +47,12 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     file: Path
+    factor: float | None = None  # what its 8-bit floats are multiplied by, if anything
+
+    @property
+    def read_as(self) -> np.dtype:
+        """What reading gives, which loses nothing."""
+        return FLOATS["F32" if self.factor is not None else self.dtype if self.dtype in FLOATS else "BF16"]
 
 
 _AGAIN = "download it again"
@@ -105,11 +113,7 @@ class TensorFiles:
             ) from None
         if long := [name for name in found if len(name) > _LONGEST_NAME]:
             raise WeightsError(f"{path} has a name of {len(long[0])} characters, which no model's tensor has; {_AGAIN}")
-        if scales := [name for name in found if _SCALES.fullmatch(name)]:
-            raise WeightsError(
-                f"{path} is quantised: {shorten(scales, 3)} scale other tensors, which is not supported; get the "
-                "fp16 or bf16 version, or plain 8-bit floats (t5xxl_fp8_e4m3fn, not …_scaled)"
-            )
+        found = _with_factors(path, opened, found)
         if twice := sorted(found.keys() & self.tensors.keys()):
             raise WeightsError(f"{path}: {shorten(twice)} stand in another shard, too; {_AGAIN}")
         self._open[path] = opened
@@ -117,20 +121,22 @@ class TensorFiles:
         self.metadata |= opened.metadata() or {}
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, a copy in memory of its own; 8-bit floats as bfloat16, which loses nothing.
+        """One tensor, a copy in memory of its own; 8-bit floats as bfloat16, or float32 where they have a factor.
 
         Raises WeightsError when it holds NaN or infinity.
         """
         info = self.tensors[name]
         try:
             if info.dtype in EIGHT_BIT:
-                tensor = _read_eight_bit(info, name).astype(FLOATS["BF16"])
+                tensor = _read_eight_bit(info, name).astype(info.read_as)
+                if info.factor is not None:
+                    tensor *= np.float32(info.factor)
             else:
                 tensor = self._open[info.file].get_tensor(name)
         except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as e:  # the last three: odd dtypes
             why = f"{printable(name)} ({info.dtype}) can't be read: {printable(str(e))}"
             raise WeightsError(f"{info.file}: {why}") from None
-        if info.dtype in _WEIGHTS:
+        if info.dtype in WEIGHTS:
             require_finite(tensor, f"{info.file}: {printable(name)}")
         return tensor
 
@@ -146,8 +152,8 @@ class TensorFiles:
 
     def require_floats(self, names: Iterable[str]) -> None:
         """Raises WeightsError naming tensors of these whose dtype can't be a weight."""
-        if wrong := [f"{n} is {self.tensors[n].dtype}" for n in names if self.tensors[n].dtype not in _WEIGHTS]:
-            advice = f"weights should be one of {', '.join(_WEIGHTS)}; get an unquantised version"
+        if wrong := [f"{n} is {self.tensors[n].dtype}" for n in names if self.tensors[n].dtype not in WEIGHTS]:
+            advice = f"weights should be one of {', '.join(WEIGHTS)}; get an unquantised version"
             raise WeightsError(f"{self.where}: {shorten(wrong)}; {advice}")
 
     def close(self) -> None:
@@ -168,6 +174,40 @@ def _read_eight_bit(info: TensorInfo, name: str) -> np.ndarray:
         f.seek(begin, os.SEEK_CUR)
         values = np.frombuffer(f.read(end - begin), EIGHT_BIT[info.dtype])
     return values.reshape(info.shape)
+
+
+def _with_factors(path: Path, opened: safe_open, found: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors without what only says how others are quantised. Raises WeightsError where that is unknown."""
+    factors = {f"{match[1]}.weight": name for name in found if (match := _FACTOR.fullmatch(name))}
+    beside = [name for name in found if _BESIDE.fullmatch(name)]
+    said = [name for name in beside if name.endswith("comfy_quant")]
+    odd = [name for name in said if found[name].dtype != "U8" or not _of_eight_bits(opened.get_tensor(name))]
+    odd += [
+        factor
+        for weight, factor in factors.items()
+        if weight not in found
+        or found[weight].dtype not in EIGHT_BIT
+        or found[factor].dtype not in FLOATS
+        or found[factor].shape not in ((), (1,))
+    ]
+    if odd:
+        raise WeightsError(
+            f"{path} is quantised: {shorten(odd, 3)} belong to weights that are no 8-bit floats with one factor each, "
+            "which alone are supported; get the fp16 or bf16 version"
+        )
+    values = {weight: float(opened.get_tensor(factor).reshape(())) for weight, factor in factors.items()}
+    if bad := [factors[weight] for weight, value in values.items() if not np.isfinite(value)]:
+        raise WeightsError(f"{path}: {shorten(bad, 3)} are not finite; the file is damaged")
+    kept = {name: info for name, info in found.items() if name not in {*factors.values(), *beside}}
+    return {name: info._replace(factor=values.get(name)) for name, info in kept.items()}
+
+
+def _of_eight_bits(said: np.ndarray) -> bool:
+    """Whether ComfyUI's JSON beside a weight, as bytes, speaks of 8-bit floats."""
+    try:
+        return str(json.loads(said.tobytes()).get("format", "")).startswith("float8_")
+    except (ValueError, AttributeError, RecursionError):
+        return False
 
 
 def open_tensors(path: Path) -> TensorFiles:

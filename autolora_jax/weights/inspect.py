@@ -89,7 +89,7 @@ class Description:
         return [
             ("is", self.kind),
             *((name, str(component)) for name, component in self.components.items()),
-            *(("scheduler", f"{s.solver}, {s.prediction_type}") for s in [self.scheduler] if s),
+            *(("scheduler", _said(s)) for s in [self.scheduler] if s),
             *(("not in it", line) for line in _by_reason(self.absent)),
             *(("left out", line) for line in _by_reason(self.dropped)),
             *hashes,
@@ -99,6 +99,12 @@ class Description:
 
     def __str__(self) -> str:
         return listing(self.path, self.rows())
+
+
+def _said(scheduler: SchedulerConfig) -> str:
+    solver = f"{scheduler.unknown}, which is no solver of ours: name another" if scheduler.unknown else scheduler.solver
+    zero = ", to zero terminal SNR" if scheduler.rescale_betas_zero_snr else ""
+    return f"{solver}, {scheduler.prediction_type}{zero}"
 
 
 def _by_reason(dropped: Mapping[str, str]) -> list[str]:
@@ -219,7 +225,7 @@ def _tensors(weights: TensorWeights, config: JsonConfig) -> Component:
     kept = [info for name, info in infos.items() if name not in found.dropped]
     return Component(
         sum(math.prod(info.shape) for info in kept),
-        Counter(info.dtype for info in kept),
+        Counter(f"{info.dtype}{'' if info.factor is None else ' with factors'}" for info in kept),
         found.dropped,
         found.filled,
         tuple(problems),

@@ -138,6 +138,10 @@ AVERAGE = Rule(r"model_ema\..*", drop="the training average; other programs, too
 # Tensors of real single files that belong to none of the four networks.
 EXTRAS: tuple[Rule, ...] = (
     AVERAGE,
+    Rule(
+        r"conditioner\.embedders\.0\.(transformer\.)?(logit_scale|text_projection(\.weight)?)",
+        drop="SDXL takes no pooled vector of CLIP-L's, and nothing compares texts with images",
+    ),
     Rule(r"v_pred|ztsnr", drop="a mark of the prediction type; the scheduler's config follows it"),
     Rule(
         r"denoiser\.sigmas|(alphas_cumprod|betas|sqrt_|log_|posterior_|model\.alphas_cumprod|model\.betas).*|logvar",

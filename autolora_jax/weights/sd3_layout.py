@@ -33,6 +33,7 @@ EXTRAS: tuple[Rule, ...] = (
     ldm.AVERAGE,
     Rule(r"(model\.)?model_sampling\..*", drop="the noise schedule as a buffer; it is computed"),
     Rule(r"text_encoders\.\w+\.logit_scale", drop="only training compares texts with images"),
+    Rule(r"text_encoders\.t5xxl\.spiece_model", drop="the tokenizer, which has files of its own"),
 )
 
 # Module -> its canonical name.

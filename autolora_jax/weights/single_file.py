@@ -47,16 +47,32 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         r"text_model\..*|encoder\.block\..*",
     ),
     ("a component of a diffusers folder", "give the whole folder", r"(down|transformer)_blocks\..*|(de|en)coder\..*"),
-    ("a bare denoiser", "give a checkpoint that holds its VAE, too", r"(input_blocks|joint_blocks)\..*"),
+    (
+        "a bare denoiser",
+        "give a checkpoint that holds its VAE, too",
+        r"(diffusion_model\.)?(input_blocks|joint_blocks)\..*",
+    ),
 )
+VAE = "a VAE"
+VAE_KEY = re.compile(
+    r"(first_stage_model\.|vae\.|)((post_)?quant_conv|loss|model_ema|(de|en)coder\."
+    r"(conv_in|conv_out|norm_out|conv_norm_out|mid|mid_block|down|up|down_blocks|up_blocks))\..*"
+)
+_EVEN_WHOLE = ("an SDXL variant with EDM", "an LCM-distilled UNet")  # what a file that has every component may be
 _CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 _BY_INPUT_CHANNELS = {9: "an inpainting checkpoint", 8: "an InstructPix2Pix checkpoint"}
 
 
 def what_else(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | None:
-    """(what these tensors are instead of a whole checkpoint, what to do), or None when nothing gives that away."""
+    """(what these tensors are instead of a whole checkpoint, what to do), or None when nothing gives that away.
+
+    A file with every component of a layout is one, whatever strays in it.
+    """
+    if tensors and all(VAE_KEY.fullmatch(name) for name in tensors):
+        return VAE, "give it as vae= (--vae), and a checkpoint beside it"
+    whole = any(_has_all(tensors, layout) for layout in LAYOUTS)
     for what, advice, pattern in _OTHERS:
-        if any(re.fullmatch(pattern, name) for name in tensors):
+        if (not whole or what.startswith(_EVEN_WHOLE)) and any(re.fullmatch(pattern, name) for name in tensors):
             return what, advice
     shape = tensors[_CONV_IN].shape if _CONV_IN in tensors else ()
     channels = shape[1] if len(shape) == 4 else 4
@@ -65,6 +81,12 @@ def what_else(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | None:
     if layout_of(tensors) is None:
         return "no model known here", _ONE_OF
     return None
+
+
+def _has_all(tensors: Mapping[str, TensorInfo], layout: Layout) -> bool:
+    needed = [prefix for component, prefix in layout.prefixes.items() if component not in layout.separate]
+    signs = any(re.fullmatch(layout.sign, name) for name in tensors)
+    return signs and all(any(name.startswith(prefix) for name in tensors) for prefix in needed)
 
 
 def layout_of(tensors: Mapping[str, TensorInfo]) -> Layout | None:
@@ -106,6 +128,11 @@ def read_single_file(path: Path, networks: Networks | None = None) -> SingleFile
     dropped, unknown = _extras(tensors, layout)
     if unknown:
         problems.append(f"{len(unknown)} tensors of no component: {shorten(unknown)}")
+    if unknown and len(problems) == 1:
+        raise WeightsError(
+            f"{path} is a whole {layout.family.name} checkpoint with {problems[0]}; what they mean is not known, so "
+            "delete them to do without"
+        )
     if problems:
         raise WeightsError(f"{path} is not a whole {layout.family.name} checkpoint:\n  " + "\n  ".join(problems))
     configs = layout.networks(tensors, str(path)) if networks is None else networks

@@ -39,7 +39,7 @@ Placement = Sharding | Callable[[str, Shape], Sharding] | None
 class Leaves(NamedTuple):
     """A component's leaves, to be read one by one: for programs that need no whole tree in memory."""
 
-    dtypes: Mapping[str, np.dtype]  # path "a/b/kernel" -> the dtype it is stored in; of 8-bit floats bfloat16
+    dtypes: Mapping[str, np.dtype]  # path "a/b/kernel" -> the dtype it is stored in; see TensorInfo.read_as
     read: Callable[[str], np.ndarray]  # the leaf at a path, on the host. Raises WeightsError for NaN and infinity
 
 
@@ -97,8 +97,7 @@ class TensorWeights(NamedTuple):
                     return steps[path].make(tensor(steps[path].source))
                 return self.defaults[path].make(shapes[path])
 
-            stored = {path: files.tensors[self.prefix + step.source].dtype for path, step in steps.items()}
-            read_as = {path: FLOATS.get(dtype, FLOATS["BF16"]) for path, dtype in stored.items()}
+            read_as = {path: files.tensors[self.prefix + step.source].read_as for path, step in steps.items()}
             yield Leaves({path: read_as.get(path, FLOATS["F32"]) for path in shapes}, read)
 
     def paths(self) -> list[Path]:

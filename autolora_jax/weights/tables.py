@@ -72,6 +72,7 @@ T5: tuple[Stage, ...] = (
         Rule(r"(shared|.*\.relative_attention_bias)\.weight", r"\1.embedding", ndim=2),
         Rule(r"(encoder\.block\..*(?<!relative_attention_bias))\.weight", r"\1.kernel", ndim=2, move=transposed),
         *_NORM_AND_BIAS,
+        Rule(r"spiece_model", drop="the tokenizer, which has files of its own"),
         Rule(r"encoder\.embed_tokens\.weight", drop="shared.weight, which stands beside it, once more"),
     ),
 )

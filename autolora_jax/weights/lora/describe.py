@@ -12,7 +12,7 @@ from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import TensorFiles, open_tensors
 from autolora_jax.weights.lora import metadata
 from autolora_jax.weights.lora.dialects import UNKNOWN, component_of
-from autolora_jax.weights.lora.files import read_alpha
+from autolora_jax.weights.lora.files import NO_CHANGE, read_alpha
 from autolora_jax.weights.lora.kinds import DORA, Sizes, kind_of, sizes_of
 from autolora_jax.weights.lora.match import DAMAGED, Match, Parts, examine
 from autolora_jax.weights.lora.names import Targets
@@ -65,6 +65,7 @@ class LoraDescription:
     model_hash: str | None = None  # what the header says of the tensors' sha256 (sshs_model_hash)
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)  # the whole header, as it stands
     layers: int | None = None  # how many layers of a model it changes; None: no model was named
+    notes: tuple[str, ...] = ()  # what of it is left out, or read in a way worth a word
     problems: tuple[str, ...] = ()  # why it would be refused; empty: nothing known against it
 
     @property
@@ -79,7 +80,12 @@ class LoraDescription:
 
     def rows(self, also: Iterable[tuple[str, str]] = ()) -> list[tuple[str, str]]:
         """(heading, what there is to say), line by line. also: further ones, said before the bad news."""
-        return [*self._rows(), *also, *(("can't be used", problem) for problem in self.problems)]
+        return [
+            *self._rows(),
+            *also,
+            *(("note", note) for note in self.notes),
+            *(("can't be used", problem) for problem in self.problems),
+        ]
 
     def _rows(self) -> Iterator[tuple[str, str]]:
         yield "dialect", self.dialect
@@ -133,6 +139,7 @@ def _describe(path: Path, file: TensorFiles, targets: Targets | None) -> LoraDes
     shapes = {key: info.shape for key, info in file.tensors.items()}
     return LoraDescription(
         path=str(path),
+        notes=(*match.notes, *([NO_CHANGE] if _changes_nothing(match) else [])),
         dialect=match.dialect,
         family=match.family,
         modules=metadata.by_component(component_of(module, match.family) for module in match.modules),
@@ -175,9 +182,15 @@ def _kind_name(parts: Iterable[str]) -> str:
     return "DoRA" if name == _PLAIN else f"{name} with DoRA"
 
 
+def _changes_nothing(match: Match) -> bool:
+    """Whether all of its modules are zeros; the first that is not ends the search."""
+    changes = [parts for parts in match.modules.values() if kind_of(parts)]
+    return bool(changes) and not match.problems and not match.embeddings and all(map(match.nothing, changes))
+
+
 def _alpha(file: TensorFiles, parts: Parts, match: Match) -> float | None:
-    key = parts.get("alpha")
-    if key is None:
+    key, kind = parts.get("alpha"), kind_of(parts)
+    if key is None or not kind or not kind.scaled(parts):
         return None
     try:
         return read_alpha(file, key)

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from autolora_jax.config import JsonConfig, UNetConfig
-from autolora_jax.weights.lora.dialects import KOHYA, KOHYA_SD3, KOHYA_SGM, PEFT
+from autolora_jax.weights.lora.dialects import KOHYA, PEFT
 from autolora_jax.weights.lora.embeddings import Embeddings, bundled
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.lora.fused import together
@@ -22,11 +22,7 @@ from autolora_jax.weights.lora.peft import HEADER_KEY, peft_header
 from autolora_jax.weights.tables import torch_module
 from autolora_jax.weights.writing import require_writable, write_safetensors
 
-# dialect -> naming styles
-DIALECTS: Mapping[str, tuple[str, ...]] = {
-    "kohya": (KOHYA_SGM, KOHYA_SD3, KOHYA),
-    "peft": (PEFT,),
-}
+DIALECTS: Mapping[str, str] = {"kohya": KOHYA, "peft": PEFT}  # dialect -> naming style
 DTYPES: Mapping[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -68,7 +64,8 @@ def write_lora(
         raise ValueError("there is no layer to write")
     modules: dict[str, list[tuple[Layer, Place, Change]]] = {}
     for layer, change in layers.items():
-        name, place = _name(layer, DIALECTS[dialect], denoiser_config or UNetConfig())
+        spelling = SPELLINGS[DIALECTS[dialect]][layer.component]
+        name, place = spell(spelling, torch_module(layer.path), denoiser_config or UNetConfig())
         modules.setdefault(name, []).append((layer, place, change))
     tensors: dict[str, np.ndarray] = {}
     alphas: dict[str, dict[str, tuple[int, float]]] = {}
@@ -118,12 +115,3 @@ def _peft(change: Change, is_conv: bool) -> Written:
 
 
 _WRITERS: Mapping[str, Callable[[Change, bool], Written]] = {"kohya": _kohya, "peft": _peft}
-
-
-def _name(layer: Layer, styles: tuple[str, ...], denoiser_config: JsonConfig) -> tuple[str, Place]:
-    """(full name, place in the layout): the first spelling of that style."""
-    module = torch_module(layer.path)
-    for spelling in SPELLINGS[layer.component]:
-        if spelling.style in styles and (spelled := spell(spelling, module, denoiser_config)):
-            return spelled
-    raise ValueError(f"{layer.component} {layer.path} has no name in {' or '.join(styles)}")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -16,9 +17,11 @@ from autolora_jax.weights.lora.fused import SPLIT_QKV, is_split_qkv, piece, says
 from autolora_jax.weights.lora.kinds import Change, read
 from autolora_jax.weights.lora.kinds.low_rank import LowRank
 from autolora_jax.weights.lora.match import DAMAGED, Match, configs_of, examine, raise_problems
-from autolora_jax.weights.lora.names import Layer, Name, Targets
+from autolora_jax.weights.lora.names import Layer, Names, Targets
 from autolora_jax.weights.lora.peft import LARGEST_ALPHA
 from autolora_jax.weights.lora.source import find_lora
+
+NO_CHANGE = "all of it is zeros, so it changes nothing"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class LoraFile:
     layers: Mapping[Layer, Change]
     metadata: Mapping[str, str]  # the file's header
     embeddings: Embeddings = dataclasses.field(default_factory=dict)  # words that come with it
+    notes: tuple[str, ...] = ()  # what was left out, or read in a way worth a word
 
 
 def targets_of(networks: Networks) -> Targets:
@@ -43,6 +47,7 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
     source: a .safetensors file, a folder that holds one, or a hub id; see source.
     targets: component ("unet" or "transformer", "text_encoder", …) -> (its parameters or their shapes, its config).
     Raises WeightsError that names the file, its dialect, every key that can't be applied exactly, and what to do.
+    Warns about what its `notes` say.
     """
     path = find_lora(source)
     with open_tensors(path) as file:
@@ -52,11 +57,17 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
         modules = dict.fromkeys(match.layers.values())
         changes = {module: _read_module(file, match, module) for module in modules}
         raise_problems(str(path), match)
-    found = LoraFile(path, match.dialect, {}, file.metadata, embeddings)
-    return _share_out({k: v for k, v in changes.items() if v}, match.names, found)
+    made = {module: change for module, change in changes.items() if change}
+    if made and not embeddings and all(change.nothing for change in made.values()):
+        match.notes.append(NO_CHANGE)
+    if match.notes:
+        warnings.warn(f"{path}: {'; '.join(match.notes)}", stacklevel=2)
+    assert match.names
+    found = LoraFile(path, match.dialect, {}, file.metadata, embeddings, tuple(match.notes))
+    return _share_out(made, match.names, found)
 
 
-def _share_out(changes: Mapping[str, Change], known: Mapping[str, Name], file: LoraFile) -> LoraFile:
+def _share_out(changes: Mapping[str, Change], known: Names, file: LoraFile) -> LoraFile:
     """The file with the changes of its modules as changes of layers."""
     one_alpha = len({change.matrix.alpha for change in changes.values() if change.matrix}) == 1
     said = says_split_qkv(file.metadata)
@@ -83,19 +94,25 @@ def read_alpha(file: TensorFiles, key: str) -> float:
 
 def _read_module(file: TensorFiles, match: Match, module: str) -> Change | None:
     """A module's change; None when a tensor can't be used, which match.problems then says."""
+    assert match.names
     keys, name = match.modules[module], match.names[module]
+    scaled = match.usable[module].scaled(keys)
     try:
         tensors = {part: file.read(key) for part, key in keys.items() if part != "alpha"}
-        alpha = read_alpha(file, keys["alpha"]) if "alpha" in keys else None
+        alpha = read_alpha(file, keys["alpha"]) if "alpha" in keys and scaled else None
     except WeightsError as e:
         match.problems.add("tensors that can't be used", "get another version of the file", str(e))
         return None
-    if name.component in match.settings:
+    if name.component in match.settings and scaled:
         said = match.settings[name.component].alpha(name.module)
         if alpha is not None and not math.isclose(alpha, said, rel_tol=1e-3):  # alpha may be stored in half precision
             match.problems.add(
                 "alphas that differ from the file's own PEFT settings", DAMAGED, f"{module} ({alpha}, {said})"
             )
         alpha = said
-    with np.errstate(over="ignore", invalid="ignore"):  # attaching it will say so
-        return read(tensors, name.kernel, alpha)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # attaching it will say so
+            return read(tensors, name.kernel, alpha)
+    except WeightsError as e:
+        match.problems.add("tensors that do not fit the layer", DAMAGED, f"{module} ({e})")
+        return None

@@ -5,17 +5,18 @@ Nothing is skipped. All that does not fit is collected, so that one message can 
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from autolora_jax.config import JsonConfig
 from autolora_jax.weights.errors import WeightsError, shorten
-from autolora_jax.weights.files import FLOATS, TensorFiles
+from autolora_jax.weights.files import WEIGHTS, TensorFiles
 from autolora_jax.weights.lora import kinds
-from autolora_jax.weights.lora.dialects import foreign, guess_family, naming_style, split_key
+from autolora_jax.weights.lora.dialects import UNKNOWN, foreign, guess_family, naming_style, split_key
 from autolora_jax.weights.lora.embeddings import Keys, embedding_problems, split_embeddings
 from autolora_jax.weights.lora.kinds import DORA, Kind, kind_of
-from autolora_jax.weights.lora.names import SPELLINGS, Layer, Name, Targets, names
+from autolora_jax.weights.lora.names import LAYOUTS, Layer, Name, Names, Targets, flat
 from autolora_jax.weights.lora.peft import PeftSettings, peft_settings
 from autolora_jax.weights.rules import Shape
 
@@ -59,7 +60,9 @@ class Match:
     problems: Problems
     settings: Mapping[str, PeftSettings] = dataclasses.field(default_factory=dict)  # component -> PEFT's, see peft
     embeddings: Keys = dataclasses.field(default_factory=dict)  # bundled with it
-    names: Mapping[str, Name] = dataclasses.field(default_factory=dict)  # of the model's layers; empty without a model
+    names: Names | None = None  # of the model's layers; None without a model
+    nothing: "IsNothing" = lambda parts: False
+    notes: list[str] = dataclasses.field(default_factory=list)  # what is applied, or left out, in a way worth a word
 
     @property
     def dialect(self) -> str:
@@ -72,13 +75,16 @@ def examine(path: Path, file: TensorFiles, targets: Targets | None = None) -> Ma
     """What a file holds, with all that is known against it, and whether it fits a model, if one is given."""
     settings, unusable = {}, ""
     try:
-        settings = peft_settings(path, file.metadata, list(targets or SPELLINGS))
+        settings = peft_settings(path, file.metadata, list(targets or LAYOUTS))
     except WeightsError as e:
         unusable = str(e)
-    known = names(targets) if targets else {}
+    known = Names(targets) if targets else None
     all_shapes = {key: info.shape for key, info in file.tensors.items()}
     words, shapes = split_embeddings(all_shapes)
-    match = match_layers(shapes, known, settings) if targets else examine_modules(shapes)
+    match = examine_modules(shapes, partial(_nothing, file))
+    if known:
+        match_layers(match, shapes, known, settings)
+    _look_at_alphas(match, settings)
     if not all_shapes:
         match.problems.add("no tensors", DAMAGED)
     if problems := embedding_problems(words, all_shapes, configs_of(targets) if targets else None):
@@ -87,10 +93,10 @@ def examine(path: Path, file: TensorFiles, targets: Targets | None = None) -> Ma
     if unusable:
         match.problems.add(unusable, NOT_APPLIED)
     for key, info in file.tensors.items():
-        if info.dtype not in FLOATS and not key.endswith(".alpha"):
-            remedy = f"get a version in {', '.join(FLOATS)}"
+        if info.dtype not in WEIGHTS and not key.endswith((".alpha", ".lora_alpha", ".on_input")):
+            remedy = f"get a version in {', '.join(WEIGHTS)}"
             match.problems.add("tensors that are no floats", remedy, f"{key} ({info.dtype})")
-    match.settings, match.embeddings, match.names = settings, words, known
+    match.settings, match.embeddings = settings, words
     return match
 
 
@@ -99,26 +105,55 @@ def configs_of(targets: Targets) -> dict[str, JsonConfig]:
     return {name: config for name, (_, config) in targets.items()}
 
 
-def examine_modules(shapes: Mapping[str, Shape]) -> Match:
+BESIDE = {"diff_b", "up_bias"}  # parts that are added, whatever the product is
+IsNothing = Callable[[Parts], bool]  # whether a module's tensors say that nothing is changed
+
+
+def _nothing(file: TensorFiles, parts: Parts) -> bool:
+    if parts.keys() & (DORA.keys() | {"rescale", "ia3_l", "boft"}):  # these say nothing by other numbers
+        return False
+
+    def zero(part: str) -> bool:
+        return file.tensors[parts[part]].dtype in WEIGHTS and not file.read(parts[part]).any()
+
+    kind, vectors = kind_of(parts), parts.keys() & BESIDE
+    factors = [part for part in parts if part not in {*vectors, "alpha", "on_input"}]
+    try:
+        return all(map(zero, vectors)) and (any if kind and kind.product and factors else all)(map(zero, factors))
+    except WeightsError:
+        return False
+
+
+def examine_modules(shapes: Mapping[str, Shape], nothing: IsNothing = lambda parts: False) -> Match:
     """What a file holds, without knowing a model: its kinds, and whether each module's parts are complete."""
-    match = Match(naming_style(shapes), guess_family(shapes), set(), {}, {}, {}, Problems())
+    match = Match(naming_style(shapes), guess_family(shapes), set(), {}, {}, {}, Problems(), nothing=nothing)
+    spelled: dict[str, str] = {}  # names that differ in dots and wrappers alone are of one module
     for key in shapes:
-        if split := split_key(key):
+        if split := split_key(key, shapes):
             module, part = split
+            module = spelled.setdefault(flat(module), module)
             parts = match.modules.setdefault(module, {})
             kind = kind_of([part])
-            if part in parts and not (kind and kind.remedy):  # a refused kind is told by any of its tensors
+            if part in parts and kind and kind.remedy:  # several tensors of a refused kind are one part
+                part = f"{part} {len(parts)}"
+            elif part in parts:
                 match.problems.add("parts given twice", DOUBLED, f"{parts[part]} and {key}")
             parts[part] = key
         else:
             what, remedy = foreign(key) or ("nothing known here", "load the file with the program that made it")
             match.problems.add(f"tensors that are part of {what}", remedy, key)
+    # An alpha alone is what is left where a tool cut weights out: no module.
+    lone = [match.modules.pop(module)["alpha"] for module, parts in [*match.modules.items()] if {*parts} == {"alpha"}]
+    if lone and not match.modules:
+        match.problems.add("alphas alone, no weights", DAMAGED, *lone)
+    elif lone:
+        match.notes.append(f"{len(lone)} alphas have no weights to scale and are not used: {shorten(lone, 3)}")
     for module, parts in match.modules.items():
-        _examine_module(module, parts, match)
+        _examine_module(module, parts, match, shapes)
     return match
 
 
-def _examine_module(module: str, parts: Parts, match: Match) -> None:
+def _examine_module(module: str, parts: Parts, match: Match, shapes: Mapping[str, Shape]) -> None:
     kind = kind_of(parts)
     if kind is None:
         match.problems.add("parts without the change they belong to", DAMAGED, *parts.values())
@@ -126,9 +161,13 @@ def _examine_module(module: str, parts: Parts, match: Match) -> None:
     match.kinds.add(kind.name)
     if parts.keys() & DORA.keys():
         match.kinds.add("DoRA")
-    if kind.remedy:
+    beyond = kind.beyond({part: shapes[key] for part, key in parts.items()})
+    if kind.remedy or beyond:
+        if match.nothing(parts):
+            match.notes.append(f"{module} ({kind.name}) is all zeros and left out")
+            return
         sign = next(parts[p] for p in parts if p in kind.signs)
-        match.problems.add(f"modules that are {kind.name}", kind.remedy, sign)
+        match.problems.add(f"modules that are {beyond or kind.name}", kind.remedy or kinds.BEYOND, sign)
     elif missing := kind.missing(parts):
         match.problems.add(f"{kind.name} modules without their {' and '.join(missing)}", DAMAGED, module)
     elif foreign_parts := kind.foreign(parts):
@@ -139,27 +178,26 @@ def _examine_module(module: str, parts: Parts, match: Match) -> None:
 
 
 def match_layers(
-    shapes: Mapping[str, Shape], names: Mapping[str, Name], settings: Mapping[str, PeftSettings] | None = None
+    match: Match, shapes: Mapping[str, Shape], names: Names, settings: Mapping[str, PeftSettings] | None = None
 ) -> Match:
-    """Which layer each module of a file changes, and all that does not fit the model.
+    """The match with the layer that each module changes, and all that does not fit the model.
 
-    shapes: tensor name in the file -> shape. names: names.names(…) of the model.
+    shapes: tensor name in the file -> shape.
     settings: what PEFT says beside the tensors, per component.
     """
-    match = examine_modules(shapes)
-    guess = "" if match.family == "unknown" else f"the file looks made for {match.family}: "
-    other_model = guess + "use it with the model it was trained on"
     layers: dict[Layer, str] = {}
+    strange: list[str] = []
     for module, kind in match.usable.items():
         parts = match.modules[module]
         if module not in names:
-            match.problems.add("modules that this model does not have", other_model, module)
+            strange.append(module)
             continue
         name = names[module]
         if twice := [layers[share.layer] for share in name.shares if share.layer in layers]:
             match.problems.add("layers named twice", DOUBLED, *(f"{other} and {module}" for other in twice))
         elif problem := _misfit(kind, {part: shapes[key] for part, key in parts.items()}, name):
-            match.problems.add("shapes that do not fit", other_model, f"{module} ({problem})")
+            what, remedy = _of_shapes(match, shapes, parts, name, names)
+            match.problems.add(what, remedy, f"{module} ({problem})")
         elif "down" in parts and (problem := _rank_conflict(name, shapes[parts["down"]][0], settings or {})):
             match.problems.add("ranks that differ from the file's own PEFT settings", DAMAGED, f"{module} ({problem})")
         elif "magnitude" not in parts and settings and name.component in settings and settings[name.component].use_dora:
@@ -167,8 +205,51 @@ def match_layers(
                 "modules without the magnitudes that their settings speak of (use_dora)", DAMAGED, module
             )
         layers |= {share.layer: module for share in name.shares}
-    match.layers = layers
+    match.layers, match.names = layers, names
+    unused = [module for module in strange if match.nothing(match.modules[module])]
+    if unused:
+        match.notes.append(
+            f"{len(unused)} modules that this model does not have are all zeros and left out: {shorten(unused, 3)}"
+        )
+    if missing := [module for module in strange if module not in unused]:
+        match.problems.add("modules that this model does not have", _of_names(match, names), *missing)
     return match
+
+
+def _of_names(match: Match, names: Names) -> str:
+    """What to do about names that no layer has. Another model is spoken of only where the file's shapes or names do."""
+    if match.family not in (UNKNOWN, names.family, names.family.partition(".")[0]):
+        return f"the file looks made for {match.family}: use it with the model it was trained on"
+    if match.layers:
+        return (
+            "the rest fits this model; without knowing what these mean the LoRA can't be applied, so delete these keys"
+        )
+    return f"no naming of {names.family}'s layers that is known here; save it anew with the program that trained it"
+
+
+def _of_shapes(match: Match, shapes: Mapping[str, Shape], parts: Parts, name: Name, names: Names) -> tuple[str, str]:
+    inputs = kinds.sizes_of({part: shapes[key] for part, key in parts.items()}).inputs
+    of_another = match.family not in (UNKNOWN, names.family, names.family.partition(".")[0])
+    if of_another or inputs not in (None, name.kernel[-2] if len(name.kernel) > 1 else None):
+        guess = "" if match.family == UNKNOWN else f"the file looks made for {match.family}: "
+        return "shapes that do not fit", guess + "use it with the model it was trained on"
+    return (
+        "shapes that do not fit",
+        "it is damaged, for another model, or laid out in a way not known here: get it anew",
+    )
+
+
+def _look_at_alphas(match: Match, settings: Mapping[str, PeftSettings]) -> None:
+    """A word about modules that lack an alpha where others have one."""
+    scaled = {
+        module: parts for module, parts in match.modules.items() if (kind := kind_of(parts)) and kind.scaled(parts)
+    }
+    lacking = [module for module, parts in scaled.items() if "alpha" not in parts]
+    if lacking and len(lacking) < len(scaled) and not settings:
+        match.notes.append(
+            f"{len(lacking)} of {len(scaled)} modules have no alpha, which is read as their rank (scale 1): "
+            f"{shorten(lacking, 3)}"
+        )
 
 
 def _misfit(kind: Kind, shapes: Mapping[str, Shape], name: Name) -> str | None:

@@ -1,8 +1,8 @@
 """How LoRA files name a model's layers.
 
 kohya joins path segments with underscores, which can't be parsed back ("to_out_0", "down_blocks_1_attentions_0"), so no
-name is ever parsed: every layer of the model is spelled in every known way, and a file's name is looked up. Several
-layers may have one name: where a file's layout has them as one.
+name is ever parsed: every layer of the model is spelled in every layout, and a file's name, without its prefixes, is
+looked up. Several layers may have one name: where a file's layout has them as one.
 """
 
 import re
@@ -12,16 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from autolora_jax.config import JsonConfig, MMDiTConfig, UNetConfig
 from autolora_jax.weights.ldm import ldm_module_name
-from autolora_jax.weights.lora.dialects import (
-    COMFY,
-    KOHYA,
-    KOHYA_DIFFUSERS,
-    KOHYA_SD3,
-    KOHYA_SGM,
-    ORIGINAL,
-    PEFT,
-    SIMPLE_TUNER,
-)
+from autolora_jax.weights.lora.dialects import DENOISERS, KOHYA, PEFT, PREFIXES, TEXTS
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.sd3_layout import BLOCK, CONTEXT_NORM, ENDS, FINAL
 from autolora_jax.weights.tables import torch_module
@@ -82,7 +73,6 @@ Layout = Callable[[str, JsonConfig], Place | None]
 class Spelling(NamedTuple):
     """One way of naming a component's layers: prefix + the name in a layout, its dots replaced by `separator`."""
 
-    style: str
     prefix: str
     layout: Layout
     separator: str = "."
@@ -134,54 +124,40 @@ def _of_type(expected: type[C], config: JsonConfig) -> C:
     return config
 
 
-def _peft(component: str, layout: Layout = _canonical) -> tuple[Spelling, ...]:
-    prefixes = (f"{component}.", f"{component}.base_model.model.", f"base_model.model.{component}.")
-    return tuple(Spelling(PEFT, prefix, layout) for prefix in prefixes)
-
-
-_OF_A_DENOISER = (
-    Spelling(PEFT, "base_model.model.", _canonical),  # PEFT's own folders
-    Spelling(PEFT, "", _canonical),  # diffusers' save_attn_procs and save_lora_adapter
-    Spelling(SIMPLE_TUNER, "lycoris_", _canonical, "_"),
-)
-_COMFY_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
-
-
-def _text_spellings(component: str, kohya_prefix: str) -> tuple[Spelling, ...]:
-    in_comfy = f"text_encoders.{_COMFY_ENCODERS[component]}.transformer."
-    return tuple(
-        spelling
-        for layout in (_canonical, _flattened)
-        for spelling in (
-            Spelling(KOHYA, kohya_prefix, layout, "_"),
-            *_peft(component, layout),
-            Spelling(COMFY, in_comfy, layout),
-        )
-    )
-
-
-# The first row of a component that fits is what export writes in that dialect.
-SPELLINGS: Mapping[str, tuple[Spelling, ...]] = {
-    "unet": (
-        Spelling(KOHYA_SGM, "lora_unet_", _sgm, "_"),
-        Spelling(KOHYA_DIFFUSERS, "lora_unet_", _canonical, "_"),
-        *_peft("unet"),
-        *_OF_A_DENOISER,
-        Spelling(COMFY, "diffusion_model.", _sgm),
-        Spelling(ORIGINAL, "", _sgm),
-    ),
-    "transformer": (
-        Spelling(KOHYA_SD3, "lora_unet_", _sd3, "_"),
-        Spelling(KOHYA_DIFFUSERS, "lora_transformer_", _canonical, "_"),  # OneTrainer's
-        *_peft("transformer"),
-        *_OF_A_DENOISER,
-        Spelling(COMFY, "diffusion_model.", _sd3),
-        Spelling(ORIGINAL, "", _sd3),
-    ),
-    "text_encoder": _text_spellings("text_encoder", "lora_te1_"),
-    "text_encoder_2": _text_spellings("text_encoder_2", "lora_te2_"),
-    "text_encoder_3": _text_spellings("text_encoder_3", "lora_te3_"),
+_UNET, _SD3, _TEXT = (_sgm, _canonical), (_sd3, _canonical), (_canonical, _flattened)
+# component -> how its layers are called after any of its prefixes (dialects.PREFIXES), each with each.
+LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
+    "unet": _UNET,
+    "transformer": _SD3,
+    "text_encoder": _TEXT,
+    "text_encoder_2": _TEXT,
+    "text_encoder_3": _TEXT,
 }
+# style -> component -> how a file of that style that is written here names its layers.
+SPELLINGS: Mapping[str, Mapping[str, Spelling]] = {
+    KOHYA: {
+        "unet": Spelling("lora_unet_", _sgm, "_"),
+        "transformer": Spelling("lora_unet_", _sd3, "_"),
+        **{component: Spelling(f"lora_te{i}_", _canonical, "_") for i, component in enumerate(TEXTS, 1)},
+    },
+    PEFT: {component: Spelling(f"{component}.", _canonical) for component in LAYOUTS},
+}
+# Words in a layer's name that say how it was wrapped when it was saved (torch.compile, DDP, FSDP, diffusers' attention
+# processors of 2023), wherever they stand.
+_WRAPPED = re.compile(r"(^|_)(_?(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)|module|processor)(?=_|$)")
+# An end of a name -> what else the same layer is called: ComfyUI and the processors of 2023.
+_ALSO = (
+    ("_to_out_0", "_to_out"),
+    *((f"_self_attn_{part}_proj", f"_self_attn_to_{part}") for part in ("q", "k", "v", "out")),
+)
+
+
+def flat(name: str) -> str:
+    """A layer's name with all that programs differ in taken out: "unet._orig_mod.a.to_q" -> "unet_a_to_q".
+
+    kohya's dots are underscores, in some files not all of them; no two layers are told apart by that alone.
+    """
+    return re.sub("_+", "_", _WRAPPED.sub(r"\1", re.sub(r"[.$]", "_", name))).strip("_")
 
 
 def layers(targets: Targets, leaf: str = "kernel") -> Iterator[Layer]:
@@ -192,25 +168,77 @@ def layers(targets: Targets, leaf: str = "kernel") -> Iterator[Layer]:
                 yield Layer(component, path.removesuffix(f"/{leaf}"), shape)
 
 
-def spell(spelling: Spelling, module: str, config: JsonConfig) -> tuple[str, Place] | None:
-    """(full name, place in the layout) of a layer; None where the layout has no such layer.
+def spell(spelling: Spelling, module: str, config: JsonConfig) -> tuple[str, Place]:
+    """(full name, place in the layout) of a layer.
 
     module: its canonical name. config: of its network. Raises ValueError where the layout follows from a config of
     another type.
     """
     place = spelling.layout(module, config)
-    return (spelling.prefix + place.module.replace(".", spelling.separator), place) if place else None
+    assert place, "what is written has names for all layers"
+    return spelling.prefix + place.module.replace(".", spelling.separator), place
 
 
-def names(targets: Targets) -> dict[str, Name]:
-    """Every known name of every layer of the model. Raises ValueError when two layers would share a name."""
-    found: dict[str, dict[int, Share]] = {}
-    for layer in chain(layers(targets), layers(targets, "scale")):
-        module, config = torch_module(layer.path), targets[layer.component][1]
-        for spelling in SPELLINGS[layer.component]:
-            if spelled := spell(spelling, module, config):
-                name, place = spelled
-                shares = found.setdefault(name, {})
-                if shares.setdefault(place.part, Share(layer, place)).layer != layer:
-                    raise ValueError(f"{name} would name both {shares[place.part].layer.path} and {layer.path}")
-    return {name: Name(tuple(shares[part] for part in sorted(shares))) for name, shares in found.items()}
+class Names:
+    """What names in files stand for, of one model: `"lora_unet_…" in names`, `names["lora_unet_…"]`."""
+
+    def __init__(self, targets: Targets) -> None:
+        """Raises ValueError when two layers of a component would share a name."""
+        self.family = _family(targets)  # as dialects.FAMILIES calls it
+        found: dict[str, dict[str, dict[int, Share]]] = {component: {} for component in targets}
+        for layer in chain(layers(targets), layers(targets, "scale")):
+            module, config = torch_module(layer.path), targets[layer.component][1]
+            for layout in LAYOUTS[layer.component]:
+                if place := layout(module, config):
+                    for name in _called(flat(place.module)):
+                        shares = found[layer.component].setdefault(name, {})
+                        if shares.setdefault(place.part, Share(layer, place)).layer != layer:
+                            other = shares[place.part].layer.path
+                            raise ValueError(f"{name} would name both {other} and {layer.path}")
+        self._found = {
+            component: {name: Name(tuple(shares[part] for part in sorted(shares))) for name, shares in names.items()}
+            for component, names in found.items()
+        }
+
+    def __contains__(self, module: str) -> bool:
+        return self._find(module) is not None
+
+    def __getitem__(self, module: str) -> Name:
+        if name := self._find(module):
+            return name
+        raise KeyError(module)
+
+    def _find(self, module: str) -> Name | None:
+        """What a name means: prefixes, of which there may be several, and a layer's name in some layout."""
+        seen: set[tuple[str, frozenset[str]]] = set()
+        # A name without a prefix is one of the denoiser.
+        waiting = [(flat(module), frozenset[str]())]
+        while waiting:
+            rest, said = state = waiting.pop()
+            if state in seen:
+                continue
+            seen.add(state)
+            for component in said or DENOISERS:
+                if name := self._found.get(component, {}).get(rest):
+                    return name
+            for prefix, components in PREFIXES.items():
+                if rest.startswith(prefix) and (not said or not components or said & components):
+                    both = said & components if said and components else said or components
+                    waiting.append((rest.removeprefix(prefix), both))
+        return None
+
+
+def _family(targets: Targets) -> str:
+    if "transformer" not in targets:
+        return "SDXL"
+    config = _of_type(MMDiTConfig, targets["transformer"][1])
+    if config.qk_norm is None:
+        return "Stable Diffusion 3"
+    return f"Stable Diffusion 3.5 {'Medium' if config.dual_attention_layers else 'Large'}"
+
+
+def _called(name: str) -> Iterator[str]:
+    yield name
+    for end, other in _ALSO:
+        if name.endswith(end):
+            yield name.removesuffix(end) + other

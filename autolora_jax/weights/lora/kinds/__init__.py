@@ -19,34 +19,50 @@ from autolora_jax.weights.lora.kinds.loha import LOHA
 from autolora_jax.weights.lora.kinds.lokr import LOKR
 from autolora_jax.weights.lora.kinds.low_rank import LORA
 from autolora_jax.weights.lora.kinds.matrix import ADAPTER, Shapes, Tensors
+from autolora_jax.weights.lora.kinds.multiplied import GLORA, IA3, OFT
 from autolora_jax.weights.lora.kinds.vectors import BIASES, NORMS
 from autolora_jax.weights.rules import Shape
 
-_EXTRACT = (
-    "not supported: apply it in a program that can (ComfyUI: Load LoRA, then Save Checkpoint) and extract a plain LoRA "
-    "from that checkpoint and the base one (autolora extract), then load that"
-)
+_COMFY = "ComfyUI (Load LoRA, then Save Checkpoint)"
+_LYCORIS = "LyCORIS (lycoris.utils.merge)"
+_PEFT = "PEFT (merge_and_unload, then save_pretrained)"
 
 
-def _refused(name: str, part: str, endings: str, telling: bool = True) -> Kind:
-    return Kind(name, {part: endings}, ((part,),), sizes=LORA.sizes, remedy=_EXTRACT, telling=telling)
+def refusal(program: str) -> str:
+    """What can be done about a kind that is not read here: the program that can merge it."""
+    return (
+        f"not supported: merge it with {program} and extract a plain LoRA from that model and the base one (autolora "
+        "extract), then load that"
+    )
+
+
+BEYOND = refusal(_LYCORIS)
+
+
+def _refused(name: str, part: str, endings: str, program: str, product: bool = False) -> Kind:
+    return Kind(name, {part: endings}, ((part,),), sizes=LORA.sizes, remedy=refusal(program), product=product)
 
 
 # The first row that has a sign in common with a module describes it, so the rarer parts come first.
 KINDS: tuple[Kind, ...] = (
-    _refused("GLoRA (LyCORIS)", "glora", r"(a[12]|b[12]|bm[12])\.weight", telling=False),
+    _refused("GLoRA with cores (LyCORIS)", "glora", r"bm[12]?\.weight", _LYCORIS),
     _refused(
-        "OFT/BOFT (an orthogonal factor)", "oft", r"oft_(blocks|diag|R\.(weight|scaled_oft))|boft_R(\.weight)?|rescale"
+        "OFT of inputs (PEFT's and OneTrainer's oft_R)", "oft", r"oft_R\.(weight|scaled_oft)", "OneTrainer or PEFT"
     ),
-    _refused("replaced weights (set_weight)", "replaced", "set_weight|reshape_weight"),
-    _refused("IA3", "ia3", r"on_input|ia3_l(\.weight)?"),
-    _refused("VeRA", "vera", r"vera_lambda_[bd](\.weight)?"),
-    _refused("LoRA of an embedding table", "embedding", rf"lora_embedding_[AB]{ADAPTER}"),
+    _refused("OFT of LyCORIS before 1.9 (oft_diag)", "oft_diag", "oft_diag", "the version of LyCORIS that trained it"),
+    _refused("BOFT (butterflies of blocks)", "boft", r"boft_[RS](\.weight)?", _PEFT),
+    _refused("replaced weights (set_weight)", "replaced", "set_weight|reshape_weight", _COMFY),
+    _refused("VeRA", "vera", r"vera_lambda_[bd](\.weight)?", _PEFT),
+    _refused("LoRA of an embedding table", "embedding", rf"lora_embedding_[AB]{ADAPTER}", _PEFT, True),
     _refused(
         "LoRA with a bias between its halves",
         "down_bias",
         rf"lora_(down|A){ADAPTER}\.bias|lora(_linear_layer)?\.down\.bias",
+        _PEFT,
     ),
+    GLORA,
+    OFT,
+    IA3,
     LOHA,
     LOKR,
     LORA,
@@ -58,7 +74,11 @@ KINDS: tuple[Kind, ...] = (
 
 def endings(kinds: Iterable[Kind]) -> dict[str, str]:
     """Part -> the endings (a regular expression) of the keys that hold it."""
-    return {"alpha": "alpha", **DORA, **{part: ending for kind in kinds for part, ending in kind.parts.items()}}
+    return {
+        "alpha": "alpha|lora_alpha",
+        **DORA,
+        **{part: ending for kind in kinds for part, ending in kind.parts.items()},
+    }
 
 
 def kind_of(parts: Iterable[str]) -> Kind | None:
@@ -87,4 +107,6 @@ def read(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
     change = kind.read(tensors, kernel, alpha)
     biases = [bias for bias in (change.bias, tensors.get("diff_b")) if bias is not None]
     bias = functools.reduce(np.add, biases) if biases else None
+    if change.matrix is not None and bias is not None and not bias.any():
+        bias = None  # trained beside layers that have none
     return dataclasses.replace(change, magnitude=dora.read(tensors, kernel), bias=bias)

@@ -25,7 +25,10 @@ from autolora_jax.weights.lora.kinds.matrix import ADAPTER, STATIC, Matrix, Shap
 from autolora_jax.weights.rules import Shape
 
 AXES = ("outputs", "inputs")
-PARTS: Mapping[str, str] = {"dora_scale": "dora_scale", "magnitude": rf"lora_magnitude_vector{ADAPTER}(\.weight)?"}
+PARTS: Mapping[str, str] = {
+    "dora_scale": "dora_scale",
+    "magnitude": rf"(lora_)?magnitude(_vector)?{ADAPTER}(\.weight)?",
+}
 _TRAINERS = {"dora_scale": "lycoris", "magnitude": "peft"}
 _EPSILON = np.float32(np.finfo(np.float32).eps)  # LyCORIS adds it to norms
 
@@ -86,16 +89,19 @@ def magnitude_in(term: Mapping[str, Any]) -> Magnitude | None:
 def _axis(part: str, shape: Shape, kernel: Shape) -> str | None:
     """The axis that magnitudes of this shape belong to; None where it is neither."""
     inputs, outputs = kernel[-2:]
-    by_output = {"dora_scale": [(outputs, 1), (outputs, 1, 1, 1)], "magnitude": [(outputs,), (1, outputs, 1, 1)]}
-    by_input = {"dora_scale": [(1, inputs), (1, inputs, 1, 1)], "magnitude": []}
-    if shape in by_output[part]:
+    bare = tuple(n for n in shape if n != 1) or (1,)
+    of_outputs, of_inputs = bare == (outputs,), bare == (inputs,)
+    if part == "magnitude":  # PEFT's are of outputs: [out], or a convolution's [1, out, 1, 1]
+        return "outputs" if of_outputs and shape in ((outputs,), (outputs, 1), (1, outputs, 1, 1)) else None
+    if of_outputs and shape[0] == outputs:
         return "outputs"
-    return "inputs" if shape in by_input[part] else None
+    return "inputs" if of_inputs and shape[0] == 1 else None
 
 
 @partial(jax.jit, static_argnames=("axis", "trainer"))
 def _norms(kernel: Array, matrix: Matrix, axis: str, trainer: str) -> dict[str, Array]:
-    base, delta = jnp.asarray(kernel, jnp.float32), matrix.kernel
+    base = jnp.asarray(kernel, jnp.float32)
+    delta = matrix.on(base)
     kept = base.ndim - (1 if axis == "outputs" else 2)
     over = tuple(i for i in range(base.ndim) if i != kept)
     if trainer == "lycoris":

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, axis
+from autolora_jax.weights.lora.kinds.low_rank import fits
 from autolora_jax.weights.lora.kinds.matrix import Matrix, Numbers, Shapes, Tensors, Written, from_torch, to_torch, wide
 from autolora_jax.weights.rules import Shape
 
@@ -15,25 +16,23 @@ from autolora_jax.weights.rules import Shape
 class Full(Matrix):
     """ΔW as it is."""
 
-    dense: Numbers  # [*window, in, out]
+    whole: Numbers  # [*window, in, out]
 
     @property
     def kernel(self) -> Numbers:
-        return wide(self.dense)
+        return wide(self.whole)
 
     def at(self, outputs: np.ndarray) -> "Full":
-        return Full(self.dense[..., outputs])
+        return Full(self.whole[..., outputs])
 
     def tensors(self) -> Written:
-        return {"diff": to_torch(self.dense)}
+        return {"diff": to_torch(self.whole)}
 
 
 def _misfit(shapes: Shapes, kernel: Shape) -> str | None:
-    wanted: list[Shape] = [kernel] if len(kernel) == 1 else [(kernel[-1], kernel[-2], *kernel[:-2])]
-    if len(kernel) == 2:
-        wanted.append((*wanted[0], 1, 1))
-    if shapes["diff"] not in wanted:
-        return f"diff {list(shapes['diff'])}, but the layer takes {list(wanted[0])}"
+    wanted: Shape = kernel if len(kernel) == 1 else (kernel[-1], kernel[-2], *kernel[:-2])
+    if shapes["diff"] != wanted if len(kernel) == 1 else not fits(shapes["diff"], wanted):
+        return f"diff {list(shapes['diff'])}, but the layer takes {list(wanted)}"
     return None
 
 
@@ -48,6 +47,7 @@ DIFFERENCE = Kind(
     parts={"diff": "diff"},
     needs=(("diff",),),
     norms=True,
+    scaled=lambda parts: False,
     misfit=_misfit,
     read=_read,
     sizes=lambda shapes: Sizes(inputs=axis(shapes, "diff", 1)),

@@ -26,8 +26,20 @@ class Change:
     @property
     def shape(self) -> Shape:
         """Of the layer's kernel; of a norm or a mere bias, that of the vector."""
-        vectors = (vector for vector in (self.bias, self.weight) if vector is not None)
-        return self.matrix.shape if self.matrix else next(vectors).shape
+        return self.matrix.shape if self.matrix else self._vectors[0].shape
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the layer stays as it is."""
+        return (
+            not self.magnitude
+            and (self.matrix is None or self.matrix.nothing)
+            and not any(vector.any() for vector in self._vectors)
+        )
+
+    @property
+    def _vectors(self) -> list[np.ndarray]:
+        return [vector for vector in (self.bias, self.weight) if vector is not None]
 
 
 class Sizes(NamedTuple):
@@ -59,7 +71,11 @@ class Kind:
     # (part -> tensor, kernel, alpha) -> the change, but for what stands beside any kind
     read: Callable[[Tensors, Shape, float | None], Change] = lambda tensors, kernel, alpha: Change()
     sizes: Callable[[Shapes], Sizes] = lambda shapes: Sizes()
+    beyond: Callable[[Shapes], str] = lambda shapes: ""  # what shapes that look like this kind's are and can't be read
     remedy: str = ""  # refused: what the user can do; "": read by the functions above
+    # (parts) -> whether its alpha means anything; else a file's is not even looked at
+    scaled: Callable[[Iterable[str]], bool] = lambda parts: True
+    product: bool = False  # whether its parts are multiplied, so that one of zeros makes all of it nothing
     norms: bool = False  # whether it changes norms, too
     telling: bool = True  # whether such a key gives a LoRA away
 

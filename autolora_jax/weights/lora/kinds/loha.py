@@ -93,4 +93,5 @@ LOHA = Kind(
     misfit=_misfit,
     read=_read,
     sizes=lambda shapes: Sizes(axis(shapes, "hada_w1_b", 0), axis(shapes, "hada_w1_b", 1)),
+    product=True,
 )

@@ -109,4 +109,6 @@ LOKR = Kind(
     misfit=_misfit,
     read=_read,
     sizes=_sizes,
+    scaled=lambda parts: not {*_HALVES}.isdisjoint(parts),  # ai-toolkit's whole factors have 9999999999, or infinity
+    product=True,
 )

@@ -1,6 +1,7 @@
 """LoRA and LoCon: scale · down @ up, scale = alpha / rank. Formula: LyCORIS 4, lycoris/functional/locon.py."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -83,16 +84,15 @@ def decomposed(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _misfit(shapes: Shapes, kernel: Shape) -> str | None:
     down, up = shapes["down"], shapes["up"]
     window, (inputs, outputs) = kernel[:-2] or (1, 1), kernel[-2:]
-    if len(down) not in (2, 4) or len(up) not in (2, 4) or up[1] != down[0] or down[0] < 1:
+    if min(len(down), len(up)) < 2 or up[1] != down[0] or down[0] < 1:
         return f"down {list(down)} and up {list(up)} share no rank"
     rank = down[0]
     if "mid" in shapes:
         if shapes["mid"] != (rank, rank, *window):
             return f"core {list(shapes['mid'])}, but the layer takes {[rank, rank, *window]}"
         window = (1, 1)
-    # Both layouts of a matrix are in use: a Linear's halves stored as 1x1 convolutions, and the reverse.
-    as_conv = [(*shape, 1, 1)[:4] for shape in (down, up)]
-    if as_conv != [(rank, inputs, *window), (outputs, rank, 1, 1)]:
+    # A Linear's halves may be stored as 1x1 convolutions, and the reverse; ComfyUI stores a convolution's flat.
+    if not (fits(down, (rank, inputs, *window)) and fits(up, (outputs, rank))):
         ones = [1] * (len(kernel) - 2)
         spread = list(window) if ones else []
         return (
@@ -102,6 +102,17 @@ def _misfit(shapes: Shapes, kernel: Shape) -> str | None:
     if shapes.get("up_bias", (outputs,)) != (outputs,):
         return f"bias {list(shapes['up_bias'])} instead of {[outputs]}"
     return None
+
+
+def fits(shape: Shape, wanted: Shape) -> bool:
+    """Whether a file's [out, in …] is the wanted one, but for axes of length 1 at its end and a flattened window."""
+    bare = [*shape]
+    while len(bare) > 2 and bare[-1] == 1:
+        bare.pop()
+    as_it_is = [*wanted]
+    while len(as_it_is) > 2 and as_it_is[-1] == 1:
+        as_it_is.pop()
+    return bare in (as_it_is, [wanted[0], math.prod(wanted[1:])])
 
 
 def with_core(core: np.ndarray, down: np.ndarray) -> np.ndarray:
@@ -121,8 +132,9 @@ def _read(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
 LORA = Kind(
     "LoRA",
     parts={
-        "down": rf"lora_down\.weight|lora_A{ADAPTER}\.weight|lora(_linear_layer)?\.down\.weight",
-        "up": rf"lora_up\.weight|lora_B{ADAPTER}\.weight|lora(_linear_layer)?\.up\.weight",
+        # Mochi's, which ComfyUI reads, too, have no `.weight`.
+        "down": rf"lora_down\.weight|lora_A{ADAPTER}(\.weight)?|lora(_linear_layer)?\.down\.weight",
+        "up": rf"lora_up\.weight|lora_B{ADAPTER}(\.weight)?|lora(_linear_layer)?\.up\.weight",
         "mid": r"lora_mid\.weight",
         "up_bias": rf"lora_(up|B){ADAPTER}\.bias|lora(_linear_layer)?\.up\.bias",
     },
@@ -130,4 +142,5 @@ LORA = Kind(
     misfit=_misfit,
     read=_read,
     sizes=lambda shapes: Sizes(axis(shapes, "down", 0), axis(shapes, "down", 1)),
+    product=True,
 )

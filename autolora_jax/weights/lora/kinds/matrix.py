@@ -17,7 +17,8 @@ Tensors = Mapping[str, np.ndarray]  # part -> the file's tensor, in torch's layo
 Written = dict[str, np.ndarray]  # ending -> such a tensor
 Numbers = Any  # an array: numpy's on the host, JAX's in a network
 STATIC = {"static": True}  # of a dataclass's field that is no array
-ADAPTER = r"(\.[\w-]+)?"  # PEFT's endings may carry an adapter's name: `lora_A.default.weight`
+# PEFT's endings may carry an adapter's name: `lora_A.default.weight`
+ADAPTER = r"(\.(?!(weight|bias)$)[\w-]+)?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,10 @@ class Matrix:
     def kernel(self) -> Numbers:
         """ΔW at scale 1 in the kernel's shape, float32. By what numpy's and JAX's arrays both have: it is either's."""
         raise AssertionError("a kind says this of itself")
+
+    def on(self, base: Numbers) -> Numbers:
+        """ΔW at scale 1 of a layer with this kernel, float32: what the network asks. Most kinds don't look at it."""
+        return self.kernel
 
     def tensors(self) -> Written:
         """The module by the endings that sd-scripts and LyCORIS give its parts, alpha among them."""
@@ -67,9 +72,43 @@ class Matrix:
         """The change of these outputs alone, in this order; None where it is not of this kind."""
         return None
 
+    @property
+    def dense(self) -> Numbers:
+        """ΔW at scale 1 as torch's convolutions have it, [out, in, kh, kw]; 1x1 of a matrix."""
+        kernel = self.kernel
+        return to_torch(kernel.reshape(*(1, 1)[kernel.ndim - 2 :], *kernel.shape))
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the change is zero: of the arrays, which are multiplied, one is."""
+        return self.scale == 0 or not all(_any(array) for array in jax.tree.leaves(self))
+
     def halves(self, most: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(down, up) whose product it is, known without rounding and of fewer ranks than `most`; None: of no such."""
         return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Multiplied(Matrix):
+    """A change that is a function of the layer's own kernel, linear in the LoRA's scale."""
+
+    layer: Shape = dataclasses.field(default=(), kw_only=True, metadata=STATIC)  # of its kernel
+
+    @property
+    def kernel(self) -> Numbers:
+        raise ValueError(
+            "it multiplies the base model's own weights, so without them it is no change; write it as kohya, or merge "
+            "it (autolora merge) and extract a LoRA from the result (autolora extract)"
+        )
+
+    @property
+    def shape(self) -> Shape:
+        return self.layer
+
+
+def _any(array: Numbers) -> bool:
+    flat = np.asarray(array).reshape(-1)
+    return bool(flat[:4096].any() or flat.any())
 
 
 def wide(x: Numbers) -> Numbers:

@@ -33,7 +33,10 @@ NORMS = Kind(
     parts={"w_norm": "w_norm", "b_norm": "b_norm"},
     needs=(("w_norm",),),
     norms=True,
+    scaled=lambda parts: False,
     misfit=_norm_misfit,
     read=_read_norm,
 )
-BIASES = Kind("biases (diff_b)", parts={"diff_b": "diff_b"}, needs=(("diff_b",),), norms=True)
+BIASES = Kind(
+    "biases (diff_b)", parts={"diff_b": "diff_b"}, needs=(("diff_b",),), norms=True, scaled=lambda parts: False
+)

@@ -1,0 +1,232 @@
+"""Kinds that multiply the layer's own kernel: GLoRA, OFT, IA3. Each is linear in its scale, as a delta's terms are.
+
+Formulas: LyCORIS 4, lycoris/modules/{glora,ia3}.py, functional/diag_oft.py; sd-scripts networks/oft.py; PEFT
+tuners/ia3/layer.py.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.lora.kinds.kind import Change, Kind, Sizes, axis
+from autolora_jax.weights.lora.kinds.low_rank import LowRank, fits
+from autolora_jax.weights.lora.kinds.matrix import (
+    STATIC,
+    Multiplied,
+    Numbers,
+    Shapes,
+    Tensors,
+    Written,
+    from_torch,
+    to_torch,
+    wide,
+)
+from autolora_jax.weights.rules import Shape
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Generalized(Multiplied):
+    """scale · (inner @ W + added): GLoRA's two low ranks, of which one stands before the kernel."""
+
+    inner: LowRank  # [in, in], without alpha
+    added: LowRank  # as the kernel, without alpha
+
+    @property
+    def rank(self) -> int:
+        return self.added.rank
+
+    @property
+    def nothing(self) -> bool:
+        return self.scale == 0 or (self.inner.nothing and self.added.nothing)
+
+    def on(self, base: Numbers) -> Numbers:
+        ones = (1,) * (base.ndim - 2)
+        down, up = (wide(half).reshape(*ones, *half.shape) for half in (self.inner.down, self.inner.up))
+        return (jnp.matmul(down, jnp.matmul(up, base)) + self.added.kernel) * self.scale  # [*window, rank, out] first
+
+    def scaled(self) -> "Generalized":
+        inner, added = (
+            dataclasses.replace(low, alpha=self.scale * low.rank).scaled() for low in (self.inner, self.added)
+        )
+        return dataclasses.replace(self, alpha=None, inner=inner, added=added)
+
+    def at(self, outputs: np.ndarray) -> "Generalized":
+        layer = (*self.layer[:-1], len(outputs))
+        return dataclasses.replace(self, added=self.added.at(outputs), layer=layer)
+
+    def tensors(self) -> Written:
+        ones = (1,) * (len(self.layer) - 2)
+        found = {"a1": self.inner.up.T, "a2": self.inner.down.T, "b1": self.added.up.T, "b2": to_torch(self.added.down)}
+        shaped = {name: x if x.ndim > 2 else x.reshape(*x.shape, *ones) for name, x in found.items()}
+        return {**{f"{name}.weight": x for name, x in shaped.items()}, "alpha": self.said_alpha}
+
+
+_PAIRS = {"a1": "a2", "b1": "b2"}
+
+
+def _in_order(shapes: Shapes, kernel: Shape) -> dict[str, str] | None:
+    """Our name of a part -> the file's. LyCORIS before 1.9.1 had a1 and a2, b1 and b2 the other way round."""
+    *window, inputs, outputs = kernel
+    if len(shapes.get("b2", ())) < 2:
+        return None
+    for names in (dict(zip(_GLORA, _GLORA, strict=True)), {**_PAIRS, **{v: k for k, v in _PAIRS.items()}}):
+        rank = axis(shapes, names["a2"], 0) or 0
+        wanted: dict[str, Shape] = {
+            "a1": (inputs, rank),
+            "a2": (rank, inputs),
+            "b1": (outputs, rank),
+            "b2": (rank, inputs, *window),
+        }
+        if rank and all(len(shapes[names[p]]) > 1 and fits(shapes[names[p]], shape) for p, shape in wanted.items()):
+            return names
+    return None
+
+
+def _glora_misfit(shapes: Shapes, kernel: Shape) -> str | None:
+    if _in_order(shapes, kernel):
+        return None
+    said = ", ".join(f"{part} {list(shapes[part])}" for part in _GLORA)
+    return f"{said}: they are no low ranks of a kernel {[kernel[-1], kernel[-2], *kernel[:-2]]}"
+
+
+def _read_glora(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
+    names = _in_order({part: x.shape for part, x in tensors.items()}, kernel)
+    assert names
+    a1, a2, b1, b2 = (tensors[names[part]] for part in _GLORA)
+    inner = LowRank(a2.reshape(len(a2), -1).T, a1.reshape(len(a1), -1).T)
+    added = LowRank(from_torch(b2, kernel[:-2]), b1.reshape(len(b1), -1).T)
+    return Change(Generalized(inner, added, alpha=alpha, layer=kernel))
+
+
+_GLORA = ("a1", "a2", "b1", "b2")
+GLORA = Kind(
+    "GLoRA (LyCORIS)",
+    parts={part: rf"{part}\.weight" for part in _GLORA},
+    needs=(_GLORA,),
+    misfit=_glora_misfit,
+    read=_read_glora,
+    # Of the layer's inputs its shapes say nothing before the order of a1 and a2 is known.
+    sizes=lambda shapes: Sizes(min(shapes["a2"][:2]) if len(shapes.get("a2", ())) > 1 else None),
+    telling=False,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Orthogonal(Multiplied):
+    """W · R − W, R of blocks along the outputs: OFT."""
+
+    turn: Numbers  # R − I, [blocks, size, size]; column m of a block makes output m
+
+    def on(self, base: Numbers) -> Numbers:
+        blocks, size, _ = self.turn.shape
+        split = base.reshape(*base.shape[:-1], blocks, size)
+        return jnp.einsum("...kn,knm->...km", split, wide(self.turn)).reshape(base.shape)
+
+    def at(self, outputs: np.ndarray) -> "Orthogonal | None":
+        """Where whole blocks are taken."""
+        size = self.turn.shape[-1]
+        blocks = outputs.reshape(-1, size) if outputs.size % size == 0 else np.zeros((0, size), int)
+        if not blocks.size or (blocks != blocks[:, :1] + np.arange(size)).any() or (blocks[:, 0] % size).any():
+            return None
+        return dataclasses.replace(self, turn=self.turn[blocks[:, 0] // size], layer=(*self.layer[:-1], len(outputs)))
+
+    def tensors(self) -> Written:
+        """Cayley's formula backwards: Q = (R − I)(R + I)⁻¹, of which the file's blocks are the half."""
+        turn = wide(self.turn).astype(np.float64)
+        blocks = turn @ np.linalg.inv(turn + 2 * np.eye(turn.shape[-1])) / 2
+        return {"oft_blocks": blocks.astype(np.float32), "alpha": np.zeros((), np.float32)}
+
+
+def _oft_misfit(shapes: Shapes, kernel: Shape) -> str | None:
+    blocks, outputs = shapes["oft_blocks"], kernel[-1]
+    if len(blocks) != 3 or blocks[1] != blocks[2] or blocks[0] * blocks[1] != outputs:
+        return f"blocks {list(blocks)}, which do not turn {outputs} outputs"
+    return None
+
+
+def _read_oft(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
+    """alpha is how far training may turn, as a part of the outputs; 0: as far as it likes."""
+    blocks = wide(tensors["oft_blocks"]).astype(np.float64)
+    skew = blocks - blocks.swapaxes(-1, -2)
+    most, size = (alpha or 0) * kernel[-1], np.linalg.norm(skew) + 1e-8
+    if 0 < most < size:
+        skew = skew * most / size
+    one = np.eye(skew.shape[-1])
+    turn = (one + skew) @ np.linalg.inv(one - skew) - one
+    return Change(Orthogonal(turn.astype(np.float32), layer=kernel))
+
+
+def _beyond_oft(shapes: Shapes) -> str:
+    """What is no factor of a change: its strength turns every layer of blocks, or leaves a rescaling as it is."""
+    if len(shapes.get("oft_blocks", ())) == 4:
+        return "BOFT (butterflies of blocks)"
+    return "OFT with a rescaling" if "rescale" in shapes else ""
+
+
+OFT = Kind(
+    "OFT (LyCORIS, sd-scripts)",
+    parts={"oft_blocks": "oft_blocks", "rescale": "rescale"},
+    needs=(("oft_blocks",),),
+    misfit=_oft_misfit,
+    read=_read_oft,
+    beyond=_beyond_oft,
+)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Stretched(Multiplied):
+    """W · factor along one axis: IA3."""
+
+    factor: Numbers  # [out] or [in]; 0 changes nothing
+    axis: str = dataclasses.field(metadata=STATIC)  # "outputs" or "inputs"
+
+    def on(self, base: Numbers) -> Numbers:
+        along = (-1, 1) if self.axis == "inputs" else (1, -1)
+        return base * wide(self.factor).reshape(*(1,) * (base.ndim - 2), *along)
+
+    def at(self, outputs: np.ndarray) -> "Stretched":
+        layer = (*self.layer[:-1], len(outputs))
+        factor = self.factor if self.axis == "inputs" else self.factor[outputs]
+        return dataclasses.replace(self, factor=factor, layer=layer)
+
+    def tensors(self) -> Written:
+        """As PEFT has them: LyCORIS's say their axis in a tensor of its own."""
+        one = wide(self.factor) + np.float32(1)
+        return {"ia3_l": one[:, None] if self.axis == "outputs" else one[None]}
+
+
+def _ia3_misfit(shapes: Shapes, kernel: Shape) -> str | None:
+    """PEFT's factors are [out, 1] or [1, in]; LyCORIS's [n] or [1, n, 1, 1], and a flag says of what."""
+    part = "ia3_l" if "ia3_l" in shapes else "ia3_weight"
+    bare = tuple(n for n in shapes[part] if n != 1)
+    if bare in ((kernel[-1],), (kernel[-2],)):
+        return None
+    return f"factors {list(shapes[part])}, which are neither one per output nor one per input"
+
+
+def _read_ia3(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
+    """PEFT's layers are multiplied by their factors, LyCORIS's by one more than theirs."""
+    if "ia3_l" in tensors:
+        factor, of_inputs = wide(tensors["ia3_l"]) - np.float32(1), tensors["ia3_l"].shape[0] == 1
+    else:
+        factor, of_inputs = wide(tensors["ia3_weight"]), bool(tensors["on_input"].any())
+    along = "inputs" if of_inputs else "outputs"
+    if factor.size != kernel[-2 if of_inputs else -1]:
+        raise WeightsError(f"{factor.size} factors of {along}, of which the layer has {list(kernel)}")
+    return Change(Stretched(factor.reshape(-1), along, layer=kernel))
+
+
+IA3 = Kind(
+    "IA3",
+    parts={"ia3_l": r"ia3_l(\.weight)?", "ia3_weight": "ia3_weight", "on_input": "on_input"},
+    needs=(("ia3_l",), ("ia3_weight", "on_input")),
+    misfit=_ia3_misfit,
+    read=_read_ia3,
+    scaled=lambda parts: False,
+)
