@@ -23,7 +23,8 @@ Words = Callable[[int], UInt32[np.ndarray, "_"]]
 def initial_noise(seeds: Sequence[int], shape: Shape, kind: str) -> Float32[np.ndarray, "n h w c"]:
     """The noise that each seed's run starts from, unit variance.
 
-    seeds: 0..2^63−1. shape: (h, w, c) of one latent. kind: "jax" or "torch".
+    seeds: 0..2^64−1; with "torch" from −2^63 on, as torch takes them: a negative one is the same as 2^64 more.
+    shape: (h, w, c) of one latent. kind: "jax" or "torch".
     """
     return _draw(seeds, shape, kind, 0, 1)[0]
 
@@ -42,8 +43,9 @@ def _draw(seeds: Sequence[int], shape: Shape, kind: str, start: int, stop: int) 
         raise ValueError(f"noise kind {kind!r} is not known; use one of {', '.join(map(repr, STREAMS))}")
     if min(shape) < 1:
         raise ValueError(f"a latent's shape (h, w, c) should be positive, not {shape}")
-    if wrong := [seed for seed in seeds if not 0 <= seed < 2**63]:
-        raise ValueError(f"seeds should be whole numbers from 0 to 2^63 − 1, not {wrong[0]}")
+    least = -(2**63) if kind == "torch" else 0
+    if wrong := [seed for seed in seeds if not least <= seed < 2**64]:
+        raise ValueError(f"seeds should be whole numbers from {'−2^63' if least else 0} to 2^64 − 1, not {wrong[0]}")
     out = np.empty((stop - start, len(seeds), *shape), np.float32)
     for i, seed in enumerate(seeds):
         for j, draw in enumerate(islice(STREAMS[kind](seed, shape), start, stop)):

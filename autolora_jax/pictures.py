@@ -126,7 +126,7 @@ def told(image: Image.Image) -> dict[str, Any]:
         return {}
     prompt = re.split(r"\n(?=Negative prompt: |Steps: )", text, maxsplit=1)[0]
     found: dict[str, Any] = {"prompt": re.sub(r"\s*<lora:[^<>]*>", "", prompt).strip()}
-    if seed := re.search(r"\bSeed: (\d+)", text.rpartition("\n")[2]):
+    if seed := re.search(r"\bSeed: (-?\d+)", text.rpartition("\n")[2]):
         found["seed"] = int(seed[1])
     return found
 

@@ -112,6 +112,9 @@ class AutoLoRAPipeline(Shown):
         tokenizer: str | PathLike[str] | None = None,
         text_encoders: str | PathLike[str] | None = None,
         text_encoder_3: str | None = "device",
+        vae: str | PathLike[str] | None = None,
+        prediction_type: str | None = None,
+        rescale_betas_zero_snr: bool | None = None,
         cache_dir: str | PathLike[str] | None = None,
         compilation_cache: str | PathLike[str] | None = None,
         on_progress: OnProgress | None = None,
@@ -133,6 +136,9 @@ class AutoLoRAPipeline(Shown):
         text_encoder_3: where SD3's T5 and its 9.5 GB are. "device": with the rest. "host": in host memory, from where
             they pass through the first device, once for the new prompts of a batch. None: nowhere; the model then sees
             zeros for it, as it did in a part of its training.
+        vae: another VAE: a folder of one or of a whole model, a .safetensors file, or a hub id.
+        prediction_type, rescale_betas_zero_snr: of the noise schedule, where the model's files do not say so: many
+            single files of v-prediction models ("v_prediction", often with True) have no mark.
         compilation_cache: where compiled programs are kept for other processes: a folder, a bucket's URL or "off";
             by default in the user's cache folder, see compilation.keep_programs. JAX has one for the whole process.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
@@ -149,6 +155,9 @@ class AutoLoRAPipeline(Shown):
             revision=revision,
             tokenizer=tokenizer,
             text_encoders=text_encoders,
+            vae=vae,
+            prediction_type=prediction_type,
+            rescale_betas_zero_snr=rescale_betas_zero_snr,
             cache_dir=cache_dir,
         )
         parts = load_parts(checkpoint, dtype, mesh, text_encoder_3, on_progress)

@@ -1,7 +1,9 @@
 """Bad files: each gives one clear error, quickly, without being executed and without eating memory."""
 
+import hashlib
 import json
 import pickle
+import re
 import resource
 import shutil
 import struct
@@ -15,9 +17,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from autolora_jax.cli.info import run
 from autolora_jax.models.networks import shapes_of
+from autolora_jax.settings.programs.info import Info
 from autolora_jax.weights import WeightsError, describe, open_checkpoint
 from autolora_jax.weights.files import kind_of, open_tensors
+from autolora_jax.weights.tokenizer_files import check_tokenizer
+from autolora_jax.weights.verify import verify
 from tests.checkpoint_files import networks_of, single_file_tensors, write_single_file
 
 SECONDS = 1.0
@@ -158,6 +164,34 @@ def test_values_that_are_not_finite_are_named(tiny_folder, tmp_path, value, spel
     checkpoint = open_checkpoint(path, networks=networks_of(tiny_folder))
     message = rf"bad\.safetensors: {name} holds {spelled} at \[5, 2, 0, 1\]; the file is damaged"
     refused(lambda: checkpoint.load("unet"), message)
+
+
+def test_values_are_verified_when_asked_for(tiny_folder, tmp_path, capsys):
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "sdxl"))
+    good = verify(describe(folder))
+    assert good.loads
+    assert re.search(r"verified .* of ([\d,]+) tensors hold finite numbers alone", str(good))
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["encoder.conv_in.weight"].flat[0] = np.inf
+    save_file(tensors, path)
+    assert run(Info(file=str(folder))) == 0
+    assert run(Info(file=str(folder), verify=True)) == 1
+    said = capsys.readouterr().out
+    assert f"{path}: encoder.conv_in.weight holds inf at [0, 0, 0, 0]" in said
+    assert "no checksum is known of" in said
+
+
+def test_a_file_of_the_hub_is_what_its_name_says(tmp_path):
+    """The cache keeps files under their SHA-256."""
+    content = header({"a": entry()}, b"\0" * 8)
+    blob = tmp_path / "blobs" / hashlib.sha256(content).hexdigest()
+    blob.parent.mkdir()
+    blob.write_bytes(content)
+    (link := tmp_path / "model.safetensors").symlink_to(blob)
+    assert "1 of 1 files have the SHA-256 that the hub gives" in verify(describe(link)).verified
+    blob.write_bytes(content[:-1] + b"\1")
+    assert f"{link} has another SHA-256 than the hub gives" in str(verify(describe(link)))
 
 
 def test_large_tensors_are_searched_to_the_end(tmp_path):
@@ -310,6 +344,50 @@ def test_a_damaged_component_is_named(tiny_folder, tmp_path):
     description = describe(folder)
     assert set(description.components) == {"text_encoder", "text_encoder_2", "unet"}
     assert [str(path) in problem for problem in description.problems] == [True]
+
+
+# ---- tokenizers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("merges.txt", lambda text: text[:-9], r"merges\.txt has no merge for 1 tokens of vocab\.json, such as"),
+        ("merges.txt", lambda text: text[:-3], r"merges\.txt: line 7, 'th e</', makes no token of vocab\.json"),
+        ("merges.txt", lambda text: text + "x y\n", r"line 8, 'x y', makes no token of vocab\.json"),
+        ("merges.txt", lambda text: "", r"has no merge for 6 tokens of vocab\.json"),
+        (
+            "vocab.json",
+            lambda text: text[:-30],
+            r"vocab\.json is not valid JSON .*; the file is damaged",
+        ),
+        ("vocab.json", lambda text: "[]", r"vocab\.json holds a list, expected a JSON object"),
+        ("vocab.json", lambda text: text.replace(": 7,", ': "7",'), r"vocab\.json: the number of .* is '7'"),
+        ("tokenizer_config.json", lambda text: text[: len(text) // 2], r"tokenizer_config\.json is not valid JSON"),
+    ],
+)
+def test_damaged_tokenizers_are_named(tiny_folder, tmp_path, file, change, message):
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "sdxl"))
+    path = folder / "tokenizer_2" / file
+    path.write_text(change(path.read_text(encoding="utf-8")), encoding="utf-8")
+    assert str(folder / "tokenizer_2") in refused(lambda: open_checkpoint(folder).tokenizers, message)
+    assert not describe(folder).loads
+
+
+def test_parts_of_real_tokenizers_are_refused(facts, tmp_path):
+    for name in ("tokenizer", "tokenizer_3"):
+        for path in sorted((facts / "configs" / "sd3-medium" / name).iterdir()):
+            check_tokenizer([path])
+            content, part = path.read_bytes(), tmp_path / path.name
+            for length in () if path.suffix == ".txt" else (1, len(content) // 2, len(content) - 2):
+                part.write_bytes(content[:length])
+                refused(
+                    lambda part=part: check_tokenizer([part]), f"{path.name} .*; the file is damaged or only a part"
+                )
+    clip = facts / "configs" / "sd3-medium" / "tokenizer"
+    check_tokenizer([clip / "vocab.json", clip / "merges.txt"])
+    (part := tmp_path / "merges.txt").write_bytes((clip / "merges.txt").read_bytes()[:100_000])
+    refused(lambda: check_tokenizer([clip / "vocab.json", part]), "has no merge for 38373 tokens of vocab.json")
 
 
 # ---- what `autolora info` says ---------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_scales_are_each_loras_own_unless_one_is_given():
     [
         (lambda: Job(prompts="a cat"), "several"),
         (lambda: Job(seeds="5-1"), "seeds such as 0-15"),
-        (lambda: Job(seeds=(-1,)), "from 0 to 2^63"),
+        (lambda: Job(seeds=(2**64,)), "from 0 to 2^64"),
         (lambda: Job(seeds=()), "one or more"),
         (lambda: Job(grid={"lora_scale": 0.5}), "list of one or more values"),
         (lambda: Job(grid={"lora_scale": []}), "list of one or more values"),

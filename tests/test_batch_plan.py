@@ -86,6 +86,14 @@ def test_what_decides_nothing_is_not(one: dict, other: dict):
     assert key(**one) == key(**other)
 
 
+def test_seeds_are_those_of_their_noise():
+    assert plan(seeds=(2**64 - 1,)).row(0).seed == 2**64 - 1
+    torchs = plan(seeds=(-5,), settings=dataclasses.replace(SETTINGS, noise="torch"))
+    assert torchs.row(0).seed == -5
+    with pytest.raises(ConfigError, match=r"seeds = -5 should be .* from 0 to 2\^64 - 1; with noise='torch' down to"):
+        plan(seeds=(3, -5))
+
+
 def test_a_key_is_the_hash_of_canonical_json():
     row = plan('a "süß"\n', negative_prompt=None, seeds=(2**63 - 1,)).row(0)
     told = {"picture": [row.prompt, None, row.seed], "settings": json.loads(row.recipe.identity)}

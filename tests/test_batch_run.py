@@ -14,7 +14,7 @@ from safetensors.numpy import load
 
 from autolora_jax import ConfigError
 from autolora_jax.batch import Drawing, OutputConfig, Pictures, StorageError, read_manifest
-from autolora_jax.batch.manifest import COLUMNS
+from autolora_jax.batch.manifest import COLUMNS, fold
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.run import run
 from autolora_jax.batch.work import Work
@@ -105,6 +105,20 @@ def test_pandas_reads_the_results(tmp_path: Path):
     strong = table[table["lora_scales"].str[0] == 1.0]
     assert len(strong) == 15 and all((tmp_path / file).is_file() for file in strong["file"])
     assert read_manifest(tmp_path) == rows_of(tmp_path)
+
+
+def test_seeds_beyond_64_bits_with_a_sign_are_kept(tmp_path: Path):
+    import pyarrow
+    from pyarrow import parquet
+
+    work, _ = draw_all(small_job(), tmp_path)
+    path, seeds = tmp_path / "manifest.jsonl", [2**64 - 1, -(2**63), *range(28)]
+    assert parquet.read_schema(tmp_path / "manifest.parquet").field("seed").type == pyarrow.int64()
+    rows = [{**row, "seed": seed} for row, seed in zip(rows_of(tmp_path), seeds, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fold(work.storage, work.plan.keys)
+    assert [row["seed"] for row in rows_of(tmp_path)] == seeds
+    assert [int(seed) for seed in parquet.read_table(tmp_path / "manifest.parquet")["seed"].to_pylist()] == seeds
 
 
 def test_webdataset_reads_the_shards(tmp_path: Path):

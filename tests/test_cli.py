@@ -150,6 +150,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         *("--timestep-spacing", "trailing", "--noise", "torch", "--batch-size", "3", "--clip-skip", "1"),
         *("--max-sequence-length", "77", "--dtype", "float32", "--variant", "fp16", "--tokenizer", "tok"),
         *("--text-encoders-from", "clips", "--t5", "none", "--weight-shards", "4", "--base-text", "lora"),
+        *("--vae", "other", "--prediction-type", "v_prediction", "--no-rescale-betas-zero-snr"),
         *("--embedding", "zib.safetensors", "--embedding", "own:er/wolle"),
         *("--set", "sampler.steps=99", "--set", "seeds = 4", "--out", tmp_path / "out"),
     )
@@ -164,6 +165,9 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         text_encoders="clips",
         text_encoder_3=None,
         weight_shards=4,
+        vae="other",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=False,
     )
     assert fake.embeddings == ["zib.safetensors", "own:er/wolle"]
     (call,) = fake.calls

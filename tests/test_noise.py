@@ -12,6 +12,7 @@ from autolora_jax import noise
 from autolora_jax.noise import STREAMS, initial_noise, step_noise
 
 SEEDS = (0, 1, 42, 20241003, 2**32 - 1, 2**32, 2**40 + 7, 2**63 - 1)
+TORCHS = (2**64 - 1, -1, -(2**63), -(2**32) - 5)
 SHAPES = {
     "SDXL 1024": (128, 128, 4),
     "SD3 768x512": (64, 96, 16),
@@ -43,7 +44,7 @@ def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype == np.float32 and np.array_equal(a.view(np.uint32), b.view(np.uint32))
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", (*SEEDS, *TORCHS))
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_torch_noise_is_torchs(seed: int, shape: tuple[int, int, int], needs_avx2):
     theirs = torch_draws(seed, 4, shape)
@@ -147,8 +148,10 @@ def test_all_draws_are_normal_and_independent(kind: str):
     ("arguments", "message"),
     [
         (([1], (8, 8, 4), "numpy"), "use one of 'jax', 'torch'"),
-        (([1, -1], (8, 8, 4), "jax"), r"0 to 2\^63 − 1, not -1"),
-        (([2**63], (8, 8, 4), "torch"), "not 9223372036854775808"),
+        (([1, -1], (8, 8, 4), "jax"), r"from 0 to 2\^64 − 1, not -1"),
+        (([2**64], (8, 8, 4), "jax"), "not 18446744073709551616"),
+        (([2**64], (8, 8, 4), "torch"), r"from −2\^63 to 2\^64 − 1, not 18446744073709551616"),
+        (([-(2**63) - 1], (8, 8, 4), "torch"), "not -9223372036854775809"),
         (([1], (8, 0, 4), "jax"), "should be positive"),
     ],
 )

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from autolora_jax.config import ConfigError
 from autolora_jax.weights import WeightsError, convert_checkpoint, describe, open_checkpoint, orbax_folder
 from autolora_jax.weights.rules import flat_shapes
+from autolora_jax.weights.verify import verify
 from tests.checkpoint_files import COMPONENTS, ROOT, networks_of, write_single_file
 
 
@@ -140,7 +141,7 @@ def test_what_orbax_raises_is_said_plainly(tiny_folder, tmp_path, monkeypatch):
         def save(self, *_):
             raise ValueError("RESOURCE_EXHAUSTED: No space left on device\n[source locations]")
 
-    monkeypatch.setattr(orbax_folder, "_checkpointer", Fails)
+    monkeypatch.setattr(orbax_folder, "_writer", Fails)
     with pytest.raises(WeightsError, match="can't be written: RESOURCE_EXHAUSTED: No space left on device; nothing"):
         convert_checkpoint(tiny_folder, tmp_path / "out")
     assert left_in(tmp_path) == []
@@ -210,6 +211,39 @@ def test_missing_and_truncated_files_are_named(copy):
     path.unlink()
     with pytest.raises(WeightsError, match=rf"{path.name} \(None bytes, not \d+\)"):
         open_checkpoint(copy)
+
+
+def test_a_flipped_byte_is_found_and_named(copy):
+    whole = verify(describe(copy))
+    assert whole.loads
+    assert whole.verified == (
+        f"{len(whole_manifest(copy))} of {len(whole_manifest(copy))} files have the SHA-256 that autolora.json gives",
+    )
+    told: list[tuple[int, int]] = []
+    for path in (largest(copy), copy / "unet" / "config.json", copy / "tokenizer" / "merges.txt"):
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        found = verify(describe(copy), lambda done, total: told.append((done, total)))
+        assert not found.loads
+        assert [str(path) in problem for problem in found.problems].count(True) >= 1
+        assert "has another SHA-256 than autolora.json gives" in str(found)
+        assert told[-1][0] == told[-1][1] > 0
+        path.write_bytes(content)
+
+
+def whole_manifest(folder: Path) -> dict[str, str]:
+    return orbax_folder.read_manifest(folder)["sha256"]
+
+
+def test_a_folder_of_before_there_were_checksums_is_read(copy):
+    path = copy / orbax_folder.MANIFEST
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest))
+    found = verify(describe(copy))
+    assert found.loads
+    assert "no checksums are in autolora.json: convert again to have them; values were read" in str(found)
 
 
 def test_what_orbax_can_not_read_is_one_error(copy):

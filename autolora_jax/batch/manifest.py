@@ -156,11 +156,19 @@ def _write_parquet(storage: Storage) -> None:
     except ImportError:
         storage.remove([PARQUET])
         return
+    try:
+        _write_table(storage, pyarrow, parquet, pyarrow.int64())
+    except OverflowError:  # a seed from 2^63 on: whole numbers of 20 digits
+        _write_table(storage, pyarrow, parquet, pyarrow.decimal128(20))
+
+
+def _write_table(storage: Storage, pyarrow: Any, parquet: Any, seeds: Any) -> None:
+    """seeds: the type of that column."""
     kinds = {
         **{"string": pyarrow.string(), "int64": pyarrow.int64(), "double": pyarrow.float64()},
         **{_LIST: pyarrow.list_(pyarrow.string()), "list<double>": pyarrow.list_(pyarrow.float64())},
     }
-    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in COLUMNS.items()])
+    schema = pyarrow.schema([(name, seeds if name == "seed" else kinds[kind]) for name, kind in COLUMNS.items()])
     with (
         storage.reading(MANIFEST) as source,
         storage.writing(PARQUET) as target,

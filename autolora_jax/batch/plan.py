@@ -21,7 +21,7 @@ from autolora_jax.batch.sources import Sources
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import told
 from autolora_jax.settings.jobs import Job, Prompt
-from autolora_jax.settings.pictures import read_seeds
+from autolora_jax.settings.pictures import check_seeds, read_seeds
 from autolora_jax.settings.values import Seeds
 
 KEY_LENGTH = 20  # hex digits, 80 bits: two of a billion pictures share a key with a chance of 4e-7
@@ -177,6 +177,9 @@ def make_plan(job: Job, sources: Sources) -> Plan:
     recipes = [resolve(settings, sources) for settings in job.all_settings()]
     shared = job.all_seeds  # one tuple for all prompts without their own
     seeds = [shared if own is None else read_seeds(own, f"seeds of {text!r}") for text, _, own, _ in prompts]
+    for noise in {recipe.drawing.noise for recipe in recipes}:
+        for own in {id(own): own for own in seeds}.values():
+            check_seeds(own, noise)
     return Plan(prompts, recipes, job.negative_prompt, seeds)
 
 

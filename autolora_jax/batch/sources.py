@@ -10,7 +10,6 @@ which of them are drawn already.
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +20,11 @@ from autolora_jax.models.networks import Networks
 from autolora_jax.pictures import lora_hash
 from autolora_jax.request import Canvas
 from autolora_jax.settings.pictures import ModelConfig
-from autolora_jax.weights.checkpoint import Checkpoint, open_checkpoint
+from autolora_jax.weights.checkpoint import Checkpoint, open_checkpoint, overridden
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import SD3, SDXL, Family
-from autolora_jax.weights.hub import cached_copy, is_hub_id, split_hub_id
+from autolora_jax.weights.files import sha256_of
+from autolora_jax.weights.hub import cached_copy, is_hub_id, published_sha256, split_hub_id
 from autolora_jax.weights.lora.describe import usable_lora
 from autolora_jax.weights.lora.source import PEFT_CONFIG, PEFT_WEIGHTS, find_lora
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_BASE
@@ -137,6 +137,7 @@ class Standins(Sources):
                 return dataclasses.replace(found, config=config, name=Path(source).name)
         self.unseen[source] = "not on this machine: planned as the published model"
         family, networks, scheduler = PUBLISHED[source]
+        scheduler = overridden(scheduler, config.prediction_type, config.rescale_betas_zero_snr)
         if config.text_encoder_3 is None:
             networks = {name: network for name, network in networks.items() if name != "text_encoder_3"}
         return Model(config, Path(source).name, digest(source), family, networks, scheduler)
@@ -169,14 +170,7 @@ def _absent(source: str) -> bool:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, 64 hex digits. Raises WeightsError when it can't be read."""
-    stored = path.resolve()
-    if stored.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", stored.name):
-        return stored.name  # the hub's cache names large files by it
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as e:
-        raise WeightsError(f"{path} can't be read: {e.strerror}") from None
+    return published_sha256(path) or sha256_of(path)
 
 
 def digest(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from autolora_jax.cli.console import show
@@ -9,7 +11,9 @@ from autolora_jax.cli.progress import Display
 from autolora_jax.pictures import read_settings
 from autolora_jax.settings.programs.info import Info
 from autolora_jax.weights.checkpoint import open_checkpoint
+from autolora_jax.weights.files import OnBytes
 from autolora_jax.weights.inspect import Description, describe
+from autolora_jax.weights.verify import verify
 
 BAR_FROM = 200e6  # bytes of a file whose hash takes long enough for a bar
 
@@ -21,7 +25,9 @@ def run(asked: Info) -> int:
         return 0
     description = _described(asked.file, asked.model)
     if asked.hash:
-        description = _hashed(description)
+        description = _with_bar("Hash", description, description.hashed)
+    if asked.verify:
+        description = _with_bar("Verify", description, partial(verify, description))
     if asked.json:
         found = {**vars(description), "loads": description.loads, "autov2": description.autov2}
         print(json.dumps(found, default=vars, ensure_ascii=False))
@@ -39,11 +45,10 @@ def _described(file: str, model: str | None) -> Description:
     return description
 
 
-def _hashed(description: Description) -> Description:
+def _with_bar(row: str, description: Description, read: Callable[[OnBytes | None], Description]) -> Description:
+    """What reading a file comes to; with a bar where that takes long."""
     path = Path(description.path)
-    if not path.is_file() or path.stat().st_size < BAR_FROM:
-        return description.hashed()
+    if path.is_file() and path.stat().st_size < BAR_FROM:
+        return read(None)
     with Display() as display:
-        return description.hashed(
-            lambda done, total: display.update("Hash", done // 1_000_000, total // 1_000_000, "MB of the file read")
-        )
+        return read(lambda done, all: display.update(row, done // 1_000_000, all // 1_000_000, "MB of the file read"))

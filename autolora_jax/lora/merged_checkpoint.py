@@ -16,7 +16,7 @@ from autolora_jax.weights.checkpoint import Checkpoint
 from autolora_jax.weights.errors import shorten
 from autolora_jax.weights.folder_writing import NamedLeaves, OnComponent, require_known, write_folder
 from autolora_jax.weights.lora.files import LoraFile
-from autolora_jax.weights.streaming import cast
+from autolora_jax.weights.placing import cast
 
 Scaled = tuple[LoraFile, float]
 

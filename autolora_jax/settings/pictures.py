@@ -22,6 +22,7 @@ DTYPES = ("bfloat16", "float32")
 T5_PLACES = ("device", "host")
 TUNED_WEIGHTS = ("auto", "kept", "merged")
 BASE_TEXTS = ("base", "lora")
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 Text = str | Sequence[str]  # one for all, or one each
 Array = Any  # numpy's or JAX's
 BUILTIN_PROMPTS = ("a zib in the forest at night", "a zib on the beach on a sunny day")
@@ -55,6 +56,26 @@ class Checkpoint(Checked):
         metavar="PLACE",
     )
     cache_dir: str | None = setting(None, "Where hub files are kept.", shown="the hub's own", metavar="DIR")
+    vae: str | None = setting(
+        None,
+        "Another VAE: a folder, a .safetensors file, or hub id such as madebyollin/sdxl-vae-fp16-fix.",
+        shown="the model's",
+        metavar="PLACE",
+    )
+    prediction_type: str | None = setting(
+        None,
+        "What the denoiser predicts, where its file does not say so: v_prediction for v models of NoobAI, Illustrious "
+        "or Pony, whose single files may have no mark; epsilon; or sample. Not for SD3.",
+        shown="the model's",
+        choices=PREDICTIONS,
+    )
+    rescale_betas_zero_snr: bool | None = setting(
+        None,
+        "Whether the model was trained down to pure noise (zero terminal SNR), where a file does not say so. With it, "
+        "timestep_spacing=trailing begins there.",
+        flag="--rescale-betas-zero-snr/--no-rescale-betas-zero-snr",
+        shown="the model's",
+    )
 
     def files(self) -> dict[str, Any]:
         """Arguments of weights.checkpoint.open_checkpoint beside the source."""
@@ -231,7 +252,9 @@ class Many(Checked):
     PANEL: ClassVar[str] = PICTURES
 
     seeds: Seeds | Sequence[int] | int | str = setting(
-        (0,), "A picture each: 0-15, or 1,5,9-12. Same seed, same noise.", metavar="SEEDS"
+        (0,),
+        "A picture each, 0 to 2^64 - 1: 0-15, or 1,5,9-12. Same seed, same noise.",
+        metavar="SEEDS",
     )
     batch_size: int = setting(
         4,
@@ -291,6 +314,7 @@ class Call(Many, DrawingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_seeds(self.all_seeds, self.noise)
         if self.size and (self.width or self.size[0], self.height or self.size[1]) != self.size:
             raise ConfigError(f"size = {self.size}, but width = {self.width} and height = {self.height}: give one")
 
@@ -345,6 +369,10 @@ class GenerateConfig(Many, PictureConfig):
     )
     out: str = setting("out", "Folder. Pictures are numbered on from those that are in it.", short="-o")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seeds(self.all_seeds, self.noise)
+
     @classmethod
     def start(cls, changes: Mapping[str, Any], preset: "GenerateConfig | None" = None) -> "GenerateConfig":
         """What these changes are made to. A run without a model is one of the built-in one, with what that draws where
@@ -370,6 +398,15 @@ def read_seeds(value: Any, name: str) -> Seeds:
         seeds = (int(value),) if isinstance(value, Integral) else tuple(map(int, value))
     except (TypeError, ValueError):
         seeds = ()
-    if not seeds or min(seeds) < 0 or max(seeds) >= 2**63:
-        raise ConfigError(f"{name} = {value!r} should be one or more whole numbers from 0 to 2^63 - 1")
+    if not seeds or min(seeds) < -(2**63) or max(seeds) >= 2**64:
+        raise ConfigError(f"{name} = {value!r} should be one or more whole numbers from 0 to 2^64 - 1{_BELOW}")
     return seeds
+
+
+_BELOW = "; with noise='torch' down to -2^63, too"
+
+
+def check_seeds(seeds: Sequence[int], noise: str, name: str = "seeds") -> None:
+    """Raises ConfigError for seeds that a kind of noise does not have."""
+    if noise != "torch" and (least := min(seeds)) < 0:
+        raise ConfigError(f"{name} = {least} should be one or more whole numbers from 0 to 2^64 - 1{_BELOW}")

@@ -79,8 +79,9 @@ def _read_values(value: Any) -> Value:
 def _read_seeds(text: Any) -> Seeds:
     seeds: list[int] = []
     for part in str(text).split(","):
-        first, dash, last = part.partition("-")
-        start = int(first)
+        # The first dash may be a minus; what follows the second may have one, too.
+        first, dash, last = part.strip()[1:].partition("-")
+        start = int(part.strip()[:1] + first)
         end = int(last) if dash else start
         if end < start or len(seeds) + end - start >= MOST_SEEDS:
             raise ValueError(f"{part} is no range, or one of over {MOST_SEEDS}")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from autolora_jax.config import CLIPTextConfig, JsonConfig, T5Config
 from autolora_jax.text.syntax import Cut, Token, Unit
 from autolora_jax.text.words import Piece, Words
+from autolora_jax.weights.errors import WeightsError, printable
 
 TOKENIZERS: Mapping[type[JsonConfig], str] = {CLIPTextConfig: "CLIPTokenizer", T5Config: "T5TokenizerFast"}
 Read = tuple[tuple[Piece, ...] | None, float]  # (a part's pieces, None for a BREAK; its weight)
@@ -22,6 +23,7 @@ def open_tokenizer(config: type[JsonConfig], folder: Path) -> Any:
     """The tokenizer of an encoder with such a config, from its files.
 
     transformers is imported here, where it is needed first: it takes as long as all the rest.
+    Raises WeightsError when it can't read them.
     """
     before = os.environ.get(NO_ADVICE)
     os.environ[NO_ADVICE] = "1"  # else it says that there is no PyTorch
@@ -29,7 +31,11 @@ def open_tokenizer(config: type[JsonConfig], folder: Path) -> Any:
         transformers = importlib.import_module("transformers")
     finally:
         os.environ.pop(NO_ADVICE) if before is None else os.environ.update({NO_ADVICE: before})
-    return getattr(transformers, TOKENIZERS[config]).from_pretrained(folder)
+    try:
+        return getattr(transformers, TOKENIZERS[config]).from_pretrained(folder)
+    except Exception as e:  # the classes of errors differ by what is wrong, and by transformers' version
+        why = printable(f"{type(e).__name__}: {e}")
+        raise WeightsError(f"the tokenizer in {folder} can't be read ({why}); download its files again") from e
 
 
 class Vocabulary(NamedTuple):

@@ -9,17 +9,21 @@ from typing import Any
 
 from jaxtyping import DTypeLike
 
-from autolora_jax.config import SchedulerConfig
+from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.demo import builtin
 from autolora_jax.models.networks import Networks, shapes_of
+from autolora_jax.settings.fields import choose
+from autolora_jax.settings.pictures import PREDICTIONS
 from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.encoders import Encoders, encoders_for
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
 from autolora_jax.weights.hub import Folder, LocalFolder, is_hub_id, open_folder, open_hub, split_hub_id
 from autolora_jax.weights.orbax_folder import OrbaxWeights
+from autolora_jax.weights.placing import Placement
 from autolora_jax.weights.single_file import SingleFile, read_single_file
-from autolora_jax.weights.streaming import Leaves, Placement, TensorWeights
+from autolora_jax.weights.streaming import Leaves, TensorWeights
+from autolora_jax.weights.vae import open_vae
 
 PathOrId = str | PathLike[str]
 Weights = TensorWeights | OrbaxWeights  # of one component, with the same methods
@@ -36,7 +40,7 @@ class Checkpoint:
     force_zeros_for_empty_prompt: bool
     weights: Mapping[str, Weights]
     find_tokenizers: Callable[[tuple[str, ...]], dict[str, Path]]
-    remote: frozenset[str] = frozenset()  # text encoders that a single file leaves out and a hub has, fetched if loaded
+    remote: frozenset[str] = frozenset()  # components from elsewhere that a hub has, fetched if loaded
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -88,6 +92,9 @@ def open_checkpoint(
     tokenizer: PathOrId | None = None,
     text_encoders: PathOrId | None = None,
     networks: Networks | None = None,
+    vae: PathOrId | None = None,
+    prediction_type: str | None = None,
+    rescale_betas_zero_snr: bool | None = None,
 ) -> Checkpoint:
     """A checkpoint of one of families.FAMILIES; no weights are read yet.
 
@@ -102,6 +109,8 @@ def open_checkpoint(
         a text_encoders/ with) clip_l.safetensors, t5xxl_fp16.safetensors, …, one such file, or a hub id. Default: the
         family's repository on the hub; an optional one (SD3's T5) then stays out.
     networks: the configs of a single file that is as large as no published model; folders have their own.
+    vae: another VAE, see vae.open_vae.
+    prediction_type, rescale_betas_zero_snr: of the noise schedule, whatever the checkpoint says.
     Raises WeightsError or ConfigError: what was expected, what came, what to do.
     """
     path = builtin(str(source)) or Path(source)
@@ -117,10 +126,37 @@ def open_checkpoint(
     if tokenizer is not None:
         given = _tokenizers_at(checkpoint.family, tokenizer, cache_dir)
         checkpoint = dataclasses.replace(checkpoint, find_tokenizers=given)
+    if vae is not None:
+        checkpoint = _with_vae(checkpoint, vae, variant, cache_dir)
+    scheduler = overridden(checkpoint.scheduler, prediction_type, rescale_betas_zero_snr)
+    checkpoint = dataclasses.replace(checkpoint, scheduler=scheduler)
     check_together(checkpoint.networks, checkpoint.name)
     if path.exists():
         checkpoint.check()  # all that is wrong with a local file shows before minutes of loading
     return checkpoint
+
+
+def overridden(
+    scheduler: SchedulerConfig, prediction_type: str | None, rescale_betas_zero_snr: bool | None
+) -> SchedulerConfig:
+    """The same noise schedule with what is not None. Raises ConfigError for a flow, and for unknown predictions."""
+    both = {"prediction_type": prediction_type, "rescale_betas_zero_snr": rescale_betas_zero_snr}
+    given: dict[str, Any] = {name: value for name, value in both.items() if value is not None}
+    if scheduler.flow and given:
+        raise ConfigError(f"{' and '.join(given)} can't be given for a model that predicts a flow; leave it out")
+    if prediction_type is not None:
+        choose(PREDICTIONS, prediction_type, "prediction_type")
+    return dataclasses.replace(scheduler, **given)
+
+
+def _with_vae(checkpoint: Checkpoint, source: PathOrId, variant: str | None, cache_dir: PathOrId | None) -> Checkpoint:
+    config, weights, remote = open_vae(source, checkpoint.family, checkpoint.networks["vae"], variant, cache_dir)
+    return dataclasses.replace(
+        checkpoint,
+        networks={**checkpoint.networks, "vae": config},
+        weights={**checkpoint.weights, "vae": weights},
+        remote=checkpoint.remote | ({"vae"} if remote else set()),
+    )
 
 
 def _find_folder(path: Path, source: str, revision: str | None, cache_dir: PathOrId | None) -> Folder | Path:

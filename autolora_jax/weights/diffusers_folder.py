@@ -12,6 +12,7 @@ from autolora_jax.weights.files import TensorFiles, open_tensors, shard_names
 from autolora_jax.weights.hub import Folder
 from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import stages_for
+from autolora_jax.weights.tokenizer_files import check_tokenizer
 
 INDEX = "model_index.json"
 TOKENIZER_FILES = (
@@ -76,9 +77,13 @@ def read_networks(folder: Folder, family: Family) -> Networks:
     return {name: read_config(folder, family, name) for name in family.parts if _class_of(index, name)}
 
 
-def read_config(folder: Folder, family: Family, component: str) -> JsonConfig:
-    """The config of one network. Raises ConfigError or WeightsError naming the file."""
-    part, path = family.parts[component], _required(folder, f"{component}/config.json")
+def read_config(folder: Folder, family: Family, component: str, where: str | None = None) -> JsonConfig:
+    """The config of one network. Raises ConfigError or WeightsError naming the file.
+
+    where: the folder in which it is, if that is not called like it; "": this one.
+    """
+    name = f"{component if where is None else where}/config.json".lstrip("/")
+    part, path = family.parts[component], _required(folder, name)
     raw = read_json(path)
     if part.config is CLIPTextConfig:  # some files are silent about their architecture; model_index.json is checked
         raw = {**raw, "architectures": [part.classes[0]]}
@@ -144,7 +149,7 @@ def open_weights(folder: Folder, name: str) -> TensorFiles:
 
 
 def tokenizer_folder(folder: Folder, family: Family, name: str) -> Path:
-    """The folder of a tokenizer on this machine, with what transformers reads."""
+    """The folder of a tokenizer on this machine, with what transformers reads. Raises WeightsError."""
     there = folder.names()
     wanted = [file for file in TOKENIZER_FILES if f"{name}/{file}" in there]
     needs = family.tokenizers[name].needs
@@ -152,6 +157,7 @@ def tokenizer_folder(folder: Folder, family: Family, name: str) -> Path:
         options = " or ".join(" with ".join(f"{name}/{file}" for file in sorted(files)) for files in needs)
         raise WeightsError(f"{folder.where} has no {options}; download it")
     paths = [folder.path(f"{name}/{file}") for file in wanted]
+    check_tokenizer(paths)
     return paths[0].parent
 
 

@@ -5,8 +5,9 @@ they are recognised by their first bytes and refused unopened. Every way in whic
 that names the file, the tensor where there is one, and what to do.
 """
 
+import hashlib
 import json
-import os
+import mmap
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -35,10 +36,15 @@ EIGHT_BIT: dict[str, np.dtype] = {
 _FACTOR = re.compile(r"(.*)\.(scale_weight|weight_scale)")
 _BESIDE = re.compile(r"(.*\.)?(scaled_fp8|scale_input|input_scale|comfy_quant)")
 WEIGHTS = FLOATS | EIGHT_BIT
+# What no weight is, but an alpha or a buffer may be.
+_OTHERS: dict[str, np.dtype] = {"BOOL": np.dtype(np.bool_)} | {
+    f"{kind}{8 * size}": np.dtype(f"{kind.lower()}{size}") for kind in "IU" for size in (1, 2, 4, 8)
+}
+_READABLE = WEIGHTS | _OTHERS
+OnBytes = Callable[[int, int], None]  # (bytes done, bytes in all)
+_PIECE = 1 << 23  # bytes of a file read at a time
 _LONGEST_NAME = 500  # characters; patterns that names are searched for may take their square
-_CHUNK = 1 << 22  # elements looked at together in search of NaN
-# The exponent's bits of 16-bit floats, all set in NaN and infinity: numpy looks at whole numbers forty times faster.
-_EXPONENTS: dict[np.dtype, np.uint16] = {FLOATS["F16"]: np.uint16(0x7C00), FLOATS["BF16"]: np.uint16(0x7F80)}
+_CHUNK = 1 << 18  # elements looked at together in search of NaN: as many as the processor's caches hold
 
 
 class TensorInfo(NamedTuple):
@@ -94,7 +100,7 @@ class TensorFiles:
         self.where = where
         self.tensors: dict[str, TensorInfo] = {}
         self.metadata: dict[str, str] = {}
-        self._open: dict[Path, safe_open] = {}
+        self._open: dict[Path, _Mapped] = {}
         for path in files:
             self._add(path)
 
@@ -116,7 +122,7 @@ class TensorFiles:
         found = _with_factors(path, opened, found)
         if twice := sorted(found.keys() & self.tensors.keys()):
             raise WeightsError(f"{path}: {shorten(twice)} stand in another shard, too; {_AGAIN}")
-        self._open[path] = opened
+        self._open[path] = _Mapped(path)  # safetensors has checked that its header and its size are right
         self.tensors |= found
         self.metadata |= opened.metadata() or {}
 
@@ -125,17 +131,20 @@ class TensorFiles:
 
         Raises WeightsError when it holds NaN or infinity.
         """
+        tensor = self.view(name)
+        return tensor if tensor.flags.owndata else tensor.copy()
+
+    def view(self, name: str) -> np.ndarray:
+        """As `read`, but where it can be the file's own bytes, mapped into memory: they change when the file does."""
         info = self.tensors[name]
-        try:
-            if info.dtype in EIGHT_BIT:
-                tensor = _read_eight_bit(info, name).astype(info.read_as)
-                if info.factor is not None:
-                    tensor *= np.float32(info.factor)
-            else:
-                tensor = self._open[info.file].get_tensor(name)
-        except (SafetensorError, OSError, KeyError, TypeError, AttributeError) as e:  # the last three: odd dtypes
-            why = f"{printable(name)} ({info.dtype}) can't be read: {printable(str(e))}"
-            raise WeightsError(f"{info.file}: {why}") from None
+        if info.dtype not in _READABLE:
+            known = ", ".join(_READABLE)
+            raise WeightsError(f"{info.file}: {printable(name)} ({info.dtype}) can't be read; known are {known}")
+        tensor = self._open[info.file].view(name, _READABLE[info.dtype], info.shape)
+        if info.dtype in EIGHT_BIT:
+            tensor = tensor.astype(info.read_as)
+            if info.factor is not None:
+                tensor *= np.float32(info.factor)
         if info.dtype in WEIGHTS:
             require_finite(tensor, f"{info.file}: {printable(name)}")
         return tensor
@@ -166,14 +175,22 @@ class TensorFiles:
         self.close()
 
 
-def _read_eight_bit(info: TensorInfo, name: str) -> np.ndarray:
-    """A tensor of 8-bit floats, which safetensors has no numpy type for; that it lies in the file has been checked."""
-    with info.file.open("rb") as f:
-        header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        begin, end = header[name]["data_offsets"]
-        f.seek(begin, os.SEEK_CUR)
-        values = np.frombuffer(f.read(end - begin), EIGHT_BIT[info.dtype])
-    return values.reshape(info.shape)
+class _Mapped:
+    """The bytes of a safetensors file that has been found sound."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._start = 8 + int.from_bytes(self._bytes[:8], "little")
+        self._header = json.loads(self._bytes[8 : self._start])
+
+    def view(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """A tensor: the file's bytes, read-only; a copy where they lie crooked."""
+        begin, end = self._header[name]["data_offsets"]
+        if begin == end:  # there is nothing to map at the file's end
+            return np.empty(shape, dtype)
+        flat = np.frombuffer(self._bytes, dtype, (end - begin) // dtype.itemsize, self._start + begin)
+        return (flat if flat.flags.aligned else flat.copy()).reshape(shape)
 
 
 def _with_factors(path: Path, opened: safe_open, found: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -252,15 +269,39 @@ def _open_shards(index: Path) -> TensorFiles:
 
 def require_finite(tensor: np.ndarray, what: str) -> None:
     """Raises WeightsError when a float tensor holds NaN or infinity."""
-    flat = tensor.reshape(-1)
-    exponent = _EXPONENTS.get(tensor.dtype)
+    flat = np.ascontiguousarray(tensor).reshape(-1)
     for start in range(0, flat.size, _CHUNK):
         chunk = flat[start : start + _CHUNK]
-        if exponent is not None and (chunk.view(np.uint16) & exponent).max() < exponent:
+        if all_finite(chunk):
             continue
         with np.errstate(invalid="ignore"):  # bfloat16's signalling NaN
-            finite = np.isfinite(chunk)
-        if not finite.all():
-            at = start + int(np.argmin(finite))
-            index = [int(i) for i in np.unravel_index(at, tensor.shape)]
-            raise WeightsError(f"{what} holds {flat[at]} at {index}; the file is damaged or its training diverged")
+            at = start + int(np.argmin(np.isfinite(chunk)))
+        index = [int(i) for i in np.unravel_index(at, tensor.shape)]
+        raise WeightsError(f"{what} holds {flat[at]} at {index}; the file is damaged or its training diverged")
+
+
+def all_finite(chunk: np.ndarray) -> bool:
+    """Whether floats [n] are neither NaN nor infinity, in two passes over whole numbers and no memory.
+
+    Infinity's bits, as a whole number, are above those of all finite floats of its sign, and NaN's above infinity's. As
+    signed numbers the positive floats come last, as unsigned ones the negative.
+    """
+    signed, unsigned = (chunk.view(f"{kind}{chunk.dtype.itemsize}") for kind in "iu")
+    infinity = np.array([np.inf, -np.inf], chunk.dtype).view(unsigned.dtype)
+    return int(signed.max()) < int(infinity[0]) and int(unsigned.max()) < int(infinity[1])
+
+
+def sha256_of(path: Path, on_bytes: OnBytes | None = None) -> str:
+    """The file's sha256, 64 hex digits. It is read piece by piece. Raises WeightsError for an unreadable file."""
+    digest, done = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            total = path.stat().st_size
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                done += len(piece)
+                if on_bytes:
+                    on_bytes(done, total)
+    except OSError as e:
+        raise WeightsError(f"{path} can't be read: {e.strerror}") from None
+    return digest.hexdigest()

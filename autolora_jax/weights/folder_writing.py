@@ -16,8 +16,9 @@ from autolora_jax.weights.checkpoint import Checkpoint, PathOrId, Weights, open_
 from autolora_jax.weights.diffusers_folder import INDEX, make_index
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import FLOATS
+from autolora_jax.weights.placing import cast
 from autolora_jax.weights.rules import Shape, flat_shapes
-from autolora_jax.weights.streaming import TensorWeights, cast
+from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import export_leaf
 from autolora_jax.weights.writing import stream_safetensors
 

@@ -133,6 +133,13 @@ def cached_copy(repo: str, revision: str | None = None, cache_dir: CacheDir = No
     return Path(root) if root else None
 
 
+def published_sha256(path: Path) -> str | None:
+    """The SHA-256 that the hub gives for a file in its cache, which names large files by it; None for any other."""
+    stored = path.resolve()
+    named = stored.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", stored.name)
+    return stored.name if named else None
+
+
 def _cached(repo: str, revision: str | None, cache_dir: CacheDir, error: Exception) -> Folder:
     """The repository's snapshot in the cache, after `error` kept us from the hub."""
     offline = isinstance(error, OfflineModeIsEnabled)

@@ -1,7 +1,6 @@
 """What a file or folder is and what would load of it, told without reading weights and without failing."""
 
 import dataclasses
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from autolora_jax.models.networks import Networks, shapes_of
 from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
-from autolora_jax.weights.files import kind_of, open_tensors
+from autolora_jax.weights.files import OnBytes, kind_of, open_tensors, sha256_of
 from autolora_jax.weights.hub import LocalFolder
 from autolora_jax.weights.lora.describe import LoraDescription, describe_lora
 from autolora_jax.weights.lora.embeddings import embedding_problems
@@ -27,8 +26,6 @@ from autolora_jax.weights.single_file import LORA, TEXTUAL_INVERSION, read_singl
 from autolora_jax.weights.streaming import TensorWeights
 
 T = TypeVar("T")
-OnBytes = Callable[[int, int], None]  # (bytes done, bytes in all)
-_CHUNK = 1 << 23  # bytes of a file read at a time
 
 FOLDER, CONVERTED, SINGLE = "diffusers folder", "converted folder (Orbax)", "single file"
 OTHER_FOLDER = "folder"  # of a LoRA, perhaps
@@ -63,11 +60,12 @@ class Description:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)  # a safetensors header's, as it stands
     lora: LoraDescription | None = None
     sha256: str | None = None  # of a file, when it has been asked for
+    verified: tuple[str, ...] = ()  # what was found right when that was asked for
     problems: tuple[str, ...] = ()  # why it can't be loaded
 
     @property
     def loads(self) -> bool:
-        """Whether nothing is known against loading it. (Bad values show only when the weights are read.)"""
+        """Whether nothing is known against loading it. (Bad values show only when they are read: `verify`.)"""
         return not (self.problems or any(c.problems for c in self.components.values()))
 
     @property
@@ -93,6 +91,7 @@ class Description:
             *(("not in it", line) for line in _by_reason(self.absent)),
             *(("left out", line) for line in _by_reason(self.dropped)),
             *hashes,
+            *(("verified", line) for line in self.verified),
             *((f"{name}: can't be loaded", p) for name, c in self.components.items() for p in c.problems),
             *(("can't be loaded", problem) for problem in self.problems),
         ]
@@ -238,22 +237,6 @@ def _stored(weights: OrbaxWeights, config: JsonConfig) -> Component:
     _attempt(problems, weights.check, shapes_of(config))
     parameters, dtypes = sum(math.prod(shape) for shape, _ in arrays), Counter(dtype for _, dtype in arrays)
     return Component(parameters, dtypes, problems=tuple(problems))
-
-
-def sha256_of(path: Path, on_bytes: OnBytes | None = None) -> str:
-    """The file's sha256, 64 hex digits. It is read piece by piece. Raises WeightsError for an unreadable file."""
-    digest, done = hashlib.sha256(), 0
-    try:
-        with path.open("rb") as file:
-            total = path.stat().st_size
-            while piece := file.read(_CHUNK):
-                digest.update(piece)
-                done += len(piece)
-                if on_bytes:
-                    on_bytes(done, total)
-    except OSError as e:
-        raise WeightsError(f"{path} can't be read: {e.strerror}") from None
-    return digest.hexdigest()
 
 
 def autov2(sha256: str) -> str:

@@ -1,6 +1,6 @@
 """The converted form: a diffusers folder with Orbax trees in place of safetensors.
 
-    OUT/autolora.json           manifest: format, dtypes, source, size of every other file; written last
+    OUT/autolora.json           manifest: format, dtypes, source, size and SHA-256 of every other file; written last
     OUT/<component>/orbax/      the component's parameter tree
     OUT/model_index.json, OUT/scheduler/, OUT/tokenizer…/, OUT/<component>/config.json: as in diffusers
 
@@ -9,6 +9,7 @@ Restoring reads every leaf straight onto its devices: each process and device on
 
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -27,16 +28,17 @@ from jaxtyping import DTypeLike
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.models.networks import Networks
 from autolora_jax.weights.errors import WeightsError, shorten
-from autolora_jax.weights.files import require_finite
+from autolora_jax.weights.files import require_finite, sha256_of
 from autolora_jax.weights.hub import Folder, LocalFolder
+from autolora_jax.weights.placing import Placement
 from autolora_jax.weights.rules import Shape, flat_shapes
-from autolora_jax.weights.streaming import Leaves, Placement
+from autolora_jax.weights.streaming import Leaves
 
 MANIFEST = "autolora.json"
 FORMAT = "autolora-jax checkpoint"
 VERSION = 1
 _RUN_BYTES = 1 << 26  # of leaves that are restored together where they are asked for one by one
-_IN_FLIGHT_GB = 1  # host memory that a restore may use at a time; the largest SDXL tensor has 0.25
+_FLOAT_BYTES = 4  # of a leaf's value at most, as it is stored or as it is asked for
 
 
 class OrbaxWeights(NamedTuple):
@@ -79,7 +81,9 @@ class OrbaxWeights(NamedTuple):
             return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding or default)
 
         flat = {path: wanted(path, shape) for path, shape in flat_shapes(targets).items()}
-        with _reading(self.path), _checkpointer() as checkpointer:
+        # Host memory that a restore may use at a time has to be more than the largest leaf.
+        in_flight = 1.1 * _FLOAT_BYTES * max(math.prod(leaf.shape) for leaf in flat.values())
+        with _reading(self.path), _checkpointer(in_flight) as checkpointer:
             tree: dict[str, Any] = checkpointer.restore(self.path, traverse_util.unflatten_dict(flat, sep="/"))
         return tree
 
@@ -191,7 +195,7 @@ def require_space(out: Path, needed: int) -> None:
 def write_component(path: Path, params: Mapping[str, Any]) -> None:
     """Writes a parameter tree to path/orbax. Raises OSError when that fails, whatever Orbax raises."""
     try:
-        with quiet(), _checkpointer() as checkpointer:
+        with quiet(), _writer() as checkpointer:
             checkpointer.save((path / "orbax").absolute(), dict(params))
     except Exception as e:  # tensorstore's errors have no class of their own; a full disk comes as ValueError
         raise OSError(brief(e)) from e
@@ -207,9 +211,11 @@ def write_manifest(
     root: Path, source: str, source_files: Mapping[str, Mapping[str, int]], dtypes: Mapping[str, str]
 ) -> None:
     """The manifest of all files under root. source_files: component -> name -> bytes. dtypes: component -> name."""
-    files = {p.relative_to(root).as_posix(): p.stat().st_size for p in sorted(root.rglob("*")) if p.is_file()}
+    paths = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*")) if p.is_file()}
     content = {"format": FORMAT, "version": VERSION, "source": source, "source_files": source_files, "dtypes": dtypes}
-    write_json(root / MANIFEST, {**content, "files": files})
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
+    sums = {name: sha256_of(path) for name, path in paths.items()}
+    write_json(root / MANIFEST, {**content, "files": sizes, "sha256": sums})
 
 
 def brief(e: Exception) -> str:
@@ -222,8 +228,14 @@ def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
 
 
-def _checkpointer() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler(restore_concurrent_gb=_IN_FLIGHT_GB))
+def _writer() -> ocp.Checkpointer:
+    # Compressed, bfloat16 weights are a fifth smaller and take twice the time to load, and to write.
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
+
+
+def _checkpointer(in_flight: float = 1e9) -> ocp.Checkpointer:
+    """in_flight: bytes."""
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler(restore_concurrent_gb=in_flight / 1e9))
 
 
 @contextmanager

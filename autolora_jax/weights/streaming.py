@@ -1,15 +1,16 @@
-"""From open tensor files to a parameter tree on the devices, one tensor at a time.
+"""From open tensor files to a parameter tree on the devices, a few tensors at a time.
 
-A tensor is read, checked, rearranged and cast on the host, put on its devices and forgotten before the next one is
-read, so loading needs about one tensor of host memory beyond the tree itself.
+A tensor is checked where the file is mapped, cast and rearranged on the host, put on its devices and forgotten before
+its thread takes the next one, so loading needs a few tensors of host memory beyond the tree itself.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,8 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import DTypeLike
 
-from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import FLOATS, TensorFiles, TensorInfo
+from autolora_jax.weights.placing import Placement, cast, place
 from autolora_jax.weights.rules import (
     NO_DEFAULTS,
     Default,
@@ -31,9 +32,8 @@ from autolora_jax.weights.rules import (
     plan,
 )
 
-# Where leaves go: one sharding for all, or one by tree path and shape, or None: the default device.
-Sharding = jax.sharding.Sharding
-Placement = Sharding | Callable[[str, Shape], Sharding] | None
+T = TypeVar("T")
+THREADS = 4  # a tensor each: while some wait for a device, or the disk, the others are busy
 
 
 class Leaves(NamedTuple):
@@ -68,15 +68,20 @@ class TensorWeights(NamedTuple):
 
     def load(self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement) -> dict[str, Any]:
         """The parameter tree as nested dicts of jax arrays."""
-        wanted, shapes, flat = np.dtype(jnp.dtype(dtype)), flat_shapes(targets), {}
+        wanted, shapes = np.dtype(jnp.dtype(dtype)), flat_shapes(targets)
+        [default] = jnp.zeros(()).devices()  # the default device, which threads don't inherit
         with self.files() as files:
             steps = self._plan(files, targets)
-            for source, pieces in groupby(steps, lambda step: step.source):
-                tensor = files.read(self.prefix + source)
-                for step in pieces:
-                    leaf = cast(step.make(tensor), wanted, f"{files.where}: {self.prefix}{source}")
-                    # Waiting keeps transfers from queueing up: the host would hold every tensor in flight.
-                    flat[step.name] = jax.block_until_ready(place(leaf, step.name, placement))
+
+            def placed(source: str, pieces: list[Piece]) -> dict[str, jax.Array]:
+                tensor = cast(files.view(self.prefix + source), wanted, f"{files.where}: {self.prefix}{source}")
+                with jax.default_device(default):
+                    made = {step.name: place(step.make(tensor), step.name, placement) for step in pieces}
+                # Waiting keeps transfers from queueing up: the host would hold every tensor in flight.
+                return jax.block_until_ready(made)
+
+            tasks = [(source, list(pieces)) for source, pieces in groupby(steps, lambda step: step.source)]
+            flat = {path: leaf for made in _in_threads(placed, tasks) for path, leaf in made.items()}
         for path in shapes.keys() - flat.keys():
             flat[path] = place(self.defaults[path].make(shapes[path]).astype(wanted), path, placement)
         return traverse_util.unflatten_dict(flat, sep="/")
@@ -117,19 +122,10 @@ class TensorWeights(NamedTuple):
         return steps
 
 
-def place(leaf: np.ndarray, path: str, placement: Placement) -> jax.Array:
-    """A host array on its devices. Every process must hold the whole array."""
-    sharding = placement(path, leaf.shape) if callable(placement) else placement
-    if sharding is None or sharding.is_fully_addressable:
-        return jax.device_put(leaf, sharding)
-    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
-
-
-def cast(x: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
-    """A contiguous array of another dtype. Raises WeightsError when finite values overflow."""
-    with np.errstate(over="ignore"):  # checked below
-        y = x.astype(dtype, order="C", copy=False)
-    if dtype.itemsize < x.dtype.itemsize and not np.isfinite(y).all():
-        most = np.abs(x).max()
-        raise WeightsError(f"{what} holds {most:g}, too large for {dtype.name}; load it as bfloat16 or float32")
-    return y
+def _in_threads(function: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> Iterator[T]:
+    """function(*task) of each, in their order. The first that fails, in that order, ends it."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        yield from pool.map(lambda task: function(*task), tasks)
+    finally:
+        pool.shutdown(cancel_futures=True)

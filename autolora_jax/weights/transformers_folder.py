@@ -14,8 +14,10 @@ from autolora_jax.models.networks import shapes_of
 from autolora_jax.weights.diffusers_folder import TOKENIZER_FILES, open_weights, weights_file
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.hub import Folder, LocalFolder, is_hub_id, open_hub
-from autolora_jax.weights.streaming import Placement, TensorWeights
+from autolora_jax.weights.placing import Placement
+from autolora_jax.weights.streaming import TensorWeights
 from autolora_jax.weights.tables import stages_for
+from autolora_jax.weights.tokenizer_files import check_tokenizer
 
 CONFIG = "config.json"
 # What config.json calls a network -> what we read it as.
@@ -56,6 +58,7 @@ class Pretrained:
         if not {"tokenizer.json"} & {*wanted} and not {"vocab.json", "merges.txt"} <= {*wanted}:
             raise WeightsError(f"{self.name} has no tokenizer.json, nor vocab.json with merges.txt; download them")
         paths = [self.folder.path(name) for name in wanted]  # fetches all of them
+        check_tokenizer(paths)
         return paths[0].parent
 
 

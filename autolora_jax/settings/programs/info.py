@@ -26,6 +26,11 @@ class Info(Program):
     hash: bool = setting(
         True, "The sha256 of a file, for which all of it is read: 7 GB take a while.", flag="--hash/--no-hash"
     )
+    verify: bool = setting(
+        False,
+        "Read all of it: checksums of a converted folder and of files in the hub's cache, and whether all weights are "
+        "finite numbers. Exit code 1: something is damaged.",
+    )
 
     EXAMPLES = """[bold]Examples[/]
 
@@ -34,6 +39,10 @@ class Info(Program):
 Whether it fits a model, and how many of its layers it changes:
 
 [cyan]autolora info pixel-art-xl.safetensors --model stabilityai/stable-diffusion-xl-base-1.0[/]
+
+Whether a model came through a copy unharmed:
+
+[cyan]autolora info converted/sdxl --verify[/]
 
 Its trigger words alone, for a script:
 
