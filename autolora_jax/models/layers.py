@@ -50,22 +50,11 @@ def repeated(block: Block, *inputs: Array) -> Any:
     A compiler puts the body in the place of every call again, so what runs is the same. The body is computed once more
     in a backward pass if `remat` asks for it.
     """
-    scope, alone = block.scope, block.clone(parent=None, name=None)
-    assert scope is not None
-    if block.is_initializing():
-        outputs, made = _made_once(alone, block.make_rng("params"), *inputs)
-        for name, part in made["params"].items():
-            scope.put_variable("params", name, part)
-        return outputs
-    if scope.mutable is not False:  # it shows what is inside
+    assert block.scope is not None
+    if block.scope.mutable is not False:  # it makes its parameters, or shows what is inside: nothing to share
         return block(*inputs)
     with jax.named_scope(str(block.name)):
-        return _traced_once(alone, block.variables, *inputs)
-
-
-@partial(jax.jit, static_argnums=0)
-def _made_once(block: Block, key: Array, *inputs: Array) -> Any:
-    return block.init_with_output(key, *inputs)
+        return _traced_once(block.clone(parent=None, name=None), block.variables, *inputs)
 
 
 @partial(jax.jit, static_argnums=0)
