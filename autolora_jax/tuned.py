@@ -47,9 +47,11 @@ class Tuned:
 
     def model(self, model: Model, scales: Mapping[str, np.ndarray]) -> Model:
         """What a batch is drawn with. scales: kind of weights -> [b, steps or 1, loras]."""
+        if not self._delta:
+            return model
         rows = np.concatenate([values.reshape(-1, values.shape[-1]) for values in scales.values()])
         rows = np.unique(rows[rows.any(axis=1)], axis=0)
-        if not self._delta or len(rows) != 1:
+        if len(rows) != 1:
             return model
         if self._made is None or self._made[0] != rows[0].tobytes():
             merged = lora.merge_into(model.params, self._delta, rows[0])
