@@ -26,7 +26,7 @@ from autolora_jax.progress import OnProgress
 from autolora_jax.request import Canvas, Request, Texts, text_scales
 from autolora_jax.sampler import Model
 from autolora_jax.settings.arguments import advice, only_known, taking
-from autolora_jax.settings.pictures import TUNED_WEIGHTS, Call
+from autolora_jax.settings.pictures import TUNED_WEIGHTS, Call, full_dtype
 from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.sharding import data_mesh, replicated
 from autolora_jax.shown import Shown
@@ -104,6 +104,7 @@ class AutoLoRAPipeline(Shown):
         source: str | PathLike[str] | None = None,
         *,
         dtype: DTypeLike = "bfloat16",
+        vae_dtype: DTypeLike | None = None,
         devices: Sequence[jax.Device] | None = None,
         weight_shards: int = 1,
         tuned_weights: str = "auto",
@@ -123,8 +124,10 @@ class AutoLoRAPipeline(Shown):
 
         source: a diffusers folder, a hub id, a single .safetensors file, or a converted Orbax folder; nothing is the
             built-in model, "builtin".
-        dtype: "bfloat16" (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE) or "float32"
-            (float32 products too, on every device).
+        dtype: "bfloat16" (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE), "float16" (the
+            same, more exact, where the device has it: no TPU has) or "float32" (float32 products too, on every device).
+        vae_dtype: what the VAE computes in; None: float32 that on accelerators takes fast products unless `dtype` is
+            float32, too; or `dtype` where the VAE's config allows (force_upcast is false).
         weight_shards: devices that hold one copy of the weights together, for a model too large for one of them.
         tuned_weights: "kept": a copy of the denoiser's weights with the LoRAs in it, which makes steps shorter, for as
             much memory again. "merged": none, each step builds it layer by layer. "auto": kept on GPUs that have three
@@ -147,7 +150,8 @@ class AutoLoRAPipeline(Shown):
             raise ValueError(f"tuned_weights={tuned_weights!r}: use one of {', '.join(map(repr, TUNED_WEIGHTS))}")
         keep_programs(compilation_cache)
         source = source if source is not None else MODEL
-        dtype = jnp.dtype(dtype)
+        dtype = jnp.dtype(full_dtype(dtype))
+        vae_dtype = None if vae_dtype is None else jnp.dtype(full_dtype(vae_dtype))
         mesh = data_mesh(devices, weight_shards)
         checkpoint = open_checkpoint(
             source,
@@ -160,7 +164,7 @@ class AutoLoRAPipeline(Shown):
             rescale_betas_zero_snr=rescale_betas_zero_snr,
             cache_dir=cache_dir,
         )
-        parts = load_parts(checkpoint, dtype, mesh, text_encoder_3, on_progress)
+        parts = load_parts(checkpoint, dtype, mesh, vae_dtype, text_encoder_3, on_progress)
         name = Path(source).name
         return cls(**parts._asdict(), scheduler=checkpoint.scheduler, mesh=mesh, name=name, tuned_weights=tuned_weights)
 

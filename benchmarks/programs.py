@@ -20,6 +20,7 @@ from autolora_jax import lora
 from autolora_jax.config import CLIPTextConfig, MMDiTConfig, UNetConfig, VAEConfig
 from autolora_jax.engine import decode
 from autolora_jax.guidance import COLUMNS, plan
+from autolora_jax.loading import vae_settings
 from autolora_jax.models.joint import JointTransformerBlock
 from autolora_jax.models.networks import network_of, param_shapes
 from autolora_jax.models.resnet import ResnetBlock2D
@@ -176,10 +177,12 @@ def lower_encoder(config: Any, mesh: Mesh, length: int = 77, rank: int = ROOM, l
     return encode.lower(encoder, mesh, abstract(shared, replicated(mesh)), abstract(rows, split_images(mesh)))
 
 
-def lower_decoder(config: VAEConfig, mesh: Mesh, batch: int, size: int) -> Any:
-    """The lowered VAE's decoder: pictures of `size` pixels, `batch` a chip, one after another."""
-    dtype = jnp.float32 if config.force_upcast else jnp.bfloat16  # as loading.py has it
-    vae: Any = network_of(config, dtype=dtype, param_dtype=dtype)
+def lower_decoder(config: VAEConfig, mesh: Mesh, batch: int, size: int, dtype: jnp.dtype | None = None) -> Any:
+    """The lowered VAE's decoder: pictures of `size` pixels, `batch` a chip, one after another.
+
+    dtype: what it computes in, None as beside networks in bfloat16.
+    """
+    vae: Any = network_of(config, **vae_settings(config, jnp.dtype("bfloat16"), dtype))
     side = size // config.factor
     latents = jax.ShapeDtypeStruct((batch * mesh.size, side, side, config.latent_channels), jnp.float32)
     params = abstract(param_shapes(vae), replicated(mesh))

@@ -4,9 +4,11 @@
     python -m benchmarks.tpu_compile --topology v5e:2x2 --batch 8
     python -m benchmarks.tpu_compile --model sd3-medium --topology v5e:2x2 --batch 1
     python -m benchmarks.tpu_compile --model sd3.5-large --topology v5e:2x2 --batch 1 --weight-shards 4
+    python -m benchmarks.tpu_compile --program decoder --topology v5e:2x2 --size 1536
 
 Compiles ahead of time with libtpu (pip install libtpu). Each compile takes several minutes on two cores. A scan's body
-is counted once, so the sampler's figures are those of one step (plus a few elementwise operations around the loop).
+is counted once, so the sampler's figures are those of one step (plus a few elementwise operations around the loop), the
+decoder's those of one picture (and of a chunk of its attention).
 Pallas attention is invisible to the cost analysis on both sides of a ratio; `attention` is its exact count. Cycles and
 their regions are cycles.py's; single blocks, which compile in half a minute, are tpu_blocks.py's.
 """
@@ -20,16 +22,28 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh
 
 from autolora_jax.settings.rules import AutoLoRA
 from autolora_jax.sharding import data_mesh
 from benchmarks.cycles import REGIONS, Cycles, Schedules, count
-from benchmarks.programs import MODELS, ROOM, attention_flop, lower_forward, lower_sampler, network
+from benchmarks.programs import (
+    MODELS,
+    NETWORKS,
+    ROOM,
+    attention_flop,
+    lower_decoder,
+    lower_forward,
+    lower_sampler,
+    network,
+)
 
 COLLECTIVES = re.compile(r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(")
 GB, TERA = 1e9, 1e12
+# How the decoder may compute: asked for, for networks in bfloat16.
+DECODERS = {"float32": jnp.dtype("float32"), "the default": None, "bfloat16": jnp.dtype("bfloat16")}
 HEADINGS = ["program", "chip", "images", "arguments GB", "temporaries GB", "peak GB", "TFLOP", "+ attention"]
 HEADINGS += ["moved GB", "collectives"]
 HEADER = "| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|"
@@ -119,11 +133,22 @@ def rows(
     yield measure("AutoLoRA step", topology, lowered, batch, 4 * once, schedules)
 
 
+def decoders(
+    topology: str, batch: int, size: int, model: str = "sdxl", schedules: Schedules | None = None
+) -> Iterator[Compiled]:
+    """The decoder on one chip, in each of DECODERS."""
+    mesh = topology_mesh(topology, 1)
+    for name, dtype in DECODERS.items():
+        lowered = lower_decoder(NETWORKS[model]["vae"], mesh, batch, size, dtype)
+        yield measure(f"decoder, {size}, {name}", topology, lowered, batch, 0.0, schedules)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topology", action="append", help="v5e:2x2, v6e:2x2 …; repeatable (default: both)")
     parser.add_argument("--batch", type=int, default=4, help="images a chip")
     parser.add_argument("--size", type=int, default=1024, help="picture side in pixels")
+    parser.add_argument("--program", choices=("sampler", "decoder"), default="sampler")
     parser.add_argument("--model", choices=MODELS, default="sdxl")
     parser.add_argument("--weight-shards", type=int, default=1, help="chips that hold one copy of the weights together")
     parser.add_argument("--rank", type=int, default=ROOM, help="ranks that every layer has room for")
@@ -145,14 +170,18 @@ def table(args: argparse.Namespace, schedules: Schedules) -> list[Compiled]:
     for topology in args.topology or ["v5e:2x2", "v6e:2x2"]:
         print(HEADER)
         first = len(results)
-        for row in rows(topology, args.batch, args.size, args.rank, args.model, args.weight_shards, schedules):
+        if args.program == "decoder":
+            compiled = decoders(topology, args.batch, args.size, args.model, schedules)
+        else:
+            compiled = rows(topology, args.batch, args.size, args.rank, args.model, args.weight_shards, schedules)
+        for row in compiled:
             results.append(row)
             print(row, flush=True)
             print(f"compiled in {row.compile_s:.0f} s", file=sys.stderr)
         print(f"\n{CYCLES_HEADER}")
         for row in results[first:]:
             print(f"| {row.program} | {row.topology} | {row.cycles} |", flush=True)
-        if args.weight_shards > 1:
+        if args.program == "decoder" or args.weight_shards > 1:
             continue
         forward, step = results[-2:]
         print(

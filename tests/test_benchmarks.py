@@ -26,6 +26,7 @@ def test_tracing_is_timed_for_both_families(
         ("gpu_compile", "| tiny | decoder 64² | h100 | 1 |"),
         ("checkpoint_loading", "| orbax: load |"),
         ("lora_loading", "dora: 9 modules"),
+        ("precision", "| the default on a TPU |"),
         ("step", "| AutoLoRA step, ours |"),
         ("tpu_blocks", "| tiny |"),
         ("tpu_compile", "| AutoLoRA step | v5e:2x2 |"),

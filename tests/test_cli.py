@@ -149,7 +149,18 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         *("--guidance-rescale", ".5", "--steps", "11", "--size", "832x1216", "--scheduler", "ddim"),
         *("--timestep-spacing", "trailing", "--noise", "torch", "--batch-size", "3", "--clip-skip", "1"),
         *("--max-sequence-length", "77", "--dtype", "float32", "--variant", "fp16", "--tokenizer", "tok"),
-        *("--text-encoders-from", "clips", "--t5", "none", "--weight-shards", "4", "--base-text", "lora"),
+        *(
+            "--text-encoders-from",
+            "clips",
+            "--t5",
+            "none",
+            "--weight-shards",
+            "4",
+            "--vae-dtype",
+            "bfloat16",
+            "--base-text",
+            "lora",
+        ),
         *("--vae", "other", "--prediction-type", "v_prediction", "--no-rescale-betas-zero-snr"),
         *("--embedding", "zib.safetensors", "--embedding", "own:er/wolle"),
         *("--set", "sampler.steps=99", "--set", "seeds = 4", "--out", tmp_path / "out"),
@@ -168,6 +179,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         vae="other",
         prediction_type="v_prediction",
         rescale_betas_zero_snr=False,
+        vae_dtype="bfloat16",
     )
     assert fake.embeddings == ["zib.safetensors", "own:er/wolle"]
     (call,) = fake.calls

@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import torch
 from PIL import ExifTags, Image
 
 from autolora_jax import CFG, AutoLoRAPipeline, ConfigError, Output
 from autolora_jax.pictures import Picture, read_settings, told
-from autolora_jax.settings import GenerateConfig
+from autolora_jax.settings import GenerateConfig, ModelConfig
+from autolora_jax.settings.pictures import full_dtype
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +128,11 @@ def test_a_notebook_shows_pictures_with_captions(pipe, drawn: Output):
         [drawn.settings[0]] * 70,
     )
     assert "and 6 more" in (many._repr_html_() or "")
+
+
+def test_dtypes_go_by_their_short_names_too():
+    assert ModelConfig(dtype="fp16", vae_dtype="bf16") == ModelConfig(dtype="float16", vae_dtype="bfloat16")
+    assert ModelConfig(dtype=str(torch.float16)).dtype == "float16"
+    assert full_dtype(torch.bfloat16) == "bfloat16" and full_dtype(None) is None
+    with pytest.raises(ConfigError, match="dtype = 'int8' is not known: there are bfloat16, float16, float32"):
+        ModelConfig(dtype="int8")

@@ -111,6 +111,19 @@ def test_a_large_stream_swallows_no_layer_in_bfloat16(tiny):
     assert error(swallowed, exact) > 1  # what a stream of bfloat16 would make of it
 
 
+def test_a_feed_forward_beyond_float16(tiny):
+    """As the XXL model's: what is between its products, and what comes out, is more than 65,504."""
+    _, network, params = tiny
+    layer = network.bind({"params": params}).encoder.block[0].layer[1].DenseReluDense
+    half = layer.clone(parent=None, dtype=jnp.float16, param_dtype=jnp.float16)
+    x, own = jnp.asarray(normal(0, 2, 9, SIZES["d_model"])), layer.variables["params"]
+    large = jax.tree.map(lambda kernel: kernel * 100, own)
+    exact = layer.clone(parent=None).apply({"params": large}, x)
+    assert jnp.abs(exact).max() > 1e5
+    y = half.apply({"params": jax.tree.map(lambda kernel: kernel.astype(jnp.float16), large)}, x)
+    assert error(y, exact) < 4e-3
+
+
 def test_the_stream_is_float32_from_end_to_end(tiny):
     _, network, params = tiny
     half = network.clone(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jaxtyping import Array, DTypeLike, Float
 
-from autolora_jax.models.layers import matmul_precision
+from autolora_jax.models.layers import EXACT, matmul_precision
 
 # More bytes of float32 logits than this and a call walks over chunks of its queries. SDXL at 1024² has 640 MiB an image
 # (4096 tokens, 10 heads), its VAE 1 GiB (16384 tokens).
@@ -35,7 +35,7 @@ SPLASH_KEY_BYTES = 5 * 2**18
 QUERY_BLOCKS = {512: 1.0, 384: 1.01, 256: 1.08, 128: 1.4}
 KEY_BLOCKS = {1024: 1.0, 512: 1.0, 768: 1.03, 640: 1.12, 384: 1.15, 256: 1.3}
 
-Kernel = Callable[[Array, Array, Array, bool], Array]
+Kernel = Callable[[Array, Array, Array, bool, str], Array]
 
 
 def dot_product_attention(
@@ -44,27 +44,33 @@ def dot_product_attention(
     v: Float[Array, "b s h d"],
     implementation: str = "xla",
     causal: bool = False,
+    precision: str = EXACT,
 ) -> Float[Array, "b t h d"]:
     """softmax(q·kᵀ/√d)·v of every head, in v's dtype.
 
     implementation: a key of IMPLEMENTATIONS.
     causal: query i sees keys 0..i only.
+    precision: of float32 products, see layers.
     Raises ValueError for an unknown implementation.
     """
     if implementation not in IMPLEMENTATIONS:
         known = ", ".join(map(repr, IMPLEMENTATIONS))
         raise ValueError(f"attention implementation {implementation!r} is unknown; use one of {known}")
-    return IMPLEMENTATIONS[implementation](q, k, v, causal)
+    return IMPLEMENTATIONS[implementation](q, k, v, causal, precision)
 
 
 def biased_attention(
-    q: Float[Array, "b t h d"], k: Float[Array, "b s h d"], v: Float[Array, "b s h d"], bias: Float[Array, "h t s"]
+    q: Float[Array, "b t h d"],
+    k: Float[Array, "b s h d"],
+    v: Float[Array, "b s h d"],
+    bias: Float[Array, "h t s"],
+    precision: str = EXACT,
 ) -> Float[Array, "b t h d"]:
     """softmax(q·kᵀ + bias)·v of every head, in v's dtype: T5's, which divides by no √d.
 
     Runs as "xla" on every device: the fused kernels above take no bias, and a prompt's logits are small.
     """
-    return _mixed(_products(q, k) + bias[None], v)
+    return _mixed(_products(q, k, precision) + bias[None], v, precision)
 
 
 def default_implementation(platform: str, dtype: DTypeLike) -> str:
@@ -74,12 +80,12 @@ def default_implementation(platform: str, dtype: DTypeLike) -> str:
     return {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform, "xla")
 
 
-def _xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
+def _xla(q: Array, k: Array, v: Array, causal: bool, precision: str) -> Array:
     b, t, h, _ = q.shape
     positions = jnp.arange(t)
     chunks = -(-4 * b * h * t * k.shape[1] // CHUNK_BYTES)
     if chunks <= 1:
-        return _attend(q, positions, k, v, causal)
+        return _attend(q, positions, k, v, causal, precision)
     size = -(-t // chunks)
     padding = (0, chunks * size - t)  # the queries added here are computed and thrown away
     q = jnp.pad(q, ((0, 0), padding, (0, 0), (0, 0))).reshape(b, chunks, size, h, -1)
@@ -88,48 +94,48 @@ def _xla(q: Array, k: Array, v: Array, causal: bool) -> Array:
     # A backward pass would keep the weights of all chunks, all logits again: recompute each chunk's.
     @partial(jax.checkpoint, prevent_cse=False)
     def attend(part: tuple[Array, Array]) -> Array:
-        return _attend(*part, k, v, causal)
+        return _attend(*part, k, v, causal, precision)
 
     parts = jax.lax.map(attend, (jnp.moveaxis(q, 1, 0), positions))
     return jnp.moveaxis(parts, 0, 1).reshape(b, chunks * size, h, -1)[:, :t]  # [chunks b size h d] -> [b t h d]
 
 
-def _attend(q: Array, positions: Array, k: Array, v: Array, causal: bool) -> Array:
+def _attend(q: Array, positions: Array, k: Array, v: Array, causal: bool, precision: str) -> Array:
     """What the queries at these positions get from all keys."""
-    logits = _products(q, k) * q.shape[-1] ** -0.5
+    logits = _products(q, k, precision) * q.shape[-1] ** -0.5
     if causal:
         visible = positions[:, None] >= jnp.arange(k.shape[1])[None, :]
         logits = jnp.where(visible[None, None], logits, -jnp.inf)
-    return _mixed(logits, v)
+    return _mixed(logits, v, precision)
 
 
-def _products(q: Array, k: Array) -> Array:
+def _products(q: Array, k: Array, precision: str) -> Array:
     """q·kᵀ of every head, [b h t s] in float32."""
-    precision = matmul_precision(k.dtype)
-    return jnp.einsum("bthd,bshd->bhts", q, k, precision=precision, preferred_element_type=jnp.float32)
+    passes = matmul_precision(k.dtype, precision)
+    return jnp.einsum("bthd,bshd->bhts", q, k, precision=passes, preferred_element_type=jnp.float32)
 
 
-def _mixed(logits: Array, v: Array) -> Array:
+def _mixed(logits: Array, v: Array, precision: str) -> Array:
     """The values, weighed by a softmax of [b h t s]."""
     weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("bhts,bshd->bthd", weights, v, precision=matmul_precision(v.dtype))
+    return jnp.einsum("bhts,bshd->bthd", weights, v, precision=matmul_precision(v.dtype, precision))
 
 
-def _cudnn(q: Array, k: Array, v: Array, causal: bool) -> Array:
+def _cudnn(q: Array, k: Array, v: Array, causal: bool, precision: str) -> Array:
     d = q.shape[-1]
     if q.dtype.itemsize != 2 or d > CUDNN_HEAD_DIM or d % 8 or min(q.shape[1], k.shape[1]) < FUSED_TOKENS:
-        return _xla(q, k, v, causal)
+        return _xla(q, k, v, causal, precision)
     return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
 
 
-def _splash(q: Array, k: Array, v: Array, causal: bool) -> Array:
+def _splash(q: Array, k: Array, v: Array, causal: bool, precision: str) -> Array:
     if causal or q.shape[-1] > SPLASH_HEAD_DIM or min(q.shape[1], k.shape[1]) < FUSED_TOKENS:
-        return _xla(q, k, v, causal)
-    return _splash_heads(q, k, v)
+        return _xla(q, k, v, causal, precision)
+    return _splash_heads(q, k, v, precision)
 
 
-@jax.jit  # traced once per shape, not once per layer
-def _splash_heads(q: Array, k: Array, v: Array) -> Array:
+@partial(jax.jit, static_argnames="precision")  # traced once per shape, not once per layer
+def _splash_heads(q: Array, k: Array, v: Array, precision: str) -> Array:
     (t, block_q), (s, block_kv) = padded_length(q.shape[1], QUERY_BLOCKS), padded_length(k.shape[1], KEY_BLOCKS)
     q = (q.astype(jnp.float32) * q.shape[-1] ** -0.5).astype(q.dtype)  # the kernel does not scale
     padded = [
@@ -152,7 +158,7 @@ def _splash_heads(q: Array, k: Array, v: Array) -> Array:
         v_layout=splash.QKVLayout.SEQ_MINOR,
     )
     mask = splash.MultiHeadMask([splash.FullMask((t, s))] * q.shape[2])
-    precision = matmul_precision(q.dtype) or "default"
+    passes = matmul_precision(q.dtype, precision) or "default"
 
     def heads(interpret: bool, *qkv: Array) -> Array:
         kernel = splash.make_splash_mha_single_device(mask, block_sizes=sizes, interpret=interpret)
@@ -161,7 +167,7 @@ def _splash_heads(q: Array, k: Array, v: Array) -> Array:
             segments = splash.SegmentIds(jnp.zeros(t, jnp.int32), (jnp.arange(s) >= k.shape[1]).astype(jnp.int32))
         return jax.vmap(lambda *x: kernel(*x, segment_ids=segments))(*qkv)
 
-    tpu, elsewhere = (_at_precision(partial(heads, interpret), precision) for interpret in (False, True))
+    tpu, elsewhere = (_at_precision(partial(heads, interpret), passes) for interpret in (False, True))
     out = jax.lax.platform_dependent(*padded, tpu=tpu, default=elsewhere)
     return out[:, :, : q.shape[1]].swapaxes(1, 2)
 

@@ -25,8 +25,8 @@ class Embeddings(Block):
 
     def setup(self) -> None:
         c = self.config
-        self.token_embedding = nn.Embed(c.vocab_size, c.hidden_size, **self.dtypes)
-        self.position_embedding = nn.Embed(c.max_position_embeddings, c.hidden_size, **self.dtypes)
+        self.token_embedding = self.embedding(c.vocab_size, c.hidden_size)
+        self.position_embedding = self.embedding(c.max_position_embeddings, c.hidden_size)
 
     def __call__(self, ids: Int[Array, "b t"], extra: Float[Array, "r d"] | None) -> Float[Array, "b t d"]:
         return look_up(self.token_embedding, ids, extra) + self.position_embedding(jnp.arange(ids.shape[1])[None])
@@ -45,7 +45,8 @@ class SelfAttention(Block):
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         heads = (*x.shape[:2], self.config.num_attention_heads, -1)
         q, k, v = (project(x).reshape(heads) for project in (self.q_proj, self.k_proj, self.v_proj))  # [b t h d]
-        return self.out_proj(dot_product_attention(q, k, v, self.attention, causal=self.config.causal).reshape(x.shape))
+        y = dot_product_attention(q, k, v, self.attention, self.config.causal, self.precision)
+        return self.out_proj(y.reshape(x.shape))
 
 
 class MLP(Block):
@@ -157,7 +158,7 @@ class VisionEmbeddings(Block):
             "class_embedding", nn.initializers.normal(0.02), (c.hidden_size,), self.param_dtype
         )
         self.patch_embedding = Conv(c.hidden_size, c.patch_size, c.patch_size, NO_PAD, use_bias=False, **self.dtypes)
-        self.position_embedding = nn.Embed(1 + (c.image_size // c.patch_size) ** 2, c.hidden_size, **self.dtypes)
+        self.position_embedding = self.embedding(1 + (c.image_size // c.patch_size) ** 2, c.hidden_size)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b t d"]:
         patches = self.patch_embedding(x)

@@ -77,7 +77,7 @@ class SelfAttention(Heads):
 
     def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
         q, k, v = self._split(x, [self.to_q, self.to_k, self.to_v], [self.norm_q, self.norm_k])
-        return self.to_out[0](dot_product_attention(q, k, v, self.attention).reshape(x.shape))
+        return self.to_out[0](dot_product_attention(q, k, v, self.attention, precision=self.precision).reshape(x.shape))
 
 
 class JointAttention(Heads):
@@ -103,7 +103,8 @@ class JointAttention(Heads):
             text, [self.add_q_proj, self.add_k_proj, self.add_v_proj], [self.norm_added_q, self.norm_added_k]
         )
         q, k, v = (jnp.concatenate(both, axis=1) for both in zip(of_image, of_text, strict=True))  # [b t+s h d]
-        y = dot_product_attention(q, k, v, self.attention).reshape(image.shape[0], -1, self.features)
+        y = dot_product_attention(q, k, v, self.attention, precision=self.precision)
+        y = y.reshape(image.shape[0], -1, self.features)
         to_image, to_text = jnp.split(y, [image.shape[1]], axis=1)
         return self.to_out[0](to_image), to_text if self.text_only_read else self.to_add_out(to_text)
 

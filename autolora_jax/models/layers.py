@@ -1,7 +1,7 @@
 """Layers that every network here is made of: Flax Linen, channels last, each aware of an optional LoRA delta.
 
-dtype is the compute dtype, param_dtype the stored one. float32 compute means float32 products on every device
-(TPUs and GPUs would otherwise round inputs to bfloat16/TF32). Norm statistics are always float32.
+dtype is the compute dtype, param_dtype the stored one. float32 compute means float32 products on every device, unless a
+lower `precision` lets TPUs round their inputs to bfloat16, and GPUs to TF32. Norm statistics are always float32.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,13 @@ from autolora_jax.models.delta import Delta, apply_kernel, changed
 Pads = tuple[tuple[int, int], tuple[int, int]]
 NO_PAD: Pads = ((0, 0), (0, 0))
 SAME_3X3: Pads = ((1, 1), (1, 1))
+# Of float32 products, as JAX names them: six bfloat16 passes of a TPU, a GPU's float32; one pass, a GPU's TF32.
+EXACT, FAST = "highest", "default"
 
 
-def matmul_precision(dtype: DTypeLike) -> str | None:
-    """The `precision` argument of every product computed in this dtype."""
-    return "highest" if jnp.dtype(dtype) == jnp.float32 else None
+def matmul_precision(dtype: DTypeLike, precision: str = EXACT) -> str | None:
+    """The `precision` argument of every product computed in this dtype. precision: a Block's."""
+    return precision if jnp.dtype(dtype) == jnp.float32 else None
 
 
 class Block(nn.Module, kw_only=True):  # type: ignore[call-arg]  # Flax's types are not read
@@ -30,18 +32,23 @@ class Block(nn.Module, kw_only=True):  # type: ignore[call-arg]  # Flax's types 
 
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    precision: str = EXACT  # of products, where dtype is float32
     attention: str = "xla"  # a key of attention.IMPLEMENTATIONS
     remat: bool = False  # a backward pass keeps the inputs of `repeated` blocks alone: less memory, one more forward
 
     @property
     def dtypes(self) -> dict[str, Any]:
         """What a layer needs of them."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype, "precision": self.precision}
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a smaller block needs of them."""
         return {**self.dtypes, "attention": self.attention, "remat": self.remat}
+
+    def embedding(self, size: int, features: int) -> nn.Embed:
+        """A table of vectors."""
+        return nn.Embed(size, features, dtype=self.dtype, param_dtype=self.param_dtype)
 
 
 def repeated(block: Block, *inputs: Array) -> Any:
@@ -68,6 +75,7 @@ class _Adapted(nn.Module, kw_only=True):  # type: ignore[call-arg]
 
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    precision: str = EXACT
 
     def delta(self) -> Delta | None:
         return self.variables.get("lora")
@@ -100,7 +108,7 @@ class _Affine(_Adapted, kw_only=True):  # type: ignore[call-arg]
         """linear(x, kernel, precision=…) with the delta added, and the bias. positions: see apply_kernel."""
         kernel = self.stored("kernel", _random_kernel, kernel_shape)
         x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
-        precision = matmul_precision(self.dtype)
+        precision = matmul_precision(self.dtype, self.precision)
         y = apply_kernel(x, kernel, self.delta(), partial(linear, precision=precision), positions, precision)
         return self.biased(y, self.use_bias)
 

@@ -1,8 +1,9 @@
 """The encoder of T5 v1.1, SD3's third text encoder. Follows transformers 5.23 models/t5/modeling_t5.py, whose attribute
 names it has. No mask: padding is attended to, as in every SD3 pipeline.
 
-float32 islands: the residual stream, norm statistics, logits and softmax. The stream of the XXL model grows to where
-float16 ends and bfloat16 counts in hundreds: a layer's own, far smaller change would be rounded away.
+float32 islands: the residual stream, norm statistics, logits and softmax, and `wo` where all else is float16. The
+stream of the XXL model grows to where float16 ends and bfloat16 counts in hundreds: a layer's own, far smaller change
+would be rounded away.
 """
 
 import itertools
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from autolora_jax.config import T5Config
 from autolora_jax.models.attention import biased_attention
-from autolora_jax.models.layers import Block, Dense, RMSNorm, gelu_tanh, look_up, repeated
+from autolora_jax.models.layers import FAST, Block, Dense, RMSNorm, gelu_tanh, look_up, repeated
 
 
 class SelfAttention(Block):
@@ -38,7 +39,7 @@ class SelfAttention(Block):
         # (2.4 GB of the XXL model).
         projected = jax.lax.optimization_barrier([project(x) for project in (self.q, self.k, self.v)])
         q, k, v = (y.reshape(*x.shape[:2], self.config.num_heads, -1) for y in projected)  # [b t h d]
-        return self.o(biased_attention(q, k, v, bias).reshape(*x.shape[:2], -1))
+        return self.o(biased_attention(q, k, v, bias, self.precision).reshape(*x.shape[:2], -1))
 
     def position_bias(self, length: int) -> Float[Array, "h t t"]:
         """What every head's logit of query i and key j gets for their distance, float32."""
@@ -68,10 +69,13 @@ class GatedDense(Block):
 
     def setup(self) -> None:
         self.wi_0, self.wi_1 = (Dense(self.config.d_ff, use_bias=False, **self.dtypes) for _ in range(2))
-        self.wo = Dense(self.config.d_model, use_bias=False, **self.dtypes)
+        # What it takes and gives is beyond float16 in the XXL model. TF32 has all of float16's digits.
+        wide = {"dtype": jnp.float32, "precision": FAST} if jnp.dtype(self.dtype) == jnp.float16 else {}
+        self.wo = Dense(self.config.d_model, use_bias=False, **(self.dtypes | wide))
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        return self.wo(gelu_tanh(self.wi_0(x)) * self.wi_1(x))
+        gate, value = (project(x).astype(self.wo.dtype) for project in (self.wi_0, self.wi_1))
+        return self.wo(gelu_tanh(gate) * value)
 
 
 class FeedForwardLayer(Block):
@@ -132,7 +136,7 @@ class T5EncoderModel(Block):
     config: T5Config
 
     def setup(self) -> None:
-        self.shared = nn.Embed(self.config.vocab_size, self.config.d_model, **self.dtypes)
+        self.shared = self.embedding(self.config.vocab_size, self.config.d_model)
         self.encoder = T5Stack(config=self.config, **self.settings)
 
     def __call__(self, input_ids: Int[Array, "b t"], extra: Float[Array, "r d"] | None = None) -> Float[Array, "b t d"]:

@@ -25,7 +25,7 @@ class Attention(Block):
     def __call__(self, x: Float[Array, "b t c"], context: Float[Array, "b s d"]) -> Float[Array, "b t c"]:
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
         q, k, v = (y.reshape(*y.shape[:2], self.heads, -1) for y in (q, k, v))  # [b t h d]
-        y = dot_product_attention(q, k, v, self.attention)
+        y = dot_product_attention(q, k, v, self.attention, precision=self.precision)
         return self.to_out[0](y.reshape(x.shape))
 
 

@@ -23,7 +23,7 @@ HABITS: Mapping[str, str] = {
     "sigmas": "num_inference_steps= with scheduler= and timestep_spacing=",
     "callback_on_step_end": "on_progress=, which is told of every step and can end the call by raising",
     "return_dict": "always an Output, with images and settings",
-    "torch_dtype": 'dtype="bfloat16" or "float32"',
+    "torch_dtype": 'dtype="bfloat16", "float16" or "float32"',
     "use_safetensors": "left out: nothing else is ever read",
     "safety_checker": "left out: there is none",
     "to": "from_pretrained(…, devices=jax.devices()); all devices are used by default",

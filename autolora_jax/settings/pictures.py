@@ -18,7 +18,8 @@ else:
     OnProgress = Any  # numpy, which its home imports, is not for `autolora --help` to wait for
 
 MODEL, PICTURES, SAMPLING, OUTPUT = "Model", "Pictures", "Sampling", "Output"  # panels of --help
-DTYPES = ("bfloat16", "float32")
+DTYPES = ("bfloat16", "float16", "float32")
+SHORT_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32"}  # what people write
 T5_PLACES = ("device", "host")
 TUNED_WEIGHTS = ("auto", "kept", "merged")
 BASE_TEXTS = ("base", "lora")
@@ -90,8 +91,8 @@ class ModelConfig(Checkpoint):
 
     dtype: str = setting(
         "bfloat16",
-        "bfloat16 (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE), or float32: exact, "
-        "slow, twice the memory.",
+        "bfloat16 (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE); float16, which "
+        "rounds an eighth as much, not on TPUs; or float32: exact, slow, twice the memory.",
         choices=DTYPES,
         column="dtype",
     )
@@ -115,6 +116,26 @@ class ModelConfig(Checkpoint):
         "step builds it layer by layer; auto: kept on GPUs that have three times its size free.",
         choices=TUNED_WEIGHTS,
     )
+    vae_dtype: str | None = setting(
+        None,
+        "What the VAE computes in: float32, exactly; bfloat16; or float16, which overflows in SDXL's own. By default "
+        "what keeps 999 of 1000 values within a grey level of float32's: float32 whose products may be fast (bfloat16 "
+        "on TPUs, TF32 on GPUs).",
+        shown="float32 with fast products",
+        choices=DTYPES,
+        column="vae_dtype",
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("dtype", "vae_dtype"):
+            object.__setattr__(self, name, full_dtype(getattr(self, name)))
+        super().__post_init__()
+
+
+def full_dtype(dtype: Any) -> Any:
+    """A dtype's name without "torch.", and in full; what is neither is returned as it is."""
+    name = str(dtype).removeprefix("torch.")
+    return SHORT_DTYPES.get(name, name) if isinstance(dtype, str) or str(dtype) != name else dtype
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from autolora_jax import lora
@@ -76,6 +77,8 @@ def train_lora(
         )
     if pipe.mesh.shape[WEIGHTS] > 1:
         raise ValueError("training needs the whole model on every device; load the pipeline with weight_shards=1")
+    if jnp.dtype(pipe.denoiser.dtype) == jnp.float16:
+        raise ConfigError("gradients vanish in float16; load the pipeline for training with dtype bfloat16 or float32")
     out = Path(out)
     folder = Path(work) if work is not None else out.with_suffix(".train")
     require_places(out, folder, dialect, save_dtype)
