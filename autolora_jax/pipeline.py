@@ -150,8 +150,8 @@ class AutoLoRAPipeline(Shown):
             raise ValueError(f"tuned_weights={tuned_weights!r}: use one of {', '.join(map(repr, TUNED_WEIGHTS))}")
         keep_programs(compilation_cache)
         source = source if source is not None else MODEL
-        dtype = jnp.dtype(full_dtype(dtype))
-        vae_dtype = None if vae_dtype is None else jnp.dtype(full_dtype(vae_dtype))
+        computes_in = jnp.dtype(full_dtype(dtype))
+        decodes_in = None if vae_dtype is None else jnp.dtype(full_dtype(vae_dtype))
         mesh = data_mesh(devices, weight_shards)
         checkpoint = open_checkpoint(
             source,
@@ -164,7 +164,7 @@ class AutoLoRAPipeline(Shown):
             rescale_betas_zero_snr=rescale_betas_zero_snr,
             cache_dir=cache_dir,
         )
-        parts = load_parts(checkpoint, dtype, mesh, vae_dtype, text_encoder_3, on_progress)
+        parts = load_parts(checkpoint, computes_in, mesh, decodes_in, text_encoder_3, on_progress)
         name = Path(source).name
         return cls(**parts._asdict(), scheduler=checkpoint.scheduler, mesh=mesh, name=name, tuned_weights=tuned_weights)
 
