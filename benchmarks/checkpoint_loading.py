@@ -197,11 +197,11 @@ def measured(name: str, path: Path, tiny: bool) -> Measured:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, help="default: all")
     parser.add_argument("--stored", choices=list(DTYPES), default="bfloat16", help="what the files hold")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--place", type=Path, help="a folder for the files, which stay; default: a temporary one")
-    parser.add_argument("--tiny", action="store_true", help="the built-in model: only to see that it works")
+    parser.add_argument("--tiny", action="store_true", help="the built-in model's folder: only to see that it works")
     parser.add_argument("--work", nargs=2, metavar=("WHAT", "PATH"), help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.work:
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("| | GB | seconds | CPU | of them opening | CPU, of kept | of drained | peak above parameters |")
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as temporary:
-        for form in args.forms:
+        for form in args.forms or (FORMS[:1] if args.tiny else FORMS):
             path = (args.place or Path(temporary)) / (f"{form}.safetensors" if form == "file" else form)
             if not path.exists():
                 write(form, path, args.stored, args.tiny)

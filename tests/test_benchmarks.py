@@ -24,7 +24,7 @@ def test_tracing_is_timed_for_both_families(
     [
         ("batch_overhead", "| prompts | seconds | programs | idle |"),
         ("gpu_compile", "| tiny | decoder 64² | h100 | 1 |"),
-        ("checkpoint_loading", "| orbax: load |"),
+        ("checkpoint_loading", "| folder: load |"),
         ("lora_loading", "dora: 9 modules"),
         ("precision", "| the default on a TPU |"),
         ("step", "| AutoLoRA step, ours |"),

@@ -158,16 +158,6 @@ def test_cfg_with_lora_equals_diffusers_own_pipeline(pipe, tiny_folder, tiny_pip
     assert levels.max() <= 1 and (levels > 0).mean() < 1e-3
 
 
-def test_second_call_compiles_nothing(pipe, count_compilations):
-    call = dict(height=96, width=128, num_inference_steps=6, output_type="np")
-    pipe("a cat", "mist", seeds=[1, 2, 3], guidance=AutoLoRA(1.5, 3.0, 4.0), **call)
-    with count_compilations() as compiled:
-        pipe("the dog", "fog", seeds=[7, 8, 9], guidance=AutoLoRA(1.9, 2.0, 6.0), lora_scale=0.6, **call)
-        pipe(["the", "dog", "cat"], "", seeds=4, guidance=AutoLoRA([1.1, 1.2, 1.3], 2.0, [6.0, 3.0, 2.0]), **call)
-        pipe("the dog", seeds=[1, 2, 3], guidance=AutoLoRA(1.2), scheduler="ddim", **call)
-    assert compiled == []
-
-
 def test_images_do_not_depend_on_their_company(small_folder):
     def drawn(devices: int, seeds: list[int], **more) -> np.ndarray:
         pipe = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32", devices=jax.devices()[:devices])
@@ -175,10 +165,7 @@ def test_images_do_not_depend_on_their_company(small_folder):
         return our_latents(pipe, AutoLoRA(1.5, 3.0, 4.0), noise="jax", seeds=seeds, **more)
 
     together, alone = drawn(2, [5, 6, 7]), drawn(1, [6])
-    many = drawn(8, list(range(10)), batch_size=1)
     assert error(alone[0], together[1]) < 1e-5  # seen 2e-6: other batch sizes sum in another order
-    for i in range(3):
-        assert error(many[5 + i], together[i]) < 1e-5
 
 
 def test_one_batch_mixes_guidance_and_lora_scales(pipe):

@@ -18,6 +18,7 @@ from recipes.builtin import autoencoder, base, loras, networks, pictures
 from recipes.builtin.__main__ import make
 from recipes.builtin.console import Console
 
+pytestmark = pytest.mark.slow  # minutes of compiling, for programs that are run once a model
 STEPS, ROWS, PICTURES = 4, 2, 12
 # The denoiser without its deepest level: compiling is what this waits for.
 SHALLOW = UNet2DConditionModel(
