@@ -141,7 +141,7 @@ class Scene:
     ) -> tuple[Float[np.ndarray, "b h w c"], list[Float[np.ndarray, "b h w c"]]]:
         """(the base model's, what the LoRA adds to them at each scale), at noises of TIMESTEPS."""
         exact, model = self._exact
-        network, (params, delta) = how.network(exact.config), _cast(tuple(model), how.weights)
+        network, (params, delta, _) = how.network(exact.config), _cast(tuple(model), how.weights)
         noise = np.random.default_rng(0).standard_normal((len(TIMESTEPS), *self.latents.shape), np.float32)
         kept = alphas_cumprod(self.pipe.scheduler)[list(TIMESTEPS)].reshape(-1, 1, 1, 1, 1)
         x = (np.sqrt(kept) * self.latents + np.sqrt(1 - kept) * noise).reshape(-1, *self.latents.shape[1:])

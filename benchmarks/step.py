@@ -80,7 +80,7 @@ def ours(config: UNetConfig, latent: int, n: int, rank: int, dtype: Any) -> dict
     x = rng.standard_normal((n, latent, latent, 4), np.float32)
     told = {kind: conditioning(n, 2) for kind in table.weights}
     delta = random_tree(programs.delta_shapes(shapes, rank, re.compile(".*/kernel")), dtype)
-    model = jax.device_put(Model(params, delta), replicated(mesh))
+    model = jax.device_put(Model(params, delta, {}), replicated(mesh))
     forward = jax.jit(lambda params, x, t, c: unet.apply({"params": params}, x, t, **c))
     arguments = jax.device_put((x, np.full(n, 500.0, np.float32), conditioning(n)))
 
