@@ -52,7 +52,7 @@ BREAKS = (
     Break("a padded key is seen", "(jnp.arange(s) >= k.shape[1])", "(jnp.arange(s) > k.shape[1])"),
     Break("pictures are darker by half a level", "jnp.round(jnp.clip(pixels", "jnp.floor(jnp.clip(pixels"),
     # text
-    Break("a long prompt loses one token more", "[*begin, *read[:room], end]", "[*begin, *read[: room - 1], end]"),
+    Break("a long prompt loses one token more", "length - len(begin) - 1", "length - len(begin) - 2"),
     # LoRA files and what they do to a layer
     Break("PEFT's DoRA adds its change unscaled", "gain - 1, s * gain", "gain - 1, gain"),
     Break("a DoRA at 0 is not the base", '{"keep": jnp.where(s == 0, 0, keep)', '{"keep": jnp.where(s < 0, 0, keep)'),

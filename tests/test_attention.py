@@ -102,7 +102,9 @@ def test_splash_has_the_gradient_of_xla(t, s):
 def test_splash_gradient_when_keys_do_not_fit(monkeypatch):
     """One block of keys at a time in the backward pass: dq is a sum over them. Recomputed, as training calls it."""
     monkeypatch.setattr(attention, "SPLASH_KEY_BYTES", 3 * 2**17)
-    monkeypatch.setitem(attention.IMPLEMENTATIONS, "recomputed", jax.checkpoint(attention._splash, static_argnums=3))
+    monkeypatch.setitem(
+        attention.IMPLEMENTATIONS, "recomputed", jax.checkpoint(attention._splash, static_argnums=(3, 4))
+    )
     args = qkv(256, 1100, heads=1)
     assert worst(gradients("recomputed", *args), gradients("xla", *args)) < GRADIENT
 

@@ -26,7 +26,7 @@ from autolora_jax.weights.tokenizer_files import check_tokenizer
 from autolora_jax.weights.verify import verify
 from tests.checkpoint_files import networks_of, single_file_tensors, write_single_file
 
-SECONDS = 1.0
+SECONDS = 4.0
 MEBIBYTES = 64
 
 

@@ -176,6 +176,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         text_encoders="clips",
         text_encoder_3=None,
         weight_shards=4,
+        tuned_weights="auto",
         vae="other",
         prediction_type="v_prediction",
         rescale_betas_zero_snr=False,

@@ -291,13 +291,20 @@ def test_keys_of_other_classes_do_not_matter():
             dict(use_flow_sigmas=True, final_sigmas_type="sigma_min"),
             "'sigma_min' is not supported with use_flow_sigmas",
         ),
-        (dict(use_flow_sigmas=True, solver_order=3), "solver_order = 3 is not supported"),
     ],
 )
 def test_files_that_would_give_other_images_are_refused(raw: dict, message: str):
     name = "DPMSolverMultistepScheduler" if "use_flow_sigmas" in raw else FLOW_EULER
     with pytest.raises(ConfigError, match=message):
         SchedulerConfig.from_dict({"_class_name": name, **raw})
+
+
+def test_a_solver_set_up_as_none_of_ours_can_be_replaced():
+    raw = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction", "flow_shift": 3.0}
+    config = SchedulerConfig.from_dict({**raw, "use_flow_sigmas": True, "solver_order": 3})
+    with pytest.raises(ValueError, match=r'"solver_order": 3.* which is no solver of ours; name another'):
+        own_scheduler(config)
+    assert len(make_schedule(config, 4, "flow_euler").timestep) == 4
 
 
 DYNAMIC = dataclasses.replace(SD3, use_dynamic_shifting=True)

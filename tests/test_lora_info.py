@@ -103,7 +103,7 @@ def test_the_header_is_summed_up(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_that_of_the_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autolora_jax.weights.inspect._CHUNK", 1000)
+    monkeypatch.setattr("autolora_jax.weights.files._PIECE", 1000)
     told: list[tuple[int, int]] = []
     path, size = builtin(LORA), builtin(LORA).stat().st_size
     assert sha256_of(path, lambda *pair: told.append(pair)) == SHA256
