@@ -206,7 +206,7 @@ def test_a_job_may_be_yaml_or_json(tmp_path: Path):
     ("text", "said"),
     [
         ("prompts: [a", "not valid YAML"),
-        ("- a", "should hold names and values, not a list"),
+        ("- a", "should hold a YAML object, not a list"),
         ("prompt: [a]", "did you mean prompts"),
         ("prompts: [{words: a}]", "should be a text, or a table of text, negative, seeds, id"),
         ("grid: [1]", "should be a table, name: list of values"),

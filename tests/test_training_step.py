@@ -32,7 +32,7 @@ from autolora_jax.weights.errors import WeightsError
 from tests.parity import error, normal
 
 SAME = 2e-6  # of a tensor's largest; seen: 2e-7. Sums in another order
-DENOISER = 5e-5  # of a tensor's largest; seen: 2.6e-5
+DENOISER = 5e-5  # of a tensor's largest; seen: 3e-6 on one processor, 2.6e-5 on another
 HALF = 0.05  # of all gradients' length; seen: 0.010
 
 

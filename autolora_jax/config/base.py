@@ -4,7 +4,7 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -87,12 +87,17 @@ class JsonConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ConfigError naming the file when it is missing, broken or no object."""
+    return read_object(path, "JSON", json.loads, ValueError)
+
+
+def read_object(path: Path, language: str, parse: Callable[[str], Any], broken: type[Exception]) -> dict[str, Any]:
+    """What a file in JSON or a language like it holds. broken: what `parse` raises. Raises as read_json."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise ConfigError(f"{path} is not valid JSON ({e}); download it again") from None
+    except (broken, UnicodeDecodeError, RecursionError) as e:
+        raise ConfigError(f"{path} is not valid {language} ({' '.join(str(e).split())}); download it again") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} should hold a JSON object, not a {type(raw).__name__}")
+        raise ConfigError(f"{path} should hold a {language} object, not a {type(raw).__name__}")
     return raw

@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 import yaml
 
 from autolora_jax.config import ConfigError, read_json
+from autolora_jax.config.base import read_object
 from autolora_jax.settings import rules
 from autolora_jax.settings.fields import groups_of, settings_of
 from autolora_jax.settings.rules import RULES, Rule
@@ -172,15 +173,7 @@ def record(config: Any) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} is missing") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as e:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path} should hold names and values, not a {type(table).__name__}")
-    return table
+    return read_object(path, "YAML", yaml.safe_load, yaml.YAMLError)
 
 
 TABLES = {".json": read_json, ".yaml": _read_yaml, ".yml": _read_yaml}  # ending of a file -> what reads it
