@@ -65,8 +65,8 @@ def attach(
     """(component -> delta tree, report) of one LoRA. Leaves are numpy arrays on the host, for the caller to place.
 
     dtype: of what is multiplied with kernels. alpha / rank is multiplied in float32 before the cast.
-    base: component -> parameters, which DoRA's norms need.
-    Raises ValueError for a DoRA without them, and WeightsError for numbers that the dtype can't hold.
+    base: component -> parameters, which DoRA's norms and PEFT's IA3 need.
+    Raises ValueError for such a file without them, and WeightsError for numbers that the dtype can't hold.
     """
     leaves = {
         f"{layer.component}/{layer.path}": _leaf(change, layer, dtype, base) for layer, change in file.layers.items()
@@ -88,7 +88,8 @@ def _leaf(change: Change, layer: Layer, dtype: DTypeLike, base: Mapping[str, Any
             leaf["terms"] = {"0": {"change": cast, "owner": np.int32(0)}}
         if change.magnitude:
             leaf["terms"]["0"][change.magnitude.axis] = _row(change.magnitude, matrix, layer, base)
-    for name, vector in (("bias", change.bias), ("weight", change.weight)):
+    bias = _grown_bias(change, layer, base)
+    for name, vector in (("bias", bias), ("weight", change.weight)):
         if vector is not None:
             leaf[name] = {"rows": _as(vector, np.float32, layer, name)[None], "owner": np.zeros(1, np.int32)}
     return leaf
@@ -102,13 +103,27 @@ def _as(part: np.ndarray, dtype: DTypeLike, layer: Layer, name: str) -> np.ndarr
 
 
 def _row(magnitude: Magnitude, matrix: Matrix, layer: Layer, base: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    row = magnitude.row(_params(layer, base)["kernel"], matrix)
+    return {**row, "magnitude": _as(row["magnitude"], np.float32, layer, "magnitude")}
+
+
+def _params(layer: Layer, base: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The layer's own."""
     if base is None:
-        raise ValueError("a DoRA is made of the base weights' norms, too: attach it with the base parameters")
+        raise ValueError("this kind of change is one of the base weights, too: attach it with the base parameters")
     node: Any = base[layer.component]
     for name in layer.path.split("/"):
         node = node[name]
-    row = magnitude.row(node["kernel"], matrix)
-    return {**row, "magnitude": _as(row["magnitude"], np.float32, layer, "magnitude")}
+    found: Mapping[str, Any] = node
+    return found
+
+
+def _grown_bias(change: Change, layer: Layer, base: Mapping[str, Any] | None) -> np.ndarray | None:
+    """What is added to the bias: by the file, and by a change of the outputs' whole."""
+    if change.matrix is None or change.matrix.bias_gain is None or "bias" not in (params := _params(layer, base)):
+        return change.bias
+    grown: np.ndarray = np.asarray(params["bias"], np.float32) * change.matrix.bias_gain
+    return grown if change.bias is None else grown + change.bias
 
 
 def report(file: LoraFile) -> LoraReport:

@@ -110,7 +110,7 @@ IsNothing = Callable[[Parts], bool]  # whether a module's tensors say that nothi
 
 
 def _nothing(file: TensorFiles, parts: Parts) -> bool:
-    if parts.keys() & (DORA.keys() | {"rescale", "ia3_l", "boft"}):  # these say nothing by other numbers
+    if parts.keys() & (DORA.keys() | {"rescale", "ia3_l", "boft_s"}):  # these say nothing by other numbers
         return False
 
     def zero(part: str) -> bool:

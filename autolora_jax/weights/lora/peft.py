@@ -26,13 +26,16 @@ _IRRELEVANT = keys("""
     auto_mapping base_model_name_or_path ensure_weight_tying exclude_modules fan_in_fan_out inference_mode
     layers_pattern layers_to_transform lora_bias lora_dropout megatron_core peft_version qalora_group_size revision
     target_modules task_type
+    boft_block_num boft_block_size boft_dropout boft_n_butterfly_factor feedforward_modules
 """)
 # Keys with values that do not change what the tensors mean. Other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change
 # the base weights that the LoRA adds to.
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "bias": ("none",),
     "init_lora_weights": (True, "gaussian", "eva", "orthogonal"),
-    "peft_type": ("LORA",),
+    "init_ia3_weights": (True,),
+    "init_weights": (True,),
+    "peft_type": ("LORA", "BOFT", "IA3"),  # its OFT means another thing of convolutions than OneTrainer's of that name
 }
 _PLAIN_PATTERN = re.compile(r"[\w.^$\\-]{1,300}")  # of PEFT's regular expressions, those that can't run away
 _MOST_PATTERNS = 2048

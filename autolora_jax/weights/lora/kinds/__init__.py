@@ -19,7 +19,8 @@ from autolora_jax.weights.lora.kinds.loha import LOHA
 from autolora_jax.weights.lora.kinds.lokr import LOKR
 from autolora_jax.weights.lora.kinds.low_rank import LORA
 from autolora_jax.weights.lora.kinds.matrix import ADAPTER, Shapes, Tensors
-from autolora_jax.weights.lora.kinds.multiplied import GLORA, IA3, OFT
+from autolora_jax.weights.lora.kinds.multiplied import GLORA, IA3
+from autolora_jax.weights.lora.kinds.orthogonal import BOFT, OFT, OFT_V2
 from autolora_jax.weights.lora.kinds.vectors import BIASES, NORMS
 from autolora_jax.weights.rules import Shape
 
@@ -46,11 +47,7 @@ def _refused(name: str, part: str, endings: str, program: str, product: bool = F
 # The first row that has a sign in common with a module describes it, so the rarer parts come first.
 KINDS: tuple[Kind, ...] = (
     _refused("GLoRA with cores (LyCORIS)", "glora", r"bm[12]?\.weight", _LYCORIS),
-    _refused(
-        "OFT of inputs (PEFT's and OneTrainer's oft_R)", "oft", r"oft_R\.(weight|scaled_oft)", "OneTrainer or PEFT"
-    ),
     _refused("OFT of LyCORIS before 1.9 (oft_diag)", "oft_diag", "oft_diag", "the version of LyCORIS that trained it"),
-    _refused("BOFT (butterflies of blocks)", "boft", r"boft_[RS](\.weight)?", _PEFT),
     _refused("replaced weights (set_weight)", "replaced", "set_weight|reshape_weight", _COMFY),
     _refused("VeRA", "vera", r"vera_lambda_[bd](\.weight)?", _PEFT),
     _refused("LoRA of an embedding table", "embedding", rf"lora_embedding_[AB]{ADAPTER}", _PEFT, True),
@@ -62,6 +59,8 @@ KINDS: tuple[Kind, ...] = (
     ),
     GLORA,
     OFT,
+    OFT_V2,
+    BOFT,
     IA3,
     LOHA,
     LOKR,

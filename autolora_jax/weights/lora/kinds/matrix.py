@@ -40,6 +40,11 @@ class Matrix:
         """ΔW at scale 1 of a layer with this kernel, float32: what the network asks. Most kinds don't look at it."""
         return self.kernel
 
+    @property
+    def bias_gain(self) -> Numbers | None:
+        """[out], by how many times itself the layer's own bias grows at scale 1; None: it is left alone."""
+        return None
+
     def tensors(self) -> Written:
         """The module by the endings that sd-scripts and LyCORIS give its parts, alpha among them."""
         raise AssertionError("a kind says this of itself")
@@ -116,12 +121,12 @@ def wide(x: Numbers) -> Numbers:
     return x.astype(np.float32)
 
 
-def from_torch(x: np.ndarray, window: Shape) -> np.ndarray:
+def from_torch(x: Numbers, window: Shape) -> Any:
     """[out, in …] as [*window, in, out]. A file has the window as axes of its own, flat among the inputs, or as 1x1."""
     x = x.reshape(len(x), -1, *window)
     return x.transpose(*range(2, x.ndim), 1, 0)
 
 
-def to_torch(x: np.ndarray) -> np.ndarray:
+def to_torch(x: Numbers) -> Any:
     """[*window, in, out] as [out, in, *window]."""
     return x.transpose(-1, -2, *range(x.ndim - 2))

@@ -1,7 +1,6 @@
-"""Kinds that multiply the layer's own kernel: GLoRA, OFT, IA3. Each is linear in its scale, as a delta's terms are.
+"""Kinds that multiply the layer's own kernel: GLoRA, IA3. Each is linear in its scale, as a delta's terms are.
 
-Formulas: LyCORIS 4, lycoris/modules/{glora,ia3}.py, functional/diag_oft.py; sd-scripts networks/oft.py; PEFT
-tuners/ia3/layer.py.
+Formulas: LyCORIS 4, lycoris/modules/{glora,ia3}.py; PEFT tuners/ia3/layer.py.
 """
 
 import dataclasses
@@ -117,74 +116,16 @@ GLORA = Kind(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Orthogonal(Multiplied):
-    """W · R − W, R of blocks along the outputs: OFT."""
-
-    turn: Numbers  # R − I, [blocks, size, size]; column m of a block makes output m
-
-    def on(self, base: Numbers) -> Numbers:
-        blocks, size, _ = self.turn.shape
-        split = base.reshape(*base.shape[:-1], blocks, size)
-        return jnp.einsum("...kn,knm->...km", split, wide(self.turn)).reshape(base.shape)
-
-    def at(self, outputs: np.ndarray) -> "Orthogonal | None":
-        """Where whole blocks are taken."""
-        size = self.turn.shape[-1]
-        blocks = outputs.reshape(-1, size) if outputs.size % size == 0 else np.zeros((0, size), int)
-        if not blocks.size or (blocks != blocks[:, :1] + np.arange(size)).any() or (blocks[:, 0] % size).any():
-            return None
-        return dataclasses.replace(self, turn=self.turn[blocks[:, 0] // size], layer=(*self.layer[:-1], len(outputs)))
-
-    def tensors(self) -> Written:
-        """Cayley's formula backwards: Q = (R − I)(R + I)⁻¹, of which the file's blocks are the half."""
-        turn = wide(self.turn).astype(np.float64)
-        blocks = turn @ np.linalg.inv(turn + 2 * np.eye(turn.shape[-1])) / 2
-        return {"oft_blocks": blocks.astype(np.float32), "alpha": np.zeros((), np.float32)}
-
-
-def _oft_misfit(shapes: Shapes, kernel: Shape) -> str | None:
-    blocks, outputs = shapes["oft_blocks"], kernel[-1]
-    if len(blocks) != 3 or blocks[1] != blocks[2] or blocks[0] * blocks[1] != outputs:
-        return f"blocks {list(blocks)}, which do not turn {outputs} outputs"
-    return None
-
-
-def _read_oft(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
-    """alpha is how far training may turn, as a part of the outputs; 0: as far as it likes."""
-    blocks = wide(tensors["oft_blocks"]).astype(np.float64)
-    skew = blocks - blocks.swapaxes(-1, -2)
-    most, size = (alpha or 0) * kernel[-1], np.linalg.norm(skew) + 1e-8
-    if 0 < most < size:
-        skew = skew * most / size
-    one = np.eye(skew.shape[-1])
-    turn = (one + skew) @ np.linalg.inv(one - skew) - one
-    return Change(Orthogonal(turn.astype(np.float32), layer=kernel))
-
-
-def _beyond_oft(shapes: Shapes) -> str:
-    """What is no factor of a change: its strength turns every layer of blocks, or leaves a rescaling as it is."""
-    if len(shapes.get("oft_blocks", ())) == 4:
-        return "BOFT (butterflies of blocks)"
-    return "OFT with a rescaling" if "rescale" in shapes else ""
-
-
-OFT = Kind(
-    "OFT (LyCORIS, sd-scripts)",
-    parts={"oft_blocks": "oft_blocks", "rescale": "rescale"},
-    needs=(("oft_blocks",),),
-    misfit=_oft_misfit,
-    read=_read_oft,
-    beyond=_beyond_oft,
-)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
 class Stretched(Multiplied):
     """W · factor along one axis: IA3."""
 
     factor: Numbers  # [out] or [in]; 0 changes nothing
     axis: str = dataclasses.field(metadata=STATIC)  # "outputs" or "inputs"
+    with_bias: bool = dataclasses.field(default=False, metadata=STATIC)  # whether it is the outputs' whole, as PEFT's
+
+    @property
+    def bias_gain(self) -> Numbers | None:
+        return self.factor if self.with_bias else None
 
     def on(self, base: Numbers) -> Numbers:
         along = (-1, 1) if self.axis == "inputs" else (1, -1)
@@ -202,24 +143,32 @@ class Stretched(Multiplied):
 
 
 def _ia3_misfit(shapes: Shapes, kernel: Shape) -> str | None:
-    """PEFT's factors are [out, 1] or [1, in]; LyCORIS's [n] or [1, n, 1, 1], and a flag says of what."""
+    """LyCORIS's factors are [n] or [1, n, 1, 1], and a flag says of what; PEFT's: see `_of_inputs`."""
     part = "ia3_l" if "ia3_l" in shapes else "ia3_weight"
     bare = tuple(n for n in shapes[part] if n != 1)
-    if bare in ((kernel[-1],), (kernel[-2],)):
-        return None
-    return f"factors {list(shapes[part])}, which are neither one per output nor one per input"
+    if bare not in ((kernel[-1],), (kernel[-2],)):
+        return f"factors {list(shapes[part])}, which are neither one per output nor one per input"
+    if part == "ia3_l" and len(shapes[part]) == 4 and kernel[-1] == kernel[-2]:
+        return f"factors {list(shapes[part])} of a convolution with as many inputs as outputs: they can be of either"
+    return None
+
+
+def _of_inputs(shape: Shape, kernel: Shape) -> bool:
+    """Whether PEFT's factors are: a matrix's are [out, 1] or [1, in], a convolution's [1, n, 1, 1] in any case."""
+    return shape[1] == kernel[-2] if len(shape) == 4 else shape[0] == 1
 
 
 def _read_ia3(tensors: Tensors, kernel: Shape, alpha: float | None) -> Change:
-    """PEFT's layers are multiplied by their factors, LyCORIS's by one more than theirs."""
-    if "ia3_l" in tensors:
-        factor, of_inputs = wide(tensors["ia3_l"]) - np.float32(1), tensors["ia3_l"].shape[0] == 1
+    """PEFT's inputs or outputs are multiplied by their factors, LyCORIS's kernels by one more than theirs."""
+    peft = "ia3_l" in tensors
+    if peft:
+        factor, of_inputs = wide(tensors["ia3_l"]) - np.float32(1), _of_inputs(tensors["ia3_l"].shape, kernel)
     else:
         factor, of_inputs = wide(tensors["ia3_weight"]), bool(tensors["on_input"].any())
     along = "inputs" if of_inputs else "outputs"
     if factor.size != kernel[-2 if of_inputs else -1]:
         raise WeightsError(f"{factor.size} factors of {along}, of which the layer has {list(kernel)}")
-    return Change(Stretched(factor.reshape(-1), along, layer=kernel))
+    return Change(Stretched(factor.reshape(-1), along, with_bias=peft and not of_inputs, layer=kernel))
 
 
 IA3 = Kind(
