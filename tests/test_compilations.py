@@ -13,7 +13,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, AutoLoRAPipeline, NoGuidance, PersonalizationGuidance
-from autolora_jax.demo import builtin
 from autolora_jax.progress import Progress
 
 SIDE = 32
@@ -21,6 +20,7 @@ BATCH = 4
 SEVEN = AutoLoRA(1.5, 2.0, 2.0)  # Eq. 7: pairs of prompts
 SIX = AutoLoRA(1.5, 1.0, 1.0)  # Eq. 6: one prompt a call
 LONG = "a zib, " * 15
+LORA = "small:0.5.safetensors"
 
 
 def draw(pipe: AutoLoRAPipeline, prompt: Any = "a zib", **changes: Any) -> np.ndarray:
@@ -28,11 +28,15 @@ def draw(pipe: AutoLoRAPipeline, prompt: Any = "a zib", **changes: Any) -> np.nd
     return np.asarray(pipe(prompt, **{**settings, "output_type": "np", **changes}).images)
 
 
+def load(folder: Path) -> AutoLoRAPipeline:
+    return AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:1])
+
+
 @pytest.fixture(scope="module")
-def pipe() -> AutoLoRAPipeline:
+def pipe(small_folder: Path) -> AutoLoRAPipeline:
     """Both programs of the denoiser are there: for pairs of prompts, and for one."""
-    pipe = AutoLoRAPipeline.from_pretrained(dtype="float32", devices=jax.devices()[:1])
-    pipe.load_lora("builtin:character")
+    pipe = load(small_folder)
+    pipe.load_lora(small_folder / LORA)
     for rule in (SEVEN, SIX):
         draw(pipe, guidance=rule)
     return pipe
@@ -86,26 +90,25 @@ def test_a_value_compiles_nothing(pipe: AutoLoRAPipeline, name: str, count_compi
     assert compiled == []
 
 
-def of_rank(rank: int, folder: Path, only: str = "") -> Path:
-    """The built-in style LoRA with its first `rank` ranks, repeated if it has fewer; only: layers with this in them."""
+def of_rank(rank: int, lora: Path, folder: Path, only: str = "") -> Path:
+    """A LoRA with the first `rank` ranks of another, repeated if it has fewer; only: layers with this in them."""
     tensors = {}
-    for name, tensor in load_file(builtin("builtin:style")).items():
-        if only not in name:
-            continue
-        axis = {"lora_down": 0, "lora_up": 1}.get(name.split(".")[1])
-        index = np.arange(rank) % 4
-        tensors[name] = tensor if axis is None else np.ascontiguousarray(np.take(tensor, index, axis))
+    for name, tensor in load_file(lora).items():
+        if only in name:
+            axis = 0 if ".lora_A." in name else 1
+            index = np.arange(rank) % tensor.shape[axis]
+            tensors[name] = np.ascontiguousarray(np.take(tensor, index, axis))
     save_file(tensors, folder / f"rank{rank}{only}.safetensors")
     return folder / f"rank{rank}{only}.safetensors"
 
 
 def test_other_loras_and_stacks_of_them_compile_nothing(
-    pipe: AutoLoRAPipeline, tmp_path: Path, count_compilations: Callable[[], Any]
+    pipe: AutoLoRAPipeline, small_folder: Path, tmp_path: Path, count_compilations: Callable[[], Any]
 ):
-    alone = draw(pipe)
+    alone, lora = draw(pipe), small_folder / LORA
     with count_compilations() as compiled:
-        for file in (of_rank(2, tmp_path), of_rank(8, tmp_path), of_rank(1, tmp_path, only="attn2")):
-            pipe.load_lora(file, scale=0.5)
+        for rank, only in ((2, ""), (8, ""), (1, "attn2")):
+            pipe.load_lora(of_rank(rank, lora, tmp_path, only), scale=0.5)
             together = draw(pipe)
             draw(pipe, guidance=SIX, seeds=[1])
     try:
@@ -113,24 +116,24 @@ def test_other_loras_and_stacks_of_them_compile_nothing(
         assert (together != alone).any()
     finally:
         pipe.unload_lora()
-        pipe.load_lora("builtin:character")
+        pipe.load_lora(lora)
 
 
-def test_a_new_size_compiles_and_so_does_the_first_lora(count_compilations: Callable[[], Any]):
+def test_a_new_size_compiles_and_so_does_the_first_lora(small_folder: Path, count_compilations: Callable[[], Any]):
     """The count sees what there is to see."""
-    pipe = AutoLoRAPipeline.from_pretrained(dtype="float32", devices=jax.devices()[:1])
+    pipe = load(small_folder)
     with count_compilations() as compiled:
         draw(pipe, guidance=CFG(2.0), height=40)
     assert compiled
     with count_compilations() as compiled:
-        pipe.load_lora("builtin:character")
+        pipe.load_lora(small_folder / LORA)
         draw(pipe, height=40)
     assert compiled
 
 
-def test_warm_up_leaves_nothing_to_compile(count_compilations: Callable[[], Any]):
-    pipe = AutoLoRAPipeline.from_pretrained(dtype="float32", devices=jax.devices()[:1])
-    pipe.load_lora("builtin:character")
+def test_warm_up_leaves_nothing_to_compile(small_folder: Path, count_compilations: Callable[[], Any]):
+    pipe = load(small_folder)
+    pipe.load_lora(small_folder / LORA)
     told: list[Progress] = []
     count = pipe.warm_up([(48, 32), (32, 48)], batch_size=2, guidance=[SEVEN, CFG(2.0)], on_progress=told.append)
     assert [p.done for p in told] == [1, 2, 3, 4] and count == 4

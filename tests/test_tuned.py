@@ -1,6 +1,7 @@
 """Tuned weights that are kept draw what weights that are merged in every step draw, where there is room for them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +20,11 @@ CALL = dict(
 )
 
 
-def load(tuned_weights: str, dtype: str = "float32") -> AutoLoRAPipeline:
-    pipe = AutoLoRAPipeline.from_pretrained(dtype=dtype, devices=jax.devices()[:1], tuned_weights=tuned_weights)
-    pipe.load_lora("builtin:character", scale=0.8)
+def load(folder: Path, tuned_weights: str) -> AutoLoRAPipeline:
+    pipe = AutoLoRAPipeline.from_pretrained(
+        folder, dtype="float32", devices=jax.devices()[:1], tuned_weights=tuned_weights
+    )
+    pipe.load_lora(folder / "small:0.5.safetensors", scale=0.8)
     return pipe
 
 
@@ -30,14 +33,14 @@ def draw(pipe: AutoLoRAPipeline, **changes: Any) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def kept() -> AutoLoRAPipeline:
-    return load("kept")
+def kept(small_folder: Path) -> AutoLoRAPipeline:
+    return load(small_folder, "kept")
 
 
 def test_kept_weights_draw_the_same_and_new_scales_compile_nothing(
-    kept: AutoLoRAPipeline, count_compilations: Callable[[], Any]
+    kept: AutoLoRAPipeline, small_folder: Path, count_compilations: Callable[[], Any]
 ):
-    merged = load("merged")
+    merged = load(small_folder, "merged")
     draw(kept)
     for changes in ({}, {"lora_scale": 0.3}, {"lora_scale": 1.0, "guidance": CFG(2.0)}, {"lora_scale": 0.0}):
         with count_compilations() as compiled:
