@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from autolora_jax.config import ConfigError, VAEConfig
 from autolora_jax.models.attention import default_implementation
+from autolora_jax.models.int8 import quantized
 from autolora_jax.models.layers import FAST
 from autolora_jax.models.networks import network_of
 from autolora_jax.models.vae import AutoencoderKL
@@ -17,6 +18,7 @@ from autolora_jax.sharding import replicated, weight_placement
 from autolora_jax.text import STAGES, TextStage
 from autolora_jax.weights.checkpoint import Checkpoint
 from autolora_jax.weights.families import Family
+from autolora_jax.weights.placing import as_it_is
 
 T5_PLACES = ("device", "host")
 
@@ -37,6 +39,7 @@ def load_parts(
     mesh: jax.sharding.Mesh,
     vae_dtype: jnp.dtype | None = None,
     text_encoder_3: str | None = "device",
+    int8: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> Parts:
     """The networks of a checkpoint with their weights, placed tensor by tensor; see from_pretrained for the rest."""
@@ -59,11 +62,18 @@ def load_parts(
     }
     split, everywhere = weight_placement(mesh), replicated(mesh)
     places = dict.fromkeys(networks, split) | {"vae": everywhere} | on_host
+    in_8_bits: dict[str, tuple[str, ...]] = {"t5": ("text_encoder_3",), "denoiser": (family.denoiser,)}
+    in_8_bits["both"] = in_8_bits["t5"] + in_8_bits["denoiser"]
+    if int8 == "t5" and "text_encoder_3" not in networks:
+        raise ConfigError(f"int8='t5': {family.name} has no T5 here; give 'denoiser', or leave it out")
+    kept = dict.fromkeys(in_8_bits.get(int8 or "", ()), quantized)
     params = {}
     for i, component in enumerate(networks):
         if on_progress:
             on_progress(Progress("load", i, len(networks), component))
-        params[component] = checkpoint.load(component, networks[component].param_dtype, places[component])
+        params[component] = checkpoint.load(
+            component, networks[component].param_dtype, places[component], kept.get(component, as_it_is)
+        )
     if on_progress:
         on_progress(Progress("load", len(networks), len(networks)))
     text = STAGES[family.name](

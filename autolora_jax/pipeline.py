@@ -26,7 +26,7 @@ from autolora_jax.progress import OnProgress
 from autolora_jax.request import Canvas, Request, Texts, text_scales
 from autolora_jax.sampler import Model
 from autolora_jax.settings.arguments import advice, only_known, taking
-from autolora_jax.settings.pictures import TUNED_WEIGHTS, Call, full_dtype
+from autolora_jax.settings.pictures import INT8, TUNED_WEIGHTS, Call, full_dtype
 from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.sharding import data_mesh, replicated
 from autolora_jax.shown import Shown
@@ -108,6 +108,7 @@ class AutoLoRAPipeline(Shown):
         devices: Sequence[jax.Device] | None = None,
         weight_shards: int = 1,
         tuned_weights: str = "auto",
+        int8: str | None = None,
         variant: str | None = None,
         revision: str | None = None,
         tokenizer: str | PathLike[str] | None = None,
@@ -132,6 +133,7 @@ class AutoLoRAPipeline(Shown):
         tuned_weights: "kept": a copy of the denoiser's weights with the LoRAs in it, which makes steps shorter, for as
             much memory again. "merged": none, each step builds it layer by layer. "auto": kept on GPUs that have three
             times its size free when a LoRA is loaded.
+        int8: whose kernels are kept in 8 bits, "t5", "denoiser" or "both", for what else does not fit; see models.int8.
         variant: "fp16" takes the `*.fp16.safetensors` files of a diffusers folder or hub repository.
         tokenizer: folder or hub id that holds tokenizer/, tokenizer_2/, …; needed offline for a single file.
         text_encoders: folder, file or hub id with the text encoders that a single file of SD3 leaves out; needed
@@ -148,6 +150,8 @@ class AutoLoRAPipeline(Shown):
         """
         if tuned_weights not in TUNED_WEIGHTS:
             raise ValueError(f"tuned_weights={tuned_weights!r}: use one of {', '.join(map(repr, TUNED_WEIGHTS))}")
+        if int8 not in (*INT8, None):
+            raise ValueError(f"int8={int8!r}: use one of {', '.join(map(repr, INT8))}, or None")
         keep_programs(compilation_cache)
         source = source if source is not None else MODEL
         computes_in = jnp.dtype(full_dtype(dtype))
@@ -164,7 +168,7 @@ class AutoLoRAPipeline(Shown):
             rescale_betas_zero_snr=rescale_betas_zero_snr,
             cache_dir=cache_dir,
         )
-        parts = load_parts(checkpoint, computes_in, mesh, decodes_in, text_encoder_3, on_progress)
+        parts = load_parts(checkpoint, computes_in, mesh, decodes_in, text_encoder_3, int8, on_progress)
         name = Path(source).name
         return cls(**parts._asdict(), scheduler=checkpoint.scheduler, mesh=mesh, name=name, tuned_weights=tuned_weights)
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from autolora_jax import lora
+from autolora_jax.models.int8 import Int8Kernel, is_int8
 from autolora_jax.sampler import Model
 
 Tree = Mapping[str, Any]
@@ -55,12 +56,12 @@ class Tuned:
             return model
         if self._made is None or self._made[0] != rows[0].tobytes():
             merged = lora.merge_into(model.params, self._delta, rows[0])
-            self._made = rows[0].tobytes(), jax.tree.map(_placed_as, merged, dict(model.params))
+            self._made = rows[0].tobytes(), jax.tree.map(_placed_as, merged, dict(model.params), is_leaf=_is_kernel)
         return Model(model.params, {}, self._made[1])
 
     def _worth(self, params: Tree, delta: Tree) -> bool:
         """Whether a copy should be kept: the one place that decides."""
-        if self._device.platform not in PLATFORMS:
+        if self._device.platform not in PLATFORMS or is_int8(params):  # who keeps 8 bits has no room for 16
             return False
         stats = self._device.memory_stats() or {}
         free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
@@ -69,8 +70,13 @@ class Tuned:
         return 0 < ROOM * copy <= free and not lora.homeless(params, delta)
 
 
-def _placed_as(new: jax.Array, old: jax.Array) -> jax.Array:
-    return new if new is old else jax.device_put(new, old.sharding)
+def _placed_as(new: Any, old: Any) -> Any:
+    like = old.values if isinstance(old, Int8Kernel) else old
+    return new if new is old else jax.device_put(new, like.sharding)
+
+
+def _is_kernel(node: Any) -> bool:
+    return isinstance(node, Int8Kernel)
 
 
 def _within(tree: Tree, like: Tree) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jaxtyping import Array, Float, UInt8
 
 from autolora_jax import AutoLoRA, AutoLoRAPipeline, lora
 from autolora_jax.engine import decode
+from autolora_jax.models.int8 import quantized
 from autolora_jax.models.layers import EXACT, FAST
 from autolora_jax.models.networks import network_of
 from autolora_jax.sampler import Model
@@ -86,13 +88,15 @@ class Computing(NamedTuple):
     device: str = "TPU"
 
     def network(self, config: Any) -> Any:
-        return network_of(config, dtype=self.dtype, param_dtype=self.weights, precision=self.precision)
+        stored = self.dtype if self.weights == "int8" else self.weights
+        return network_of(config, dtype=self.dtype, param_dtype=stored, precision=self.precision)
 
 
 EXACTLY = Computing("float32", "float32")
 DENOISERS: Mapping[str, Computing] = {
     "bfloat16": Computing("bfloat16", "bfloat16"),
     "float16": Computing("float16", "float16"),
+    "bfloat16, kernels in 8 bits": Computing("bfloat16", "int8"),
     "float32 of bfloat16 weights, fast on a TPU": Computing("float32", "bfloat16", FAST),
     "float32 of bfloat16 weights, three passes": Computing("float32", "bfloat16", HIGH),
     "float32 of bfloat16 weights": Computing("float32", "bfloat16"),
@@ -174,6 +178,13 @@ class Scene:
 
 
 def _cast(tree: Any, dtype: str) -> Any:
+    """A model's, or a network's, weights as they are kept. dtype "int8": kernels so, all else in bfloat16."""
+    if dtype == "int8":
+        params, *rest = tree
+        flat = traverse_util.flatten_dict(params, sep="/")
+        kept = {path: quantized(path, jnp.array(leaf)) for path, leaf in flat.items()}
+        rounded = {k: v if k.endswith("/kernel") else _cast(v, "bfloat16") for k, v in kept.items()}
+        return traverse_util.unflatten_dict(rounded, sep="/"), *(_cast(part, "bfloat16") for part in rest)
     return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)
 
 
@@ -187,27 +198,36 @@ def within(ours: np.ndarray, exact: np.ndarray, levels: int = 1) -> float:
     return float(np.mean(np.abs(ours.astype(int) - exact) <= levels))
 
 
+def decoders(scene: Scene, rows: slice) -> None:
+    """Their table."""
+    exact = scene.pictures(EXACTLY)
+    print("| decoder | equal | within a level | within two |\n|---|---|---|---|")
+    for name, how in list(DECODERS.items())[rows]:
+        pictures = scene.pictures(how)
+        print(f"| {name} | " + " | ".join(f"{within(pictures, exact, n):.3%}" for n in (0, 1, 2)) + " |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--only", help="of the denoisers, those with this in their name; no decoders")
     parser.add_argument("--tiny", action="store_true", help="noise, no run, a row each: only to see that it works")
     args = parser.parse_args()
     rows = slice(1) if args.tiny else slice(None)
     scene = Scene(len(PROMPTS) if args.tiny else args.pictures, args.steps)
     if args.tiny:
         scene.latents = np.random.default_rng(1).standard_normal((2, 12, 12, 8), np.float32)
-    exact = scene.pictures(EXACTLY)
-    print("| decoder | equal | within a level | within two |\n|---|---|---|---|")
-    for name, how in list(DECODERS.items())[rows]:
-        pictures = scene.pictures(how)
-        print(f"| {name} | " + " | ".join(f"{within(pictures, exact, n):.3%}" for n in (0, 1, 2)) + " |", flush=True)
+    if not args.only:
+        decoders(scene, rows)
     base, changes = scene.predictions(EXACTLY)
     sizes = " and ".join(f"{rms(change, base):.1%}" for change in changes)
     print(f"\nThe LoRA changes predictions by {sizes}\n")
     print("| denoiser | a prediction | a weak LoRA's change | a strong one's | a run's latents |")
     print("|---|---|---|---|---|")
     for name, how in list(DENOISERS.items())[rows]:
+        if args.only and args.only not in name:
+            continue
         found, changed = scene.predictions(how)
         wrong = [rms(found - base, base)]
         wrong += [rms(theirs - exact, exact) for theirs, exact in zip(changed, changes, strict=True)]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import DTypeLike
 
 from autolora_jax import lora
@@ -21,6 +21,7 @@ from autolora_jax.config import CLIPTextConfig, MMDiTConfig, UNetConfig, VAEConf
 from autolora_jax.engine import decode
 from autolora_jax.guidance import COLUMNS, plan
 from autolora_jax.loading import vae_settings
+from autolora_jax.models.int8 import Int8Kernel
 from autolora_jax.models.joint import JointTransformerBlock
 from autolora_jax.models.networks import network_of, param_shapes
 from autolora_jax.models.resnet import ResnetBlock2D
@@ -93,6 +94,16 @@ def abstract(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), tree)
 
 
+def in_8_bits(kernel: jax.ShapeDtypeStruct) -> Int8Kernel:
+    """A kernel's shape as `int8` keeps it, where it lies."""
+    sharding: Any = kernel.sharding
+    out = jax.sharding.NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[-1:]))
+    return Int8Kernel(
+        jax.ShapeDtypeStruct(kernel.shape, jnp.int8, sharding=sharding),
+        jax.ShapeDtypeStruct(kernel.shape[-1:], jnp.float32, sharding=out),
+    )
+
+
 def conditioning(config: UNetConfig | MMDiTConfig, *lead: int) -> dict[str, jax.ShapeDtypeStruct]:
     shapes: dict[str, tuple[int, ...]]
     if isinstance(config, MMDiTConfig):
@@ -105,11 +116,19 @@ def conditioning(config: UNetConfig | MMDiTConfig, *lead: int) -> dict[str, jax.
 
 
 def lower_sampler(
-    denoiser: Any, mesh: Mesh, batch: int, rule: Rule, rank: int = ROOM, loras: int = 4, kept: bool = False
+    denoiser: Any,
+    mesh: Mesh,
+    batch: int,
+    rule: Rule,
+    rank: int = ROOM,
+    loras: int = 4,
+    kept: bool = False,
+    int8: bool = False,
 ) -> Any:
     """The lowered sampler for `batch` images a chip.
 
-    rank: of the delta's room in every layer. kept: without a delta, the tuned weights are there.
+    rank: of the delta's room in every layer. kept: without a delta, the tuned weights are there. int8: kernels are
+    kept in 8 bits.
     """
     config = denoiser.config
     size, n = config.sample_size, batch * mesh.size
@@ -141,6 +160,8 @@ def lower_sampler(
     place = weight_placement(mesh)
     flat = traverse_util.flatten_dict(params, sep="/")
     split = {path: abstract(leaf, place(path, leaf.shape)) for path, leaf in flat.items()}
+    if int8:
+        split = {path: in_8_bits(leaf) if path.endswith("/kernel") else leaf for path, leaf in split.items()}
     model = model._replace(params=traverse_util.unflatten_dict(split, sep="/"))
     model = model._replace(tuned=model.params) if kept else model
     axes = split_axes(model.params) if mesh.shape[WEIGHTS] > 1 else ()

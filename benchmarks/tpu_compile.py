@@ -121,16 +121,20 @@ def rows(
     model: str = "sdxl",
     weight_shards: int = 1,
     schedules: Schedules | None = None,
+    int8: bool = False,
 ) -> Iterator[Compiled]:
-    """One forward (where one chip can hold the model), and the sampler's AutoLoRA step, on a topology."""
+    """One forward (where one chip can hold the model), and the sampler's AutoLoRA step, on a topology.
+
+    int8: the step with its kernels in 8 bits, and no forward.
+    """
     denoiser = network(size, model)
     latent = size // 8
     one, all_chips = topology_mesh(topology, 1), topology_mesh(topology, None, weight_shards)
     once = attention_flop(denoiser.config, latent, batch)
-    if weight_shards == 1:
+    if weight_shards == 1 and not int8:
         yield measure("one forward", topology, lower_forward(denoiser, one, batch), batch, once, schedules)
-    lowered = lower_sampler(denoiser, all_chips, batch, AutoLoRA(), rank)
-    yield measure("AutoLoRA step", topology, lowered, batch, 4 * once, schedules)
+    lowered = lower_sampler(denoiser, all_chips, batch, AutoLoRA(), rank, int8=int8)
+    yield measure("AutoLoRA step, int8" if int8 else "AutoLoRA step", topology, lowered, batch, 4 * once, schedules)
 
 
 def decoders(
@@ -151,6 +155,7 @@ def main() -> None:
     parser.add_argument("--program", choices=("sampler", "decoder"), default="sampler")
     parser.add_argument("--model", choices=MODELS, default="sdxl")
     parser.add_argument("--weight-shards", type=int, default=1, help="chips that hold one copy of the weights together")
+    parser.add_argument("--int8", action="store_true", help="the step alone, the denoiser's kernels in 8 bits")
     parser.add_argument("--rank", type=int, default=ROOM, help="ranks that every layer has room for")
     parser.add_argument("--json", help="also write the rows to this file")
     parser.add_argument("--tiny", action="store_true", help="a tiny model on v5e: only to see that it works")
@@ -173,7 +178,8 @@ def table(args: argparse.Namespace, schedules: Schedules) -> list[Compiled]:
         if args.program == "decoder":
             compiled = decoders(topology, args.batch, args.size, args.model, schedules)
         else:
-            compiled = rows(topology, args.batch, args.size, args.rank, args.model, args.weight_shards, schedules)
+            asked = args.batch, args.size, args.rank, args.model, args.weight_shards
+            compiled = rows(topology, *asked, schedules, args.int8)
         for row in compiled:
             results.append(row)
             print(row, flush=True)
@@ -181,7 +187,7 @@ def table(args: argparse.Namespace, schedules: Schedules) -> list[Compiled]:
         print(f"\n{CYCLES_HEADER}")
         for row in results[first:]:
             print(f"| {row.program} | {row.topology} | {row.cycles} |", flush=True)
-        if args.program == "decoder" or args.weight_shards > 1:
+        if args.program == "decoder" or args.weight_shards > 1 or args.int8:
             continue
         forward, step = results[-2:]
         print(

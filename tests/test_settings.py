@@ -160,7 +160,12 @@ def test_an_older_jobs_pictures_are_known():
     plan = make_plan(job, Sources())
     assert [key.decode() for key in plan.keys] == [row["key"] for row in rows]
     new = plan.row(7).recipe.columns
-    later = {"prompt_syntax": "plain", "prompt_chunks": 1, "vae_dtype": None}  # columns that version 0.1 did not have
+    later = {
+        "prompt_syntax": "plain",
+        "prompt_chunks": 1,
+        "vae_dtype": None,
+        "int8": None,
+    }  # columns that version 0.1 did not have
     assert {**later, **{name: rows[7][name] for name in new if name in rows[7]}} == new
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from autolora_jax.lora.tree import Tree, at_scale, is_leaf
 from autolora_jax.models import delta
+from autolora_jax.models.int8 import Int8Kernel, dense
 
 Scales = Float[Array | np.ndarray, "n"]
 # What a leaf adds to a vector -> the parameter of the layer.
@@ -44,14 +45,19 @@ def _merge_layer(params: Tree, leaf: Tree, scales: Scales) -> dict[str, Any]:
     change = at_scale(jax.tree.map(_wide, dict(leaf)), scales)
     sums: dict[str, Array] = {}
     if change.keys() & {"up", "terms"}:
-        sums["kernel"] = delta.merge(_wide(params["kernel"]), change, precision="highest")
+        sums["kernel"] = delta.merge(dense(params["kernel"], jnp.float32), change, precision="highest")
     for entry, parameter in VECTORS.items():
         if entry not in change:
             continue
         if parameter not in params:
             raise ValueError(f"the delta adds a {parameter} to a layer that has none: that can't be merged")
         sums[parameter] = _wide(params[parameter]) + change[entry]
-    return {**params, **{name: total.astype(params[name].dtype) for name, total in sums.items()}}
+    return {**params, **{name: _as(params[name], total) for name, total in sums.items()}}
+
+
+def _as(kept: Any, total: Array) -> Array:
+    """In the dtype that the layer's own parameter has; what 8 bits hold is merged into bfloat16."""
+    return total.astype(jnp.bfloat16 if isinstance(kept, Int8Kernel) else kept.dtype)
 
 
 def _wide(x: Any) -> Array:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from autolora_jax.models.delta import Delta, apply_kernel, changed
+from autolora_jax.models.int8 import meet
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 NO_PAD: Pads = ((0, 0), (0, 0))
@@ -83,7 +84,7 @@ class _Adapted(nn.Module, kw_only=True):  # type: ignore[call-arg]
     def stored(self, name: str, initializer: Callable[..., Array], shape: tuple[int, ...]) -> Any:
         """The layer's parameter. Flax's `param` traces the initializer at every use, 40 % of tracing a UNet."""
         value = self.get_variable("params", name)
-        if value is None or jnp.shape(value) != shape:  # to be made, or an error that Flax words
+        if value is None or value.shape != shape:  # to be made, or an error that Flax words
             return self.param(name, initializer, shape, self.param_dtype)
         return value
 
@@ -107,7 +108,7 @@ class _Affine(_Adapted, kw_only=True):  # type: ignore[call-arg]
     def mapped(self, x: Array, kernel_shape: tuple[int, ...], linear: Callable[..., Array], positions: int) -> Array:
         """linear(x, kernel, precision=…) with the delta added, and the bias. positions: see apply_kernel."""
         kernel = self.stored("kernel", _random_kernel, kernel_shape)
-        x, kernel = x.astype(self.dtype), jnp.asarray(kernel, self.dtype)
+        x, kernel = meet(x.astype(self.dtype), kernel)
         precision = matmul_precision(self.dtype, self.precision)
         y = apply_kernel(x, kernel, self.delta(), partial(linear, precision=precision), positions, precision)
         return self.biased(y, self.use_bias)

@@ -20,7 +20,7 @@ from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
 from autolora_jax.weights.hub import Folder, LocalFolder, is_hub_id, open_folder, open_hub, split_hub_id
 from autolora_jax.weights.orbax_folder import OrbaxWeights
-from autolora_jax.weights.placing import Placement
+from autolora_jax.weights.placing import Kept, Placement, as_it_is
 from autolora_jax.weights.single_file import SingleFile, read_single_file
 from autolora_jax.weights.streaming import Leaves, TensorWeights
 from autolora_jax.weights.vae import open_vae
@@ -62,15 +62,18 @@ class Checkpoint:
         networks = {name: config for name, config in self.networks.items() if name != component}
         return dataclasses.replace(self, networks=networks)
 
-    def load(self, component: str, dtype: DTypeLike = "float32", placement: Placement = None) -> dict[str, Any]:
+    def load(
+        self, component: str, dtype: DTypeLike = "float32", placement: Placement = None, kept: Kept = as_it_is
+    ) -> dict[str, Any]:
         """A component's parameters as nested dicts of jax arrays of this dtype, placed leaf by leaf.
 
         component: one of `networks`.
         placement: a sharding for all leaves, or a function of (path "a/b/kernel", shape) that gives one per leaf, or
             None for the default device.
+        kept: what is made of each leaf (path, array on its devices) before the next ones come.
         Raises WeightsError listing all names and shapes that do not fit, or naming a tensor with bad values.
         """
-        return self.weights[component].load(shapes_of(self.networks[component]), dtype, placement)
+        return self.weights[component].load(shapes_of(self.networks[component]), dtype, placement, kept)
 
     def leaves(self, component: str) -> AbstractContextManager[Leaves]:
         """Ways to a component's leaves, one by one: `with checkpoint.leaves("unet") as leaves: leaves.read(path)`."""

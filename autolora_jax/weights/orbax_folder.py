@@ -30,7 +30,7 @@ from autolora_jax.models.networks import Networks
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.files import require_finite, sha256_of
 from autolora_jax.weights.hub import Folder, LocalFolder
-from autolora_jax.weights.placing import Placement
+from autolora_jax.weights.placing import Kept, Placement, as_it_is, cast, place
 from autolora_jax.weights.rules import Shape, flat_shapes
 from autolora_jax.weights.streaming import Leaves
 
@@ -72,8 +72,17 @@ class OrbaxWeights(NamedTuple):
         if problems := [f"{len(found)} arrays {kind}: {shorten(found)}" for kind, found in kinds.items() if found]:
             raise WeightsError(f"{self.path} does not fit this network:\n  " + "\n  ".join(problems))
 
-    def load(self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement) -> dict[str, Any]:
-        """The parameter tree, every leaf restored onto its devices in this dtype."""
+    def load(
+        self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement, kept: Kept = as_it_is
+    ) -> dict[str, Any]:
+        """The parameter tree, every leaf restored onto its devices in this dtype. kept: see Checkpoint.load."""
+        if kept is not as_it_is:  # one by one, so that they never lie there together as they were
+            wide, shapes = np.dtype(jnp.dtype(dtype)), flat_shapes(targets)
+            with self.leaves(targets) as leaves:
+                one_by_one = {
+                    path: kept(path, place(cast(leaves.read(path), wide, path), path, placement)) for path in shapes
+                }
+            return dict(traverse_util.unflatten_dict(one_by_one, sep="/"))
         default = jnp.zeros(()).sharding  # honours jax.default_device
 
         def wanted(path: str, shape: Shape) -> jax.ShapeDtypeStruct:

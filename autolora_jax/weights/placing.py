@@ -19,7 +19,13 @@ from autolora_jax.weights.rules import Shape
 # Where leaves go: one sharding for all, or one by tree path and shape, or None: the default device.
 Sharding = jax.sharding.Sharding
 Placement = Sharding | Callable[[str, Shape], Sharding] | None
+Kept = Callable[[str, jax.Array], Any]  # (path, leaf on its devices) -> what is kept of it
 _BLOCK = 1 << 18  # values that are cast together
+
+
+def as_it_is(path: str, leaf: jax.Array) -> Any:
+    """A leaf that is kept so."""
+    return leaf
 
 
 def place(leaf: np.ndarray, path: str, placement: Placement) -> jax.Array:

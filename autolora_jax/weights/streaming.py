@@ -19,7 +19,7 @@ from flax import traverse_util
 from jaxtyping import DTypeLike
 
 from autolora_jax.weights.files import FLOATS, TensorFiles, TensorInfo
-from autolora_jax.weights.placing import Placement, cast, place
+from autolora_jax.weights.placing import Kept, Placement, as_it_is, cast, place
 from autolora_jax.weights.rules import (
     NO_DEFAULTS,
     Default,
@@ -66,24 +66,28 @@ class TensorWeights(NamedTuple):
         with self.files() as files:
             self._plan(files, targets)
 
-    def load(self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement) -> dict[str, Any]:
-        """The parameter tree as nested dicts of jax arrays."""
+    def load(
+        self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement, kept: Kept = as_it_is
+    ) -> dict[str, Any]:
+        """The parameter tree as nested dicts of jax arrays. kept: what is made of each leaf, on its devices."""
         wanted, shapes = np.dtype(jnp.dtype(dtype)), flat_shapes(targets)
         [default] = jnp.zeros(()).devices()  # the default device, which threads don't inherit
         with self.files() as files:
             steps = self._plan(files, targets)
 
-            def placed(source: str, pieces: list[Piece]) -> dict[str, jax.Array]:
+            def placed(source: str, pieces: list[Piece]) -> dict[str, Any]:
                 tensor = cast(files.view(self.prefix + source), wanted, f"{files.where}: {self.prefix}{source}")
                 with jax.default_device(default):
-                    made = {step.name: place(step.make(tensor), step.name, placement) for step in pieces}
+                    made = {
+                        step.name: kept(step.name, place(step.make(tensor), step.name, placement)) for step in pieces
+                    }
                 # Waiting keeps transfers from queueing up: the host would hold every tensor in flight.
                 return jax.block_until_ready(made)
 
             tasks = [(source, list(pieces)) for source, pieces in groupby(steps, lambda step: step.source)]
             flat = {path: leaf for made in _in_threads(placed, tasks) for path, leaf in made.items()}
         for path in shapes.keys() - flat.keys():
-            flat[path] = place(self.defaults[path].make(shapes[path]).astype(wanted), path, placement)
+            flat[path] = kept(path, place(self.defaults[path].make(shapes[path]).astype(wanted), path, placement))
         return traverse_util.unflatten_dict(flat, sep="/")
 
     @contextmanager

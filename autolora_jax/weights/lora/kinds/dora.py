@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from autolora_jax.models.int8 import dense
 from autolora_jax.weights.lora.kinds.matrix import ADAPTER, STATIC, Matrix, Shapes, Tensors
 from autolora_jax.weights.rules import Shape
 
@@ -100,7 +101,7 @@ def _axis(part: str, shape: Shape, kernel: Shape) -> str | None:
 
 @partial(jax.jit, static_argnames=("axis", "trainer"))
 def _norms(kernel: Array, matrix: Matrix, axis: str, trainer: str) -> dict[str, Array]:
-    base = jnp.asarray(kernel, jnp.float32)
+    base = dense(kernel, jnp.float32)
     delta = matrix.on(base)
     kept = base.ndim - (1 if axis == "outputs" else 2)
     over = tuple(i for i in range(base.ndim) if i != kept)
