@@ -1,6 +1,6 @@
 """The devices at work on requests: in batches, texts encoded a batch ahead, steps queued as far as `pacing` lets them.
 
-request ──▶ batches ──▶ texts ──▶ run ──▶ pace ──▶ decode ──▶ pictures, in the request's order
+request ──▶ batches ──▶ texts, given pictures ──▶ run ──▶ pace ──▶ decode ──▶ pictures, in the request's order
 """
 
 import os
@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt8
 
+from autolora_jax.given import Originals
 from autolora_jax.models import vae as vae_module
 from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.pacing import Pace
@@ -56,6 +57,24 @@ def decode(
     return map_images(pictures, mesh)(params, latents)
 
 
+@partial(jax.jit, static_argnames=("vae", "mesh", "tiled"))
+def encode(
+    vae: AutoencoderKL,
+    mesh: Mesh,
+    params: Tree,
+    pixels: UInt8[Array, "b H W 3"],
+    noise: Float[Array, "b h w c"],
+    tiled: bool = False,
+) -> Float[Array, "b h w c"]:
+    """Latents of pictures as the sampler takes them (scaled), sampled by unit-variance noise; else as `decode`."""
+
+    def latents(params: Tree, images: tuple[Array, Array]) -> Array:
+        mean, deviation = vae_module.scaled_moments(vae, params, images[0], tiled)
+        return (mean + deviation * images[1]).astype(jnp.float32)
+
+    return map_images(latents, mesh)(params, (pixels, noise))
+
+
 class Engine:
     """A model on its devices. `model.lora` is replaced as LoRAs come and go."""
 
@@ -72,7 +91,7 @@ class Engine:
         self.denoiser, self.vae, self.text, self.mesh = denoiser, vae, text, mesh
         self.model, self.vae_params = model, vae_params
         self._tuned = Tuned(tuned_weights, mesh.local_devices[0])
-        self.ready: dict[Any, set[int]] = {}  # latents' shape -> images a device at once that programs are there for
+        self.ready: dict[Any, set[int]] = {}  # program_of -> images a device at once that programs are there for
         self._pace, self._driver = Pace(), ThreadPoolExecutor(1, "steps")
 
     def set_delta(self, delta: Tree, changed: Tree) -> None:
@@ -96,7 +115,7 @@ class Engine:
         heard while a program compiles. What `on_progress` raises, or a generator that is closed, ends the work within
         a stretch.
         """
-        ready = self.ready.setdefault(request.latent_shape, set())
+        ready = self.ready.setdefault(program_of(request), set())
         size, batches = request.batches(self.mesh.size, batch_size, ready)
         events: SimpleQueue[Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]] | None] = SimpleQueue()
         room, stopped = threading.Semaphore(UNFETCHED), threading.Event()
@@ -193,6 +212,7 @@ class Engine:
     def run(self, request: Request, schedule: Schedule, index: np.ndarray) -> Run:
         """What draws some images of a request, their texts encoded."""
         steps, scales = len(schedule.timestep), request.model_scales(index)
+        given: dict[str, Any] = {} if request.originals is None else self.given(request, request.originals, index)
         return Run(
             self.denoiser,
             self.mesh,
@@ -204,12 +224,31 @@ class Engine:
             noise=request.initial_noise(index),
             step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
             rescale=None if request.rescale is None else request.rescale[index],
+            **given,
         )
+
+    def given(self, request: Request, originals: Originals, index: np.ndarray) -> dict[str, Any]:
+        """What some images of a request are made from: their latents, which are on their way to the devices, masks."""
+        assert request.call.size is not None
+        what = originals.pixels(index, request.call.size), request.latent_noise(index)
+        pixels, noise = jax.device_put(what, split_images(self.mesh))
+        tiled = self._tiled(request.latent_shape)
+        return {
+            "picture": encode(self.vae, self.mesh, self.vae_params, pixels, noise, tiled=tiled),
+            "mask": originals.mask(index, request.call.size, self.vae.config.factor),
+        }
 
     def decoded(self, latents: Any) -> tuple[jax.Array, jax.Array]:
         """(pictures, finite) of latents [b h/8 w/8 c] that lie on the devices."""
-        tiled = latents.shape[1] * latents.shape[2] * self.vae.config.factor**2 >= TILED_FROM
-        return decode(self.vae, self.mesh, self.vae_params, latents, tiled=tiled)
+        return decode(self.vae, self.mesh, self.vae_params, latents, tiled=self._tiled(latents.shape[1:]))
+
+    def _tiled(self, latent_shape: tuple[int, ...]) -> bool:
+        return latent_shape[0] * latent_shape[1] * self.vae.config.factor**2 >= TILED_FROM
+
+
+def program_of(request: Request) -> Any:
+    """What decides, beside the images at once, which programs draw a request."""
+    return request.latent_shape, request.masked
 
 
 def _shapes(tree: Tree) -> tuple[Any, ...]:
@@ -253,7 +292,9 @@ def warm_up(
             prompts = "both prompts at once" if both else "one prompt at a time"
             programs[f"denoiser, {about}, {prompts}"] = partial(run.rehearse, both)
         programs[f"decoder, {about}"] = partial(engine.decoded, run.state.x)
-        engine.ready.setdefault(request.latent_shape, set()).add(size)
+        if request.originals is not None:
+            programs[f"encoder, {about}"] = partial(engine.given, request, request.originals, index)
+        engine.ready.setdefault(program_of(request), set()).add(size)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         names = {pool.submit(program): name for name, program in programs.items()}
         for done, future in enumerate(as_completed(names)):

@@ -20,22 +20,24 @@ Floats = Float32[np.ndarray, "..."]
 Words = Callable[[int], UInt32[np.ndarray, "_"]]
 
 
-def initial_noise(seeds: Sequence[int], shape: Shape, kind: str) -> Float32[np.ndarray, "n h w c"]:
+def initial_noise(seeds: Sequence[int], shape: Shape, kind: str, before: int = 0) -> Float32[np.ndarray, "n h w c"]:
     """The noise that each seed's run starts from, unit variance.
 
     seeds: 0..2^64−1; with "torch" from −2^63 on, as torch takes them: a negative one is the same as 2^64 more.
-    shape: (h, w, c) of one latent. kind: "jax" or "torch".
+    shape: (h, w, c) of one latent. kind: "jax" or "torch". before: draws of each seed that are left out.
     """
-    return _draw(seeds, shape, kind, 0, 1)[0]
+    return _draw(seeds, shape, kind, before, before + 1)[0]
 
 
-def step_noise(seeds: Sequence[int], steps: int, shape: Shape, kind: str) -> Float32[np.ndarray, "steps n h w c"]:
+def step_noise(
+    seeds: Sequence[int], steps: int, shape: Shape, kind: str, before: int = 0
+) -> Float32[np.ndarray, "steps n h w c"]:
     """What a stochastic solver adds at each step, unit variance; the other arguments as for `initial_noise`.
 
     Step i's noise does not depend on `steps`. "torch" goes on with the generator that drew the initial noise, one draw
     a step, as diffusers does.
     """
-    return _draw(seeds, shape, kind, 1, 1 + steps)
+    return _draw(seeds, shape, kind, 1 + before, 1 + before + steps)
 
 
 def _draw(seeds: Sequence[int], shape: Shape, kind: str, start: int, stop: int) -> Float32[np.ndarray, "draws n h w c"]:

@@ -160,6 +160,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
         **{name if len(name) > 1 else f"guidance {name}": value for name, value in values},
         "LoRA scales": " ".join(f"{scale:g}" for scale in loras.values()) or None,
         **_own(settings),
+        **_made_from(settings),
         "Version": f"autolora-jax {__version__}",
     }
     prompt = " ".join([settings["prompt"], *(f"<lora:{name}:{scale:g}>" for name, scale in loras.items())])
@@ -180,6 +181,15 @@ def _own(settings: Mapping[str, Any]) -> dict[str, Any]:
         for field, value in named
         if field.said.png and (field.said.always or value not in (None, field.default))
     }
+
+
+def _made_from(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The given picture, and the mask, by the name of its file and the first digits of its hash."""
+    found = {}
+    for name in ("image", "mask"):
+        found[name.title()] = settings.get(name)
+        found[f"{name.title()} hash"] = (settings.get(f"{name}_sha256") or "")[:12] or None
+    return found
 
 
 def _cfg_scale(rule: Rule) -> Any:

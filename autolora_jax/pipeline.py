@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import DTypeLike
+from PIL import Image
 
 from autolora_jax import lora
 from autolora_jax.compilation import keep_programs
@@ -247,7 +248,7 @@ class AutoLoRAPipeline(Shown):
         Raises ValueError for arguments that can't be honoured. Warns when a picture comes out not finite.
         """
         request = self.request(call)
-        schedule = self.canvas.schedule(request.call)
+        schedule = self.canvas.schedule(request.call, request.masked)
         names = {
             "model": self.name,
             "loras": [report.name for report in self.reports],
@@ -300,6 +301,8 @@ class AutoLoRAPipeline(Shown):
         *,
         batch_size: int = 4,
         guidance: Rule | Sequence[Rule] | None = None,
+        image: bool = False,
+        mask_image: bool = False,
         on_progress: OnProgress | None = None,
     ) -> int:
         """Compiles what later calls will need, or takes it from the compilation cache; how many programs that is.
@@ -308,16 +311,20 @@ class AutoLoRAPipeline(Shown):
 
         sizes: (height, width) of pictures, pixels; default the trained size. batch_size: pictures a device at once.
         guidance: a rule, or several, that will be asked for; default as in a call.
+        image, mask_image: whether they will change pictures, and parts of pictures.
         on_progress: told of the programs that are done, stage "compile".
         Raises ValueError for what can't be drawn.
         """
         rules = [guidance] if guidance is None or isinstance(guidance, Rule) else list(guidance)
         texts = [str(i) for i in range(self.mesh.size * batch_size)]  # one for each picture
+        blank = Image.new("RGB", (self.canvas.cells * self.canvas.factor,) * 2)
+        given: dict[str, Any] = {"image": blank, "strength": 1.0} if image or mask_image else {}
+        given |= {"mask_image": blank} if mask_image else {}
         rehearsals = []
         for size in sizes or (None,):
             for rule in rules:
                 wanted = None if size is None else (size[1], size[0])
-                request = self.request(Call(texts, guidance=rule, num_inference_steps=REHEARSED, size=wanted))
+                request = self.request(Call(texts, guidance=rule, num_inference_steps=REHEARSED, size=wanted, **given))
                 about = f"{'×'.join(map(str, request.call.size or ()))}, {batch_size} a device"
-                rehearsals.append((about, request, self.canvas.schedule(request.call)))
+                rehearsals.append((about, request, self.canvas.schedule(request.call, request.masked)))
         return warm_up(self.engine, rehearsals, on_progress)

@@ -10,10 +10,11 @@ import numpy as np
 
 from autolora_jax import guidance
 from autolora_jax import noise as noises
-from autolora_jax.config import SchedulerConfig
+from autolora_jax.config import ConfigError, SchedulerConfig
+from autolora_jax.given import Ground, Originals
 from autolora_jax.guidance import Plan
 from autolora_jax.lora import padded_scales
-from autolora_jax.schedules import Schedule, make_schedule, own_scheduler
+from autolora_jax.schedules import Schedule, make_schedule, own_scheduler, skipped_steps
 from autolora_jax.settings.fields import told
 from autolora_jax.settings.pictures import Call, DrawingConfig
 from autolora_jax.settings.rules import Rule
@@ -22,6 +23,8 @@ from autolora_jax.text.syntax import SYNTAXES, foreign
 
 Texts = str | Sequence[str]
 Drawn = TypeVar("Drawn", bound=DrawingConfig)
+# (whether the model predicts flow, whether there is a mask) -> strength where none is given, as in diffusers.
+STRENGTHS = {(False, False): 0.3, (False, True): 0.9999, (True, False): 0.6, (True, True): 0.6}
 
 
 class Canvas(NamedTuple):
@@ -43,18 +46,33 @@ class Canvas(NamedTuple):
         """(h, w, c) of a picture's latents. size: (width, height), pixels."""
         return size[1] // self.factor, size[0] // self.factor, self.channels
 
-    def schedule(self, drawing: DrawingConfig) -> Schedule:
-        """Of a drawing whose choices are made. Raises ValueError for one that the model can't be sampled with."""
+    def schedule(self, drawing: DrawingConfig, masked: bool = False) -> Schedule:
+        """Of a drawing whose choices are made. Raises ValueError for one that the model can't be sampled with.
+
+        masked: whether a mask keeps a part of a given picture.
+        """
         assert drawing.size is not None
         tokens = drawing.size[0] * drawing.size[1] // (self.factor * self.patch) ** 2
         return make_schedule(
-            self.scheduler, drawing.num_inference_steps, drawing.scheduler, drawing.timestep_spacing, tokens
+            self.scheduler,
+            drawing.num_inference_steps,
+            drawing.scheduler,
+            drawing.timestep_spacing,
+            tokens,
+            drawing.strength,
+            masked,
         )
 
-    def resolved(self, drawing: Drawn, tuned: bool) -> Drawn:
-        """It with every open choice made: guidance and its scales, size, scheduler, spacing.
+    def steps(self, drawing: DrawingConfig) -> int:
+        """How many steps such a drawing takes: all, or from a given picture the last ones."""
+        n, strength = drawing.num_inference_steps, drawing.strength
+        return n if strength is None else n - skipped_steps(n, strength, self.scheduler.flow)
 
-        tuned: whether there is a LoRA. Raises ValueError for what the model can't draw.
+    def resolved(self, drawing: Drawn, tuned: bool, ground: Ground | None = None) -> Drawn:
+        """It with every open choice made: guidance and its scales, size, scheduler, spacing, strength.
+
+        tuned: whether there is a LoRA. ground: what the picture is made from; None: from noise, and strength means
+        nothing. Raises ValueError for what the model can't draw.
         """
         rules = drawing.rule_of(tuned)
         filled = rules.filled(self.usual) if isinstance(rules, Rule) else [rule.filled(self.usual) for rule in rules]
@@ -62,12 +80,19 @@ class Canvas(NamedTuple):
         return dataclasses.replace(
             drawing,
             guidance=filled,
-            size=self._size(drawing),
+            size=self._size(drawing, ground),
+            strength=self._strength(drawing, ground),
             scheduler=drawing.scheduler or own_scheduler(self.scheduler),
             timestep_spacing=drawing.timestep_spacing or own_spacing,
         )
 
-    def _size(self, drawing: DrawingConfig) -> tuple[int, int]:
+    def _strength(self, drawing: DrawingConfig, ground: Ground | None) -> float | None:
+        if ground is None:
+            return None
+        usual = STRENGTHS[self.scheduler.flow, ground.masked]
+        return usual if drawing.strength is None else float(drawing.strength)
+
+    def _size(self, drawing: DrawingConfig, ground: Ground | None) -> tuple[int, int]:
         """(width, height) in pixels: whole patches, though the UNet copes with odd numbers of its single cells."""
         unit, trained = self.factor * self.patch, self.cells * self.factor
         width, height = drawing.sides()
@@ -75,7 +100,12 @@ class Canvas(NamedTuple):
             if side is not None and (side <= 0 or side % unit):
                 near = max(unit, round(side / unit) * unit)
                 raise ValueError(f"{name}={side} is not a positive multiple of {unit}; {near} is")
-        return width or trained, height or trained
+        usual: tuple[int, int] = (trained, trained)
+        if ground is not None and not (width and height):
+            if ground.size is None:
+                raise ConfigError("image has pictures of several sizes; give one size (--size) for all")
+            usual = (max(unit, ground.size[0] // unit * unit), max(unit, ground.size[1] // unit * unit))
+        return width or usual[0], height or usual[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +124,7 @@ class Request:
     latent_shape: tuple[int, int, int]  # (h, w, c)
     text: TextSettings
     call: Call  # every open choice made
+    originals: Originals | None  # that the pictures are made from
 
     @classmethod
     def of(cls, call: Call, canvas: Canvas, loaded: Sequence[float]) -> "Request":
@@ -101,19 +132,23 @@ class Request:
 
         loaded: the scales of the LoRAs, as they were loaded.
         """
-        call, loras = canvas.resolved(call, bool(loaded)), len(loaded)
-        assert call.size is not None and call.guidance is not None
         prompts = join_texts(call.prompt, call.prompt_2, call.prompt_3)
         negatives = join_negatives(call.negative_prompt, call.negative_prompt_2, call.negative_prompt_3)
         _check_marks([*prompts, *negatives], call.prompt_syntax)
-        seeds, rules = list(call.all_seeds), call.guidance
+        seeds = list(call.all_seeds)
         if call.paired and len(seeds) != len(prompts):
             raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one seed per prompt")
         repeat = 1 if call.paired else len(seeds)
         n = len(prompts) * repeat
         if n == 0:
             raise ValueError(f"nothing to draw: {len(prompts)} prompts × {repeat} seeds")
-        steps = call.num_inference_steps
+        originals = Originals.of(call.image, call.mask_image, len(prompts), repeat)
+        if originals is None and call.strength is not None:
+            raise ConfigError(f"strength = {call.strength} is how much a given picture is changed: give image=, too")
+        call = canvas.resolved(call, bool(loaded), None if originals is None else originals.ground)
+        assert call.size is not None and call.guidance is not None
+        rules, loras = call.guidance, len(loaded)
+        steps = canvas.steps(call)
         scales = _image_scales([loaded] if call.lora_scale is None else call.lora_scale, n, steps, loras)
         rescaling = bool(np.any(np.asarray(call.guidance_rescale)))
         plan = guidance.plan(rules, n, steps, reference=rescaling)
@@ -137,17 +172,33 @@ class Request:
                 _sizes(call), call.clip_skip, call.max_sequence_length, call.prompt_syntax, call.prompt_chunks
             ),
             call=call,
+            originals=originals,
         )
+
+    # What a seed's generator draws, in diffusers' order: from a given picture what its latents are sampled by; the
+    # initial noise; with a mask what those of the picture's kept part would be sampled by, which ordinary checkpoints
+    # do not read; then the steps' noise.
+
+    @property
+    def masked(self) -> bool:
+        """Whether a mask keeps a part of the given pictures."""
+        return self.originals is not None and self.originals.ground.masked
+
+    def latent_noise(self, index: np.ndarray) -> np.ndarray:
+        """What the latents of some given pictures are sampled by, unit variance, float32 [b h w c]."""
+        return noises.initial_noise([self.seeds[i] for i in index], self.latent_shape, self.call.noise)
 
     def initial_noise(self, index: np.ndarray) -> np.ndarray:
         """x_T of some images, unit variance, float32 [b h w c]."""
         if self.latents is not None:
             return self.latents[index]
-        return noises.initial_noise([self.seeds[i] for i in index], self.latent_shape, self.call.noise)
+        before = int(self.originals is not None)
+        return noises.initial_noise([self.seeds[i] for i in index], self.latent_shape, self.call.noise, before)
 
     def step_noise(self, index: np.ndarray, steps: int) -> np.ndarray:
         """Fresh noise of some images for a stochastic solver, float32 [b steps h w c]."""
-        by_step = noises.step_noise([self.seeds[i] for i in index], steps, self.latent_shape, self.call.noise)
+        seeds, before = [self.seeds[i] for i in index], int(self.originals is not None) + int(self.masked)
+        by_step = noises.step_noise(seeds, steps, self.latent_shape, self.call.noise, before)
         return np.ascontiguousarray(np.moveaxis(by_step, 1, 0))
 
     def model_scales(self, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -196,6 +247,7 @@ class Request:
                 "lora_scales": [] if lora_scales is None else [_told(s) for s in lora_scales[i].T],
                 "noise": self.call.noise if self.latents is None else "given",
                 "size": self.call.size,
+                **({} if self.originals is None else self.originals.told(i)),
             }
             for i in range(len(self.seeds))
         ]
@@ -218,6 +270,9 @@ def _sizes(call: Call) -> tuple[Sizes, Sizes]:
     assert call.size is not None
     own = (call.size[1], call.size[0])
     size = Sizes(call.original_size or own, call.crops_coords_top_left, call.target_size or own)
+    if call.image is not None:  # diffusers' img2img takes each by itself, and the crop of both from the positive one
+        crop = call.negative_crops_coords_top_left if any(call.negative_crops_coords_top_left) else size[1]
+        return Sizes(call.negative_original_size or size[0], crop, call.negative_target_size or size[2]), size
     if not (call.negative_original_size and call.negative_target_size):  # diffusers takes them only together
         return size, size
     return Sizes(call.negative_original_size, call.negative_crops_coords_top_left, call.negative_target_size), size

@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from autolora_jax.guidance import COLUMNS, KINDS, Plan
-from autolora_jax.sampler import STRETCH, Axes, Images, Model, Numbers, State, Steps, Tree, advance
-from autolora_jax.schedules import Schedule
+from autolora_jax.sampler import STRETCH, Axes, Images, Kept, Model, Numbers, State, Steps, Tree, advance, noised
+from autolora_jax.schedules import Known, Schedule
 from autolora_jax.sharding import replicated, split_axes, split_images
 
 KIND_OF = np.array([KINDS.index(branch.weights) for branch in COLUMNS])
@@ -63,22 +63,30 @@ class Run:
         noise: np.ndarray,
         step_noise: np.ndarray | None = None,
         rescale: np.ndarray | None = None,
+        picture: Any = None,
+        mask: np.ndarray | None = None,
     ) -> None:
         """All arrays are the host's and lead with the images, in the order in which devices take them.
 
         scales: kind of weights -> LoRA scales [b, steps or 1, loras]; kinds without are the base.
         told: kind of weights -> network keyword -> [b 2 ...] (negative, positive). noise: [b h w c], unit variance.
         step_noise: [b steps h w c], for stochastic solvers. rescale: guidance_rescale [b].
+        picture: latents [b h w c] on the devices that the run begins with; the schedule says how. mask: [b h w 1], 1
+            where it is drawn anew; None: everywhere.
         """
         self.network, self.mesh, self.model = network, mesh, model
         self.plan, self.schedule, self.scales, self.step_noise = plan, schedule, scales, step_noise
         self.total, self.done = len(schedule.timestep), 0
-        x = schedule.initial_scale * np.asarray(noise, np.float32)
-        zeros = np.zeros(len(x), np.float32)
-        images = Images(_by_column(told), zeros if rescale is None else rescale)
-        quiet = np.zeros((len(x), STRETCH, *x.shape[1:]), np.float32)
         put = partial(jax.device_put, device=split_images(mesh))
-        self.images, self.state, self._quiet = put(images), put(State(x, np.zeros_like(x))), put(quiet)
+        z = np.asarray(noise, np.float32)
+        x: Any = schedule.initial_scale * z
+        if schedule.known is not None:
+            x = noised(picture, z := put(z), Known(*(level[0] for level in schedule.known)))
+        zeros = np.zeros(len(x), np.float32)
+        kept = None if mask is None else Kept(picture, z, mask)
+        images = Images(_by_column(told), zeros if rescale is None else rescale, kept)
+        quiet = np.zeros((len(x), STRETCH, *x.shape[1:]), np.float32)
+        self.images, self.state, self._quiet = put(images), put(State(x, np.zeros(x.shape, np.float32))), put(quiet)
 
     @cached_property
     def _axes(self) -> Axes:
@@ -115,7 +123,11 @@ class Run:
         for kind, values in self.scales.items():
             of_steps = np.broadcast_to(values, (len(values), self.total, loras))[:, steps, None]
             scales = np.where((made.kinds == KINDS.index(kind))[..., None], of_steps, scales)
-        table = jax.tree.map(lambda a: a[steps] if a.ndim else np.full(last - first, a), self.schedule)
+        # What a picture is made again after each step is of a run with a mask alone: others share one program.
+        known = None if self.images.kept is None else Known(*(level[1:] for level in self.schedule.known or ()))
+        table = jax.tree.map(
+            lambda a: a[steps] if a.ndim else np.full(last - first, a), self.schedule._replace(known=known)
+        )
         adapted = scales.any(axis=(0, 3))
         shared = Steps(np.int32(last - first), *_room((table, made.made, adapted, made.columns), 0))
         noise = self._quiet if self.step_noise is None else _room(self.step_noise[:, steps], 1)

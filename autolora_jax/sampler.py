@@ -6,6 +6,7 @@
               for every step:    for every call of it:  ê += Σ_b c_b · e(x; prompt_b, LoRA at its scale)
                                  D = the denoised picture that ê implies   linear in (x, ê), see schedules
                                  x = the solver's step                   linear in (x, D, previous D, noise)
+                                 where a mask keeps a picture: x = that picture, noised alike
 
 Static: the network, the mesh, shapes. All else is an argument, loop bounds, too: how many steps, which calls a step
 makes, prompts, coefficients, LoRA scales by step, the solver. So no new value compiles, and what is not called is not
@@ -31,7 +32,7 @@ from jaxtyping import Array, Float
 
 from autolora_jax import guidance, lora
 from autolora_jax.guidance import COLUMNS
-from autolora_jax.schedules import Schedule
+from autolora_jax.schedules import Known, Schedule
 from autolora_jax.settings.rules import LORA_POS
 from autolora_jax.sharding import Axes, map_images, part_specs, put_together
 
@@ -58,11 +59,20 @@ class Steps(NamedTuple):
     columns: Values  # int32 [steps calls prompts]: what a call reads, see guidance.COLUMNS
 
 
+class Kept(NamedTuple):
+    """A picture of which a mask keeps a part."""
+
+    picture: Values  # latents [b h w c]
+    noise: Values  # that the run began with [b h w c], unit variance
+    mask: Values  # [b h w 1]: 1 where it is drawn anew, 0 where it is kept
+
+
 class Images(NamedTuple):
     """What belongs to each image for a whole run: every leaf leads with [b]."""
 
     told: Tree  # network keyword -> [b columns ...]
     rescale: Values  # [b] guidance_rescale
+    kept: Kept | None = None
 
 
 class Numbers(NamedTuple):
@@ -78,6 +88,12 @@ class State(NamedTuple):
 
     x: Values
     denoised: Values  # the picture that the last step saw in it
+
+
+@jax.jit
+def noised(picture: Float[Array, "b h w c"], noise: Float[Array, "b h w c"], known: Known) -> Float[Array, "b h w c"]:
+    """Latents of pictures with as much noise as the schedule says, one value of its `known`."""
+    return known.picture * picture + known.noise * noise
 
 
 @partial(jax.jit, static_argnames=("network", "mesh", "axes"))
@@ -128,7 +144,11 @@ def _advance(
         guided = guidance.rescale(guided, reference, jnp.asarray(images_.rescale))
         denoised = table.denoised_from_x * x + table.denoised_from_prediction * guided
         x = table.keep * x + table.toward * denoised + table.previous * before
-        return State(x + table.fresh * numbers.step_noise[:, i], denoised)
+        x = x + table.fresh * numbers.step_noise[:, i]
+        if (kept := images_.kept) is not None:  # another program: without a mask nothing is blended
+            known = noised(kept.picture, kept.noise, table.known)
+            x = (1 - kept.mask) * known + kept.mask * x
+        return State(x, denoised)
 
     result: State = jax.lax.fori_loop(0, steps.steps, step, state)
     return result

@@ -141,7 +141,7 @@ def lower_sampler(
     params, latents = param_shapes(denoiser), (size, size, config.in_channels)
     steps = Steps(
         steps=numbers(dtype=jnp.int32),
-        schedule=Schedule(*(numbers(STRETCH) for _ in Schedule._fields)),
+        schedule=Schedule(*(numbers(STRETCH) for name in Schedule._fields if name != "known")),
         calls=numbers(STRETCH, dtype=jnp.int32),
         adapted=numbers(STRETCH, made, dtype=bool),
         columns=numbers(STRETCH, made, prompts, dtype=jnp.int32),

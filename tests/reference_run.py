@@ -17,6 +17,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance
 from tests.lora_reference import COMPONENTS, RandomLora, adaptable
+from tests.reference_picture import Begun, Picture
 
 SCHEDULERS = {
     "ddim": (DDIMScheduler, {}),
@@ -100,6 +101,7 @@ def run(
     width: int,
     scale: float = 1.0,
     rescale: float = 0.0,
+    picture: Picture | None = None,
 ) -> np.ndarray:
     """Final latents [seeds h w c]; noise from torch's CPU generator."""
     kinds = {"base": 0.0, "lora": scale, "weak": getattr(rule, "omega", 0.0) * scale}
@@ -111,8 +113,11 @@ def run(
     solver = cls.from_config(pipe.scheduler.config, **overrides)
     solver.set_timesteps(steps)
     x, generators = noise(seeds, 4, height, width)
-    x = x * solver.init_noise_sigma
-    for i, t in enumerate(solver.timesteps):
+    x, timesteps, begun = x * solver.init_noise_sigma, solver.timesteps, None
+    if picture is not None:
+        begun = Begun(pipe.vae, solver, picture, seeds, height, width)
+        x, timesteps, generators = begun.x, begun.timesteps, begun.generators
+    for i, t in enumerate(timesteps):
         scaled = solver.scale_model_input(x, t)
 
         @cache  # both prompts of all images in one call: what takes torch's time here is the number of calls
@@ -124,9 +129,10 @@ def run(
         def e(kind: str, which: int, predicted=predicted) -> torch.Tensor:
             return predicted(kind).chunk(2)[which]
 
-        guided = combine(at_step(rule, i, steps), e)
+        guided = combine(at_step(rule, i, len(timesteps)), e)
         if rescale:
             guided = rescale_noise_cfg(guided, e("lora", 1), guidance_rescale=rescale)
         noisy = {"generator": generators} if "ancestral" in scheduler else {}
         x = solver.step(guided, t, x, **noisy).prev_sample
+        x = x if begun is None else begun.kept(i, x)
     return x.permute(0, 2, 3, 1).numpy()

@@ -17,6 +17,7 @@ from diffusers import (
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
 
 from tests.reference import TEXT, VAE, randomize, save_tokenizer
+from tests.reference_picture import Begun, Picture
 from tests.reference_run import at_step, combine, encoded, noise
 
 WIDTH = 96  # of the prompt's tokens: more than the CLIPs' 32 + 48, as in SD3
@@ -101,6 +102,7 @@ def run(
     seeds: Sequence[int],
     height: int,
     width: int,
+    picture: Picture | None = None,
     **prompts: Any,
 ) -> np.ndarray:
     """Final latents [seeds h w c]; noise from torch's CPU generator. prompts: encode_prompt's arguments."""
@@ -112,7 +114,9 @@ def run(
     solver = cls.from_config({**config, **overrides})
     solver.set_timesteps(steps)
     x, _ = noise(seeds, 16, height, width)
-    for i, t in enumerate(solver.timesteps):
+    begun = None if picture is None else Begun(base.vae, solver, picture, seeds, height, width)
+    x, timesteps = (x, solver.timesteps) if begun is None else (begun.x, begun.timesteps)
+    for i, t in enumerate(timesteps):
 
         @cache
         def predicted(kind: str, x=x, t=t) -> torch.Tensor:
@@ -121,5 +125,6 @@ def run(
         def e(kind: str, which: int, predicted=predicted) -> torch.Tensor:
             return predicted(kind).chunk(2)[which]
 
-        x = solver.step(combine(at_step(rule, i, steps), e), t, x).prev_sample
+        x = solver.step(combine(at_step(rule, i, len(timesteps)), e), t, x).prev_sample
+        x = x if begun is None else begun.kept(i, x)
     return x.permute(0, 2, 3, 1).numpy()

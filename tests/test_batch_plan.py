@@ -75,7 +75,7 @@ ALIKE = [
 
 
 def test_every_setting_that_decides_a_picture_is_in_its_key():
-    rest = {"max_sequence_length"}
+    rest = {"max_sequence_length", "strength"}  # the latter of pictures that are changed: tests/test_batch_images.py
     assert DECISIVE.keys() | rest == {field.name for field in dataclasses.fields(Settings)}
     keys = [key(), *(key(**{name: value}) for name, values in DECISIVE.items() for value in values)]
     assert len(set(keys)) == len(keys)
@@ -207,7 +207,7 @@ def test_programs_are_told_apart_by_all_that_the_pipeline_takes_once_a_call():
     recipe = plan(settings=dataclasses.replace(SETTINGS, guidance_rescale=0.2)).recipes[0]
     other = {"base_text": "lora", "scheduler": "ddim", "timestep_spacing": "linspace", "noise": "torch", "size": (8, 8)}
     other |= {"num_inference_steps": 9, "clip_skip": 1, "max_sequence_length": 77, "guidance": CFG(9.0)}
-    other |= {"guidance_rescale": 0.7, "lora_scale": 0.3, "prompt_syntax": "comfy", "prompt_chunks": 2}
+    other |= {"guidance_rescale": 0.7, "lora_scale": 0.3, "prompt_syntax": "comfy", "prompt_chunks": 2, "strength": 0.5}
     for field in settings_of(DrawingConfig):
         changed = dataclasses.replace(recipe.drawing, **{field.name: other[field.name]})
         same = dataclasses.replace(recipe, drawing=changed).program == recipe.program

@@ -143,6 +143,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakePipeline]:
 def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\ufeff one \n\n# two\r\n", encoding="utf-8")
+    for name in ("image", "mask"):
+        Image.new("RGB", (16, 16)).save(tmp_path / f"{name}.png")
     result = autolora(
         *("generate", "model", "-p", "zero", "--prompt-file", prompts, "-n", "none", "--seeds", "7,1-2"),
         *("--guidance", "personalization", "--w", "3", "--omega", ".25", "--start", ".1", "--stop", ".9"),
@@ -163,6 +165,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         ),
         *("--vae", "other", "--prediction-type", "v_prediction", "--no-rescale-betas-zero-snr"),
         *("--embedding", "zib.safetensors", "--embedding", "own:er/wolle"),
+        *("--image", tmp_path / "image.png", "--mask", tmp_path / "mask.png", "--strength", ".4"),
         *("--set", "sampler.steps=99", "--set", "seeds = 4", "--out", tmp_path / "out"),
     )
     assert result.exit_code == 0, result.output
@@ -184,7 +187,9 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
     )
     assert fake.embeddings == ["zib.safetensors", "own:er/wolle"]
     (call,) = fake.calls
+    assert [call.pop(name)[0].name for name in ("image", "mask_image")] == ["image.png", "mask.png"]
     assert {key: value for key, value in call.items() if not key.startswith("on_")} == dict(
+        strength=0.4,
         prompts=["zero", "one", "# two"],
         negative_prompt=None,
         seeds=(7, 1, 2),

@@ -90,6 +90,31 @@ def test_a_value_compiles_nothing(pipe: AutoLoRAPipeline, name: str, count_compi
     assert compiled == []
 
 
+def test_pictures_compile_their_encoder_and_masks_their_loop_and_new_ones_nothing(
+    pipe: AutoLoRAPipeline, count_compilations: Callable[[], Any]
+):
+    rng = np.random.default_rng(0)
+
+    def given(n: int = 1, is_masked: bool = False) -> dict[str, Any]:
+        images = list(rng.integers(0, 256, (n, SIDE, SIDE, 3), np.uint8))
+        mask = {"mask_image": list(rng.random((n, SIDE, SIDE)) < 0.5)} if is_masked else {}
+        return {"image": images, "strength": 0.5, **mask}
+
+    with count_compilations() as compiled:
+        draw(pipe, **given())
+    assert len(compiled) <= 2  # the encoder, and noise on what it gives: the denoiser's program is the usual one
+    for rule in (SEVEN, SIX):
+        draw(pipe, guidance=rule, **given(is_masked=True))
+    with count_compilations() as compiled:
+        for is_masked in (False, True):
+            for more in ({"strength": 0.7}, {"strength": 1.0}, {"num_inference_steps": 17}, {"scheduler": "dpmpp_2m"}):
+                draw(pipe, **given(is_masked=is_masked) | more)
+            draw(pipe, guidance=SIX, **given(BATCH, is_masked))
+        draw(pipe, image=np.zeros((50, 40, 3)), strength=0.5)  # resized
+        draw(pipe)
+    assert compiled == []
+
+
 def of_rank(rank: int, lora: Path, folder: Path, only: str = "") -> Path:
     """A LoRA with the first `rank` ranks of another, repeated if it has fewer; only: layers with this in them."""
     tensors = {}
@@ -141,6 +166,11 @@ def test_warm_up_leaves_nothing_to_compile(small_folder: Path, count_compilation
     with count_compilations() as compiled:
         for height, width in ((48, 32), (32, 48)):
             draw(pipe, height=height, width=width, batch_size=2, seeds=range(3))
+    assert compiled == []
+    assert pipe.warm_up([(32, 48)], batch_size=2, guidance=SEVEN, mask_image=True) == 3
+    with count_compilations() as compiled:
+        for mask in ({}, {"mask_image": np.zeros((32, 48))}):
+            draw(pipe, image=np.zeros((32, 48, 3)), **mask, strength=0.4, width=48, batch_size=2, seeds=range(2))
     assert compiled == []
 
 

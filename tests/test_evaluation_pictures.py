@@ -12,7 +12,7 @@ from PIL import Image
 
 from autolora_jax import CFG, pictures
 from autolora_jax.evaluation.pictures import Pictures, as_text, labels
-from autolora_jax.training.image_files import PictureError
+from autolora_jax.image_files import PictureError
 from tests.test_cli import settings
 
 

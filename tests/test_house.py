@@ -13,12 +13,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A module may import those on its own line and on lines above.
 FLOORS = [
-    "config progress files compilation demo version shown",
+    "config progress files image_files compilation demo version shown",
     "settings",
     "models",
     "weights",
     "lora",
-    "schedules guidance noise",
+    "schedules guidance noise given",
     "text sharding",
     "sampler request loading",
     "tuned",

@@ -5,6 +5,7 @@ import itertools
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -244,8 +245,8 @@ def assert_same(a: Schedule, b: Schedule):
 @pytest.mark.parametrize("scheduler", DIFFUSION)
 def test_one_program_serves_all_schedulers(scheduler: str):
     table = make_schedule(SchedulerConfig(), 7, scheduler)
-    assert [a.shape for a in table] == [(7,)] * 8 + [()]
-    assert all(a.dtype == np.float32 and np.isfinite(a).all() for a in table)
+    assert [a.shape for a in jax.tree.leaves(table)] == [(7,)] * 8 + [()]
+    assert all(a.dtype == np.float32 and np.isfinite(a).all() for a in jax.tree.leaves(table))
     assert table.fresh.any() == (scheduler == "euler_ancestral")
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from autolora_jax.training import image_files
+from autolora_jax import image_files
+from autolora_jax.image_files import PictureError, read_rgb, read_size
 from autolora_jax.training.dataset import read_folder
-from autolora_jax.training.image_files import PictureError, read_rgb, read_size
 from tests.training_pictures import RED, WHITE, draw, noise_picture, pair, problems
 
 LAW = settings(deadline=None)  # other processes may own the machine

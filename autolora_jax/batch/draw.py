@@ -10,7 +10,9 @@ import numpy as np
 
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.recipe import Load
+from autolora_jax.config import ConfigError
 from autolora_jax.engine import texts_of
+from autolora_jax.given import Given
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import Request
@@ -70,7 +72,7 @@ class Artist:
                 _begin(pipe, following)
         if request is None:
             return Drawing(failed, lambda: Pictures(np.zeros((0,)), np.zeros((0,), bool)))
-        schedule = pipe.canvas.schedule(request.call)
+        schedule = pipe.canvas.schedule(request.call, request.masked)
         wait = pipe.engine.start(request, schedule, batch.rows, self.as_latents)
         return Drawing(failed, lambda: Pictures(*wait()))
 
@@ -99,15 +101,27 @@ class Artist:
 def _begin(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> tuple[Request | None, dict[int, str]]:
     """Begins to encode the rows' texts.
 
-    Returns (the request of all rows whose texts can be read, None when no text can; place among the rows -> why the
-    others' can't).
+    Returns (the request of all rows whose texts and pictures can be read, None when there are none; place among the
+    rows -> why the others' can't).
     """
-    request: Request | None = (every := _request(pipe, rows))
-    if failed := {i: why for i in range(len(rows)) if (why := _unreadable(pipe, every, i))}:
-        rows = [row for i, row in enumerate(rows) if i not in failed]
-        request = _request(pipe, rows) if rows else None
+    failed: dict[int, str] = {}
+    bases: dict[int, Sequence[Given]] = {}  # place among the rows -> image, mask
+    for i, row in enumerate(rows):
+        try:
+            bases[i] = [file.opened() for file in row.base or () if file]
+        except ConfigError as e:
+            failed[i] = str(e)
+
+    def of_those() -> Request | None:
+        return _request(pipe, [rows[i] for i in bases], [*bases.values()]) if bases else None
+
+    request = of_those()
+    if request and (unread := {i: why for place, i in enumerate(bases) if (why := _unreadable(pipe, request, place))}):
+        failed |= unread
+        bases = {i: base for i, base in bases.items() if i not in unread}
+        request = of_those()
     if request is not None:
-        pipe.text.begin(texts_of(request, np.arange(len(rows))))
+        pipe.text.begin(texts_of(request, np.arange(len(bases))))
     return request, failed
 
 
@@ -120,8 +134,9 @@ def _unreadable(pipe: AutoLoRAPipeline, request: Request, i: int) -> str:
     return ""
 
 
-def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> Request:
-    """Rows of one batch as the pipeline takes them, one picture each."""
+def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row], bases: Sequence[Sequence[Given]]) -> Request:
+    """Rows of one batch as the pipeline takes them, one picture each. bases: image, and mask, of each; or nothing."""
+    given = dict(zip(("image", "mask_image"), map(list, zip(*bases, strict=True)), strict=False))
     drawings = [row.recipe.drawing for row in rows]
     shared = {field.name: getattr(drawings[0], field.name) for field in dataclasses.fields(DrawingConfig)}
     own = {
@@ -130,4 +145,4 @@ def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> Request:
         "lora_scale": np.array([row.recipe.scales for row in rows], np.float32).reshape(len(rows), -1),
     }
     prompts, negatives = [row.prompt for row in rows], [row.negative_prompt for row in rows]
-    return pipe.request(Call(prompts, negatives, seeds=[row.seed for row in rows], paired=True, **shared | own))
+    return pipe.request(Call(prompts, negatives, seeds=[row.seed for row in rows], paired=True, **shared | own | given))

@@ -22,10 +22,10 @@ from autolora_jax.config import ConfigError
 from autolora_jax.evaluation.encoders import open_encoder
 from autolora_jax.evaluation.features import PictureEncoder
 from autolora_jax.evaluation.kept import FEATURES, Source
+from autolora_jax.image_files import PictureError
 from autolora_jax.pictures import chunks, png_bytes
 from autolora_jax.settings.jobs import OutputConfig
 from autolora_jax.sharding import data_mesh
-from autolora_jax.training.image_files import PictureError
 
 TEXT = 1000  # bytes of a file that say how its picture was made, roughly
 EXIF, USER_COMMENT = 0x8769, 0x9286  # where A1111 writes its parameters in files without text chunks

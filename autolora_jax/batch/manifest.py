@@ -18,6 +18,7 @@ import numpy as np
 from autolora_jax import __version__
 from autolora_jax.batch.plan import KEY_LENGTH, Row
 from autolora_jax.batch.storage import STATE, Storage, StorageError, open_storage
+from autolora_jax.given import COLUMNS as GIVEN
 from autolora_jax.settings.pictures import DrawingConfig, ModelConfig
 from autolora_jax.settings.rules import numbers
 from autolora_jax.settings.values import columns_of
@@ -31,7 +32,7 @@ _LIST = "list<string>"
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(["key", "status", "file", "member", "sha256", "prompt", "negative_prompt"], "string"),
     "seed": "int64",
-    **dict.fromkeys(["id", "model", "model_sha256"], "string"),
+    **dict.fromkeys(["id", *GIVEN, "model", "model_sha256"], "string"),
     **columns_of(ModelConfig),
     **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>", "embeddings": _LIST},
     **{"embedding_sha256": _LIST, "guidance": "string"},
@@ -46,6 +47,7 @@ def make_row(row: Row, status: str, **found: str | None) -> dict[str, Any]:
     """A picture's row: its columns in their order. found: file, member, sha256 of it; or the reason why it is not."""
     columns = {
         **row.recipe.columns,
+        **(row.base.columns if row.base else {}),
         **{"key": row.key, "status": status, **found},
         **{"prompt": row.prompt, "negative_prompt": row.negative_prompt, "seed": row.seed, "id": row.id},
         **{"autolora_jax": __version__, "jax": jax.__version__},

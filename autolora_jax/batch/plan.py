@@ -9,7 +9,7 @@ still wanted and the number of rows alone. That is what makes a resumed run draw
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,9 @@ from jaxtyping import Int
 
 from autolora_jax.batch.prompts import read_prompts
 from autolora_jax.batch.recipe import Program, Recipe, resolve
-from autolora_jax.batch.sources import Sources
+from autolora_jax.batch.sources import Base, Sources, canonical
 from autolora_jax.config import ConfigError
+from autolora_jax.given import Ground
 from autolora_jax.settings.fields import told
 from autolora_jax.settings.jobs import Job, Prompt
 from autolora_jax.settings.pictures import check_seeds, read_seeds
@@ -39,6 +40,7 @@ class Row(NamedTuple):
     seed: int
     id: str | None
     recipe: Recipe
+    base: Base | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Row(NamedTuple):
             "guidance": recipe.rule,
             "size": recipe.size,
             "lora_hashes": [lora.autov3 for lora in recipe.load.loras],
+            **(self.base.columns if self.base else {}),
         }
 
 
@@ -73,12 +76,23 @@ class Plan:
     """All pictures of a job."""
 
     def __init__(
-        self, prompts: Sequence[Prompt], recipes: Sequence[Recipe], negative: str | None, seeds: Sequence[Seeds]
+        self,
+        prompts: Sequence[Prompt],
+        recipes: Mapping[Ground | None, Sequence[Recipe]],
+        negative: str | None,
+        seeds: Sequence[Seeds],
+        bases: Sequence[Base | None],
     ) -> None:
-        """negative: of prompts that have none of their own. seeds: of each prompt."""
-        self.prompts, self.recipes, self.negative, self.seeds = list(prompts), list(recipes), negative, list(seeds)
+        """recipes: of the job's settings, for each ground that there is. negative: of prompts that have none of their
+        own. seeds, bases: of each prompt."""
+        self.prompts, self.negative, self.seeds, self.bases = list(prompts), negative, list(seeds), list(bases)
+        self.recipes = [recipe for of_ground in recipes.values() for recipe in of_ground]
+        number = {ground: i for i, ground in enumerate(recipes)}
+        self._each = len(self.recipes) // len(number)  # of a prompt
+        # The number of each prompt's first recipe.
+        self._recipe = np.array([self._each * number[base.ground if base else None] for base in bases], np.int64)
         self._counts = np.array([len(own) for own in seeds], np.int64)
-        self._starts = np.append(0, np.cumsum(self._counts * len(recipes)))  # of each prompt's pictures
+        self._starts = np.append(0, np.cumsum(self._counts * self._each))  # of each prompt's pictures
         self.keys = self._keys()
         _, first = np.unique(self.keys, return_index=True)
         self.first = np.zeros(len(self.keys), bool)  # where a key stands for the first time
@@ -102,8 +116,8 @@ class Plan:
         p = int(np.searchsorted(self._starts, item, side="right")) - 1
         prompt, seeds = self.prompts[p], self.seeds[p]
         r, s = divmod(int(item - self._starts[p]), len(seeds))
-        key = self.keys[item].decode()
-        return Row(int(item), key, prompt.text, self._negative(prompt), seeds[s], prompt.id, self.recipes[r])
+        key, recipe = self.keys[item].decode(), self.recipes[self._recipe[p] + r]
+        return Row(int(item), key, prompt.text, self._negative(prompt), seeds[s], prompt.id, recipe, self.bases[p])
 
     def rows(self, batch: Batch) -> list[Row]:
         """The pictures of a batch."""
@@ -112,7 +126,7 @@ class Plan:
     def recipes_of(self, items: Items) -> Items:
         """The number of each picture's recipe."""
         p = np.searchsorted(self._starts, items, side="right") - 1
-        return (items - self._starts[p]) // self._counts[p]
+        return self._recipe[p] + (items - self._starts[p]) // self._counts[p]
 
     def batches(self, items: Items, rows: int) -> list[Batch]:
         """Batches of `rows` rows that draw these pictures, in an order that loads every set of files once."""
@@ -157,12 +171,13 @@ class Plan:
         """The key of each picture, as bytes: SHA-256 of the canonical JSON that `identity` describes."""
         keys = np.empty(len(self), f"S{KEY_LENGTH}")
         i = 0
-        for prompt, seeds in zip(self.prompts, self.seeds, strict=True):
+        for prompt, seeds, base, first in zip(self.prompts, self.seeds, self.bases, self._recipe, strict=True):
+            made_from = f'"image":{canonical([file and file.sha256 for file in base])},' if base else ""
             head = json.dumps([prompt.text, self._negative(prompt)], separators=(",", ":"))[:-1]
-            for recipe in self.recipes:
+            for recipe in self.recipes[first : first + self._each]:
                 tail = f'],"settings":{recipe.identity}}}'
                 for seed in seeds:
-                    text = f'{{"picture":{head},{seed}{tail}'
+                    text = f'{{{made_from}"picture":{head},{seed}{tail}'
                     keys[i] = hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH].encode()
                     i += 1
         return keys
@@ -174,13 +189,17 @@ def make_plan(job: Job, sources: Sources) -> Plan:
     prompts += read_prompts(job.prompt_file) if job.prompt_file else []
     if not prompts:
         raise ConfigError("draw what? The job has neither prompts nor a prompt_file")
-    recipes = [resolve(settings, sources) for settings in job.all_settings()]
+    bases, settings = [sources.base(prompt) for prompt in prompts], job.all_settings()
+    if not any(bases) and any(each.strength is not None for each in settings):
+        raise ConfigError("settings.strength is how much given pictures are changed, but no prompt has an image")
+    grounds = dict.fromkeys(base.ground if base else None for base in bases)
+    recipes = {ground: [resolve(each, sources, ground) for each in settings] for ground in grounds}
     shared = job.all_seeds  # one tuple for all prompts without their own
-    seeds = [shared if own is None else read_seeds(own, f"seeds of {text!r}") for text, _, own, _ in prompts]
-    for noise in {recipe.drawing.noise for recipe in recipes}:
+    seeds = [shared if own is None else read_seeds(own, f"seeds of {text!r}") for text, _, own, *_ in prompts]
+    for noise in {each.noise for each in settings}:
         for own in {id(own): own for own in seeds}.values():
             check_seeds(own, noise)
-    return Plan(prompts, recipes, job.negative_prompt, seeds)
+    return Plan(prompts, recipes, job.negative_prompt, seeds, bases)
 
 
 def _ceil(count: int, rows: int) -> int:

@@ -1,9 +1,13 @@
-"""Files of prompts: a line each, or rows with the columns prompt and, if there are any, negative_prompt, seeds, id."""
+"""Files of prompts: a line each, or rows with the column prompt and, if there are any, the others of COLUMNS.
+
+image and mask are paths beside the file, or URLs.
+"""
 
 import csv
 import difflib
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +16,11 @@ from autolora_jax.config import ConfigError
 from autolora_jax.settings.jobs import Prompt
 from autolora_jax.settings.pictures import read_seeds
 
-COLUMNS = ("prompt", "negative_prompt", "seeds", "id")  # others are the user's own
+COLUMNS = ("prompt", "negative_prompt", "seeds", "id", "image", "mask")  # others are the user's own
+MEANT = {
+    "mask_image": "write 'mask'",
+    "strength": "it is a setting of the job: --set settings.strength=0.6, or several values of it in a grid",
+}
 
 
 def read_prompts(path: str) -> list[Prompt]:
@@ -24,7 +32,8 @@ def read_prompts(path: str) -> list[Prompt]:
     if suffix not in READERS:
         raise ConfigError(f"{path} should be a file of prompts: {', '.join(f'.{known}' for known in READERS)}")
     try:
-        prompts = [_prompt(row, f"{path}, row {i}") for i, row in enumerate(READERS[suffix](read_anywhere(path)), 1)]
+        rows = enumerate(READERS[suffix](read_anywhere(path)), 1)
+        prompts = [_prompt(row, f"{path}, row {i}", os.path.dirname(path)) for i, row in rows]
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
     except (json.JSONDecodeError, csv.Error) as e:
@@ -36,14 +45,16 @@ def read_prompts(path: str) -> list[Prompt]:
     return prompts
 
 
-def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
+def _prompt(row: Mapping[str, Any], where: str, folder: str) -> Prompt:
     for name in row.keys() - set(COLUMNS):
+        if name in MEANT:
+            raise ConfigError(f"{where}: column {name!r} is not known; {MEANT[name]}")
         if near := difflib.get_close_matches(str(name), COLUMNS, 1, cutoff=0.8):
             raise ConfigError(f"{where}: column {name!r} is not known; did you mean {near[0]!r}?")
     if "prompt" not in row:
         raise ConfigError(f"{where}: there is no column `prompt`; the columns are {_quoted(row)}")
-    text, negative, seeds, own = (row.get(column) for column in COLUMNS)
-    for column, value in (("prompt", text), ("negative_prompt", negative)):
+    text, negative, seeds, own, *given = (row.get(column) for column in COLUMNS)
+    for column, value in zip(("prompt", "negative_prompt", *COLUMNS[4:]), (text, negative, *given), strict=True):
         if not isinstance(value, str) and (column == "prompt" or value is not None):
             raise ConfigError(f"{where}: {column} = {value!r} should be a text")
     return Prompt(
@@ -51,6 +62,7 @@ def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
         negative,
         None if seeds is None or seeds == "" else read_seeds(seeds, f"{where}: seeds"),
         None if own is None or own == "" else str(own),
+        *(os.path.join("" if "://" in each else folder, each) if each else None for each in given),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from autolora_jax import guidance
 from autolora_jax.batch.sources import File, Model, Sources, canonical
 from autolora_jax.config import ConfigError
+from autolora_jax.given import Ground
 from autolora_jax.guidance import Segment
 from autolora_jax.settings.fields import settings_of, told
 from autolora_jax.settings.jobs import Settings
@@ -42,6 +43,7 @@ class Program(NamedTuple):
 
     drawing: DrawingConfig  # without what may differ among them
     segments: tuple[Segment, ...]
+    masked: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Recipe:
     scales: tuple[float, ...]  # of the LoRAs
     drawing: DrawingConfig
     segments: tuple[Segment, ...]
+    masked: bool = False  # whether a mask keeps a part of a given picture
 
     @property
     def rule(self) -> Rule:
@@ -71,7 +74,7 @@ class Recipe:
         own = {field.name: field.default for field in settings_of(DrawingConfig) if field.said.by_picture}
         own["guidance_rescale"] = float(self.drawing.guidance_rescale != 0)  # whether there is any
         shared = dataclasses.replace(self.drawing, **own)
-        return Program(shared, self.segments)
+        return Program(shared, self.segments, self.masked)
 
     @property
     def evaluations(self) -> int:
@@ -117,14 +120,18 @@ class Recipe:
         return canonical({name: value for name, value in names.items() if name in FIRST or value != USUAL.get(name)})
 
 
-def resolve(settings: Settings, sources: Sources) -> Recipe:
-    """The recipe of settings. Raises ConfigError, WeightsError or ValueError for what could not be drawn."""
+def resolve(settings: Settings, sources: Sources, ground: Ground | None = None) -> Recipe:
+    """The recipe of settings. ground: what the pictures are made from; None: from noise.
+
+    Raises ConfigError, WeightsError or ValueError for what could not be drawn.
+    """
     model = sources.model(settings.model)
-    drawing = model.canvas.resolved(DrawingConfig(**settings.drawing()), bool(settings.loras))
+    masked = ground is not None and ground.masked
+    drawing = model.canvas.resolved(DrawingConfig(**settings.drawing()), bool(settings.loras), ground)
     drawing = dataclasses.replace(drawing, lora_scale=None)
-    model.canvas.schedule(drawing)  # raises what it must
+    model.canvas.schedule(drawing, masked)  # raises what it must
     assert isinstance(drawing.guidance, Rule)
-    plan = guidance.plan(drawing.guidance, 1, drawing.num_inference_steps, reference=drawing.guidance_rescale != 0)
+    plan = guidance.plan(drawing.guidance, 1, model.canvas.steps(drawing), reference=drawing.guidance_rescale != 0)
     if "base" in plan.weights and not settings.loras:
         raise ConfigError(f"{drawing.guidance} compares a tuned model with its base, but there is no LoRA")
     load = Load(
@@ -132,4 +139,4 @@ def resolve(settings: Settings, sources: Sources) -> Recipe:
         tuple(sources.lora(lora.source) for lora in settings.loras),
         tuple(sources.embedding(source) for source in settings.embeddings),
     )
-    return Recipe(load, settings.scales(), drawing, plan.segments)
+    return Recipe(load, settings.scales(), drawing, plan.segments, masked)

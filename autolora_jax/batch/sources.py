@@ -1,4 +1,5 @@
-"""What pictures are drawn from: models, LoRAs and embeddings, known by what their files hold and not by their names.
+"""What pictures are drawn from: models, LoRAs, embeddings and pictures, known by what their files hold and not by their
+names.
 
 Nothing is loaded. A file's SHA-256 takes about a second per GB, less than loading it; the hub's cache knows it already.
 
@@ -10,15 +11,21 @@ which of them are drawn already.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autolora_jax.config import SchedulerConfig
+from autolora_jax.batch.storage import StorageError, read_anywhere
+from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.demo import MODEL, builtin
+from autolora_jax.given import Given, Ground, check_mask, read_file, told
+from autolora_jax.image_files import PictureError, read_size
 from autolora_jax.models.networks import Networks
 from autolora_jax.pictures import lora_hash
 from autolora_jax.request import Canvas
+from autolora_jax.settings.jobs import Prompt
 from autolora_jax.settings.pictures import ModelConfig
 from autolora_jax.weights.checkpoint import Checkpoint, open_checkpoint, overridden
 from autolora_jax.weights.errors import WeightsError
@@ -57,12 +64,46 @@ class File(NamedTuple):
     autov3: str = ""  # of a LoRA: civitai's name for it
 
 
+class PictureFile(NamedTuple):
+    """A picture that is changed, or a mask. size: (width, height), upright."""
+
+    source: str
+    name: str
+    sha256: str
+    size: tuple[int, int]
+
+    def opened(self) -> Given:
+        """Its pixels. Raises ConfigError when it can't be read, or is not what it was when this was made."""
+        found = read_file(_content(self.source), self.source, "picture")
+        if found.sha256 != self.sha256:
+            raise ConfigError(f"picture {self.source} is not what it was when the job was planned; run the job again")
+        return found
+
+
+class Base(NamedTuple):
+    """What a picture is made from, instead of noise alone. mask: None where all of it is drawn anew."""
+
+    image: PictureFile
+    mask: PictureFile | None
+
+    @property
+    def ground(self) -> Ground:
+        """What a recipe needs to know of it."""
+        return Ground(self.image.size, self.mask is not None)
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """What a manifest, and a picture, says of it."""
+        return told(self.image, self.mask)
+
+
 class Sources:
     """What files hold, each looked at once. Its methods raise WeightsError or ConfigError for files of no use."""
 
     def __init__(self) -> None:
         self._models: dict[ModelConfig, Model] = {}
         self._files: dict[tuple[str, bool], File] = {}
+        self._pictures: dict[str, PictureFile] = {}
 
     def model(self, config: ModelConfig) -> Model:
         """The model that a config loads."""
@@ -97,6 +138,40 @@ class Sources:
             path = find_lora(source)
             self._files[source, False] = File(source, path.stem, file_sha256(path))
         return self._files[source, False]
+
+    def base(self, prompt: Prompt) -> Base | None:
+        """What a prompt's pictures are made from. Raises ConfigError."""
+        if prompt.image is None:
+            if prompt.mask is not None:
+                raise ConfigError(f"the prompt {prompt.text!r} has a mask {prompt.mask}, but no image; give that, too")
+            return None
+        image = self._picture(prompt.image, "image")
+        mask = None if prompt.mask is None else self._picture(prompt.mask, "mask")
+        if mask is not None:
+            check_mask(image.size, mask.size, f"mask {mask.source} of image {image.source}")
+        return Base(image, mask)
+
+    def _picture(self, source: str, what: str) -> PictureFile:
+        """A picture that can be read, at a path or URL: its head is looked at, and whether it is whole."""
+        source = os.fspath(source)
+        if source not in self._pictures:
+            content = _content(source)
+            try:
+                height, width = read_size(BytesIO(content))
+            except PictureError as e:
+                raise ConfigError(f"{what} {source} {e}") from None
+            sha256 = hashlib.sha256(content).hexdigest()
+            self._pictures[source] = PictureFile(source, source.rpartition("/")[2], sha256, (width, height))
+        return self._pictures[source]
+
+
+def _content(source: str) -> bytes:
+    try:
+        return read_anywhere(source)
+    except StorageError:
+        raise
+    except OSError as e:
+        raise ConfigError(f"picture {source} can't be read: {e.strerror or e}") from None
 
 
 class Published(NamedTuple):

@@ -11,6 +11,7 @@ import jax
 from autolora_jax import __version__, grid
 from autolora_jax.cli.progress import Display
 from autolora_jax.compilation import keep_programs
+from autolora_jax.given import Given, read
 from autolora_jax.output import Output, PictureFolder, slug
 from autolora_jax.pictures import lora_hash, write_png
 from autolora_jax.pipeline import AutoLoRAPipeline
@@ -80,6 +81,10 @@ def run(asked: Generate) -> None:
     if config.model.source is None:
         its_grid = ITS_GRID if config.compare and config.prompts == BUILTIN_PROMPTS else ""
         print(BUILTIN_NOTE + its_grid, file=sys.stderr)
+    originals = [
+        [read(path, flag) for path in paths] or None
+        for flag, paths in (("--image", config.image), ("--mask", config.mask))
+    ]
     keep_programs(asked.compilation_cache)
     folder = PictureFolder(Path(config.out), asked.overwrite)
     total = 0
@@ -90,7 +95,7 @@ def run(asked: Generate) -> None:
             folder.write_json("config", record(config))
             ways = columns(config, pipe.family.guidance_scale)
             total = len(ways) * len(config.prompts) * len(config.all_seeds)
-            files = [_draw_column(pipe, config, way, folder, hashes, display, total) for way in ways]
+            files = [_draw_column(pipe, config, way, originals, folder, hashes, display, total) for way in ways]
             if config.compare:
                 _save_grid(config, ways, files, folder)
     except BaseException as e:
@@ -120,6 +125,7 @@ def _draw_column(
     pipe: AutoLoRAPipeline,
     config: GenerateConfig,
     column: Column,
+    originals: list[list[Given] | None],
     folder: PictureFolder,
     hashes: list[str],
     display: Display,
@@ -142,6 +148,8 @@ def _draw_column(
     pipe(
         list(config.prompts),
         config.negative_prompt,
+        image=originals[0],
+        mask_image=originals[1],
         seeds=config.seeds,
         batch_size=config.batch_size,
         on_progress=display,

@@ -2,9 +2,11 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from autolora_jax.batch import Artist, Job
-from autolora_jax.batch.recipe import resolve
+from autolora_jax.batch.plan import make_plan
+from autolora_jax.batch.recipe import Recipe
 from autolora_jax.batch.sources import Sources
 from autolora_jax.cli.console import reported
 from autolora_jax.cli.progress import Display
@@ -40,13 +42,16 @@ def run(asked: Warmup) -> None:
 
 def _of_job(path: Path, display: Display) -> int:
     """Compiles what a job will draw with, and says how many programs that were."""
-    job, sources = load_preset(path, Job), Sources()
+    job = load_preset(path, Job)
     artist, count = Artist(on_progress=display), 0
-    recipes = [resolve(settings, sources) for settings in job.all_settings()]
-    for names in dict.fromkeys(recipe.load.names for recipe in recipes):
-        own = [recipe for recipe in recipes if recipe.load.names == names]
+    kinds: dict[Any, list[Recipe]] = {}
+    for recipe in make_plan(job, Sources()).recipes:
+        changed = recipe.drawing.strength is not None
+        kinds.setdefault((recipe.load.names, changed, recipe.masked), []).append(recipe)
+    for (_, changed, masked), own in kinds.items():
         pipe = artist.pipeline(own[0].load)
         sizes = list(dict.fromkeys((recipe.size[1], recipe.size[0]) for recipe in own))
         rules = list(dict.fromkeys(recipe.rule for recipe in own))
-        count += pipe.warm_up(sizes, batch_size=job.batch_size, guidance=rules, on_progress=display)
+        given = {"image": changed, "mask_image": masked}
+        count += pipe.warm_up(sizes, batch_size=job.batch_size, guidance=rules, **given, on_progress=display)
     return count

@@ -25,10 +25,10 @@ from autolora_jax.config import (
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.demo import classifier
 from autolora_jax.evaluation.features import BATCH_SIZE, Encoder, PictureEncoder, Placement
+from autolora_jax.image_files import PictureError
 from autolora_jax.models.attention import default_implementation
 from autolora_jax.models.networks import network_of
 from autolora_jax.text.tokens import open_tokenizer
-from autolora_jax.training.image_files import PictureError
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.transformers_folder import Pretrained, open_pretrained
 

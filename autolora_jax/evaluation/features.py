@@ -19,8 +19,8 @@ from PIL import Image
 
 from autolora_jax.compilation import keep_programs
 from autolora_jax.evaluation.pictures import Fields, Picture
+from autolora_jax.image_files import PictureError
 from autolora_jax.sharding import map_images, pad_rows, replicated, split_images
-from autolora_jax.training.image_files import PictureError
 
 Placement = jax.sharding.Sharding
 BATCH_SIZE = 16  # pictures a device

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from autolora_jax.image_files import EXTENSIONS, FOREIGN_EXTENSIONS, FORMATS, read_rgb
 from autolora_jax.pictures import told
-from autolora_jax.training.image_files import EXTENSIONS, FOREIGN_EXTENSIONS, FORMATS, read_rgb
 from autolora_jax.weights.errors import shorten
 
 MANIFEST = "manifest.jsonl"
@@ -50,7 +50,7 @@ class Picture(NamedTuple):
         return hashlib.sha256(self.data).hexdigest()
 
     def image(self) -> Image.Image:
-        """The picture: RGB, upright, transparency on white. Raises training.image_files.PictureError."""
+        """The picture: RGB, upright, transparency on white. Raises image_files.PictureError."""
         return read_rgb(io.BytesIO(self.data))
 
 

@@ -18,7 +18,7 @@ from autolora_jax.evaluation.judge import QUESTIONS, Judged, Question
 from autolora_jax.evaluation.judge.verdicts import SCORED
 from autolora_jax.experiments.drawn import DrawnPictures
 from autolora_jax.experiments.experiment import Ask
-from autolora_jax.training.image_files import PictureError
+from autolora_jax.image_files import PictureError
 
 CLIPSCORE = "CLIPScore"
 # What only the world's classifier is asked: question -> scores, see demo.judge.

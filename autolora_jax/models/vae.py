@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from autolora_jax.config import VAEConfig
 from autolora_jax.models.attention import dot_product_attention
@@ -212,6 +212,19 @@ def encode_tiled(
     """About `vae.encode`, in tiles like decode_tiled. Source: diffusers autoencoder_kl.py _tiled_encode."""
     pixels = vae.config.sample_size
     return split_moments(_tiled(_method(vae, params, "moments"), x, pixels, pixels // vae.config.factor))
+
+
+def scaled_moments(
+    vae: AutoencoderKL, params: Tree, pixels: UInt8[Array, "b H W c"], tiled: bool = False
+) -> tuple[Float[Array, "b h w z"], Float[Array, "b h w z"]]:
+    """(mean, standard deviation) of pictures' latents, scaled and shifted as a denoiser sees them, an image at a time.
+
+    tiled: in overlapping tiles, for pictures whose activations would not fit.
+    """
+    encode = encode_tiled if tiled else encode_sliced
+    mean, logvar = encode(vae, params, pixels.astype(jnp.float32) / 127.5 - 1)
+    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
+    return (mean - shift) * scale, jnp.exp(0.5 * logvar) * scale
 
 
 def _method(vae: AutoencoderKL, params: Tree, name: str) -> Callable[[Array], Array]:

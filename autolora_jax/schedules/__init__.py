@@ -18,13 +18,14 @@ from autolora_jax.schedules.diffusion import SPACINGS, alphas_cumprod, training_
 from autolora_jax.schedules.flow import flow_training_sigmas, shift_sigmas
 from autolora_jax.schedules.grid import Grid
 from autolora_jax.schedules.solvers import SOLVERS, Solver, own_scheduler, solvers_for
-from autolora_jax.schedules.table import PREDICTIONS, Schedule, make_schedule
+from autolora_jax.schedules.table import PREDICTIONS, Known, Schedule, make_schedule, skipped_steps
 
 __all__ = [
     "PREDICTIONS",
     "SOLVERS",
     "SPACINGS",
     "Grid",
+    "Known",
     "Schedule",
     "Solver",
     "alphas_cumprod",
@@ -32,6 +33,7 @@ __all__ = [
     "make_schedule",
     "own_scheduler",
     "shift_sigmas",
+    "skipped_steps",
     "solvers_for",
     "training_sigmas",
 ]

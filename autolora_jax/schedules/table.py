@@ -1,7 +1,8 @@
 """A run as a table of coefficients."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,8 @@ from jaxtyping import Float
 
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.schedules import diffusion, flow
-from autolora_jax.schedules.grid import Numbers
-from autolora_jax.schedules.solvers import SOLVERS, Solver, own_scheduler, solvers_for
+from autolora_jax.schedules.grid import Grid, Numbers
+from autolora_jax.schedules.solvers import SOLVERS, Solver, Steps, own_scheduler, solvers_for
 from autolora_jax.settings.fields import choose
 
 
@@ -45,6 +46,13 @@ PREDICTIONS: dict[str, Callable[[Numbers, Numbers], tuple[Numbers, Numbers]]] = 
 Row = Float[Any, "n"]  # numpy from make_schedule, traced inside the sampler
 
 
+class Known(NamedTuple):
+    """How much of a picture that is known, and of the noise z, the state holds: x = picture·p + noise·z."""
+
+    picture: Row
+    noise: Row
+
+
 class Schedule(NamedTuple):
     """Coefficients of a run of n steps, float32. For step i, with unit-variance noise z and x = initial_scale·z first:
 
@@ -53,6 +61,9 @@ class Schedule(NamedTuple):
         x          = keep[i]·x + toward[i]·denoised + previous[i]·(last step's denoised) + fresh[i]·z_i
 
     and x is the latents. z_i is needed only if `fresh` has an entry that is not 0.
+
+    known: [n + 1], of a run that begins with a picture: what x is before the first step and, where a mask keeps the
+    picture, what it is made again after each.
     """
 
     timestep: Row  # 0..num_train_timesteps−1, of a flow σ·num_train_timesteps; not always whole
@@ -64,6 +75,7 @@ class Schedule(NamedTuple):
     previous: Row
     fresh: Row
     initial_scale: Float[Any, ""]
+    known: Known | None = None
 
 
 def make_schedule(
@@ -72,6 +84,8 @@ def make_schedule(
     scheduler: str | None = None,
     timestep_spacing: str | None = None,
     image_seq_len: int | None = None,
+    strength: float | None = None,
+    masked: bool = False,
 ) -> Schedule:
     """The table of a run.
 
@@ -79,6 +93,8 @@ def make_schedule(
     scheduler: a key of solvers_for(config); None is the checkpoint's own, with Karras sigmas if its file asks for them.
     timestep_spacing: a key of SPACINGS; None is the checkpoint's own. Flows have none.
     image_seq_len: latent patches of a picture, as the network sees them; needed by a config with dynamic shifting.
+    strength: how much noise a given picture gets, in (0, 1]: the table then has the last steps alone, as skipped_steps
+        says; None: there is no picture. masked: whether a mask keeps a part of it.
     Raises ValueError for unknown names, for a solver of another kind of model, and for steps that do not fit.
     """
     if not 1 <= num_inference_steps <= config.num_train_timesteps:
@@ -98,10 +114,46 @@ def make_schedule(
     grid = solver.grid(config, num_inference_steps)
     if not config.flow:
         diffusion.check(grid, config)
-    steps = solver.step(grid)
+    steps, known = solver.step(grid), None
+    if strength is not None:
+        skipped = skipped_steps(num_inference_steps, strength, config.flow)
+        grid, steps, known = _from_picture(grid, steps, skipped, noise_alone=masked and strength == 1)
     from_x, from_prediction = choose(PREDICTIONS, config.prediction_type, "prediction_type")(grid.signal, grid.noise)
     arrays = (grid.timestep, grid.input_scale, from_x, from_prediction, *steps, grid.initial_scale)
-    return Schedule(*(np.asarray(a, np.float32) for a in arrays))
+    return Schedule(*_float32(arrays))._replace(known=None if known is None else Known(*_float32(known)))
+
+
+def _float32(arrays: Iterable[Any]) -> list[Any]:
+    return [np.asarray(a, np.float32) for a in arrays]
+
+
+def skipped_steps(n: int, strength: float, flow: bool) -> int:
+    """How many of n steps a run from a picture leaves out. Raises ValueError when that is all of them.
+
+    Source: get_timesteps of diffusers' img2img and inpainting pipelines: SDXL's round down what is left, SD3's what is
+    left out.
+    """
+    skipped = int(max(n - n * strength, 0)) if flow else max(n - int(n * strength), 0)
+    if skipped >= n:
+        raise ValueError(
+            f"strength = {strength} leaves none of {n} steps; at least {math.ceil(1e4 / n) / 1e4} is needed"
+        )
+    return skipped
+
+
+def _from_picture(grid: Grid, steps: Steps, skipped: int, noise_alone: bool) -> tuple[Grid, Steps, Known]:
+    """What is left of a run that begins with a noised picture. Source: diffusers' add_noise and scale_noise.
+
+    noise_alone: it begins with noise, as diffusers' inpainting does at strength 1.
+    """
+    grid = grid._replace(**{name: getattr(grid, name)[skipped:] for name in Grid._fields if name != "initial_scale"})
+    keep, toward, previous, fresh = (row[skipped:].copy() for row in steps)
+    # No step came before the first: a multistep solver takes what it sees for what it saw, and is of first order.
+    toward[0], previous[0] = toward[0] + previous[0], 0
+    known = Known(np.append(grid.signal, 1), np.append(grid.noise, 0))
+    if noise_alone:
+        known.picture[0], known.noise[0] = 0, grid.initial_scale
+    return grid, Steps(keep, toward, previous, fresh), known
 
 
 def _solver(config: SchedulerConfig, name: str) -> Solver:

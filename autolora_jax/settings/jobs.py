@@ -29,6 +29,8 @@ class Prompt(NamedTuple):
     negative: str | None = None
     seeds: AnySeeds | None = None
     id: str | None = None  # the user's name of it; part of the manifest, not of what is drawn
+    image: str | None = None  # path or URL of a picture that is changed; its size is the pictures' where none is given
+    mask: str | None = None  # of the same size: white where it is drawn anew
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,8 @@ class Job(Many):
     def of_table(cls, table: Mapping[str, Any]) -> "Job":
         """A job as a JSON or YAML file has it: these names, values as `--set` spells them.
 
-        A prompt is a text, or a table {text, negative, seeds, id}; a guidance with values is {"rule": "cfg", "w": 5}.
+        A prompt is a text, or a table {text, negative, seeds, id, image, mask}; a guidance with values is
+        {"rule": "cfg", "w": 5}.
         """
         given = dict(table)
         prompts = [given.pop("prompts")] if isinstance(given.get("prompts"), str) else given.pop("prompts", [])

@@ -187,6 +187,16 @@ class DrawingConfig(Checked):
     num_inference_steps: int = setting(
         30, "Solver steps; each is 2 to 4 network evaluations.", flag="--steps", least=1, column="steps"
     )
+    strength: float | None = setting(
+        None,
+        "(with an image) How much of it is changed, above 0 to 1: it gets so much noise, and so large a part of the "
+        "steps is taken. Default as in diffusers: 0.3 for SDXL, 0.9999 with a mask; 0.6 for SD3.",
+        panel=PANEL,
+        least=0,
+        most=1,
+        column="strength",
+        png="Denoising strength",
+    )
     scheduler: str | None = setting(
         None,
         "ddim, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; for SD3 flow_euler, "
@@ -329,6 +339,17 @@ class Call(Many, DrawingConfig):
     negative_crops_coords_top_left: Size = setting((0, 0), "As the others.")
     negative_target_size: Size | None = setting(None, "As diffusers, together with negative_original_size alone.")
     latents: Array | None = setting(None, "Unit-variance initial noise [n, h/8, w/8, c], instead of that of the seeds.")
+    image: Any = setting(
+        None,
+        "A picture to be changed instead of drawn from noise: a path, a PIL image or an array [h w 3] of uint8 or "
+        "floats from 0 to 1; or several, one a prompt or one a picture. Its size, cut to a multiple of 8 (SDXL) or 16 "
+        "(SD3), is the new one's where none is given; else it is resized.",
+    )
+    mask_image: Any = setting(
+        None,
+        "As large as the image: white where that is drawn anew, black where it is kept; what is kept passes through "
+        "the VAE. One for all, one a prompt or one a picture.",
+    )
     output_type: str = setting(
         "pil", '"pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 c]).', choices=("pil", "np", "latent")
     )
@@ -394,6 +415,19 @@ class GenerateConfig(Many, PictureConfig):
         (), "What to draw. Repeat it for several prompts.", flag="--prompt", short="-p", panel=PICTURES
     )
     negative_prompt: str | None = _negative_prompt()
+    image: Texts = setting(
+        (),
+        "Picture to be changed instead of drawn from noise. Repeat it for one a prompt, or one a picture. Its size is "
+        "the new one's unless --size says another.",
+        panel=PICTURES,
+        metavar="FILE",
+    )
+    mask: Texts = setting(
+        (),
+        "(with --image) As large as it: white where it is drawn anew, black where it is kept. Repeat it as --image.",
+        panel=PICTURES,
+        metavar="FILE",
+    )
     compare: bool = setting(
         False,
         "Draw also the base model and the LoRA with CFG, from the same noise, and grid.png of all.",

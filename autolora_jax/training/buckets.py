@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, UInt8, UInt64
 from PIL import Image
 
+from autolora_jax.image_files import PictureError, read_rgb
 from autolora_jax.text import Sizes
 from autolora_jax.training.dataset import DatasetError, Example
-from autolora_jax.training.image_files import PictureError, read_rgb
 
 Size = tuple[int, int]  # (height, width), pixels
 MULTIPLE = 8  # of the VAE

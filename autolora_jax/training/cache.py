@@ -12,12 +12,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from autolora_jax.models.vae import AutoencoderKL, encode_sliced
+from autolora_jax.models.vae import AutoencoderKL, scaled_moments
 from autolora_jax.training.buckets import Crop, load_pixels
 from autolora_jax.training.dataset import DatasetError, Example
 from autolora_jax.weights.writing import write_safetensors
@@ -78,9 +77,7 @@ def fingerprint(network: nn.Module, params: Any) -> str:
 @partial(jax.jit, static_argnames="vae")
 def _encode(vae: AutoencoderKL, params: Any, pixels: Any) -> tuple[jax.Array, jax.Array]:
     """(mean, std) of the scaled latents of uint8 pixels [b h w 3]."""
-    mean, logvar = encode_sliced(vae, params, pixels.astype(jnp.float32) / 127.5 - 1)
-    scale, shift = vae.config.scaling_factor, vae.config.shift_factor or 0.0
-    return (mean - shift) * scale, jnp.exp(0.5 * logvar) * scale
+    return scaled_moments(vae, params, pixels)
 
 
 def _readable(path: Path) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import Any, NamedTuple, TypeVar
 
-from autolora_jax.training.image_files import EXTENSIONS
+from autolora_jax.image_files import EXTENSIONS
 
 SECOND_EXTENSION = ".caption"
 KEYS = ("text", "caption", "prompt")  # of metadata; the first that is there counts

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from autolora_jax.image_files import EXTENSIONS, FOREIGN_EXTENSIONS, read_size
 from autolora_jax.training import captions
-from autolora_jax.training.image_files import EXTENSIONS, FOREIGN_EXTENSIONS, read_size
 from autolora_jax.weights.errors import shorten
 
 REPEATS_PREFIX = re.compile(r"(\d+)_(.*)", re.DOTALL)

@@ -15,7 +15,7 @@ from autolora_jax.evaluation.judge.client import Judge, JudgeError, Pause
 from autolora_jax.evaluation.judge.questions import Question
 from autolora_jax.evaluation.judge.verdicts import UNANSWERED, UNREADABLE, Key, Verdict, VerdictCache, Version
 from autolora_jax.evaluation.pictures import Picture
-from autolora_jax.training.image_files import PictureError
+from autolora_jax.image_files import PictureError
 
 # How Pillow writes them. PNG: speed before size, the pixels are the same.
 FORMATS = {"png": {"compress_level": 1}, "jpeg": {"quality": 95, "subsampling": 0}}

@@ -34,6 +34,8 @@ class Generate(Configured):
     def check(self) -> None:
         if not self.settings.prompts:
             raise ConfigError("draw what? Give a --prompt or a --prompt-file")
+        if not self.settings.image and (self.settings.mask or self.settings.strength is not None):
+            raise ConfigError("--mask and --strength are of a picture that is changed: give --image FILE, too")
         if self.settings.compare and not self.settings.loras:
             raise ConfigError("--compare sets a LoRA beside the base model: add --lora FILE")
 
@@ -46,6 +48,10 @@ Four pictures with the paper's guidance:
 Base model, LoRA and AutoLoRA side by side, from the same noise:
 
 [cyan]autolora generate MODEL --lora princess_xl_v2.safetensors:0.8 --prompt "Anna" --seeds 0-7 --compare[/]
+
+A picture of yours, changed:
+
+[cyan]autolora generate MODEL --lora anna.safetensors --prompt "Anna on the moon" --image anna.png --strength 0.6[/]
 
 A preset, with another γ and fewer steps:
 

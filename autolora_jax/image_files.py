@@ -1,11 +1,11 @@
-"""A picture file -> its size without decoding it, or its pixels as a model is trained on them: upright 8-bit RGB.
+"""A picture file -> its size without decoding it, or its pixels as a model takes them: upright 8-bit RGB.
 
 Pillow does the decoding; here is what it leaves to its caller: rotation by EXIF, transparency on white, 16 bits to 8,
 and telling early and cheaply whether a file is whole.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # by content, whatever 
 SMALLEST = 8  # pixels a side
 LARGEST = 89_478_485  # pixels in all: where Pillow starts to warn of decompression bombs
 WITHOUT_RANGE = {"I": "32-bit integers", "F": "floating point", "LAB": "L*a*b*"}  # Pillow modes with no one meaning
+File = BinaryIO | BytesIO
 ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 PNG_IMAGE_DATA, PNG_END = b"IDAT", b"IEND"
 
@@ -28,13 +29,13 @@ class PictureError(ValueError):
     """A picture can't be used. The message is the reason and the remedy, without the file's name."""
 
 
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(source: Path | BytesIO) -> tuple[int, int]:
     """(height, width) in pixels after rotation by EXIF. Decodes only files that may be cut short.
 
     Raises PictureError if the file is no picture, truncated, corrupt, too small, too large or of an ambiguous mode.
     """
-    with _opened(path) as image:
-        if not _ends_well(path):
+    with _opened(source) as image:
+        if not _ends_well(source):
             image.load()  # raises if something is missing
         width, height = image.size
         # The base class's method: PngImageFile's decodes the pixels to look for EXIF behind them (see _png_ends_well).
@@ -42,10 +43,10 @@ def read_size(path: Path) -> tuple[int, int]:
         return (width, height) if orientation in ROTATED else (height, width)
 
 
-def read_rgb(source: Path | BytesIO) -> Image.Image:
+def read_rgb(source: Path | BytesIO | Image.Image) -> Image.Image:
     """The first frame, decoded in full: mode RGB, rotated by EXIF, transparency composited on white.
 
-    Raises as read_size.
+    source: a file, its content, or what Pillow has opened already. Raises as read_size.
     """
     with _opened(source) as image:
         upright = ImageOps.exif_transpose(image)
@@ -59,10 +60,10 @@ def read_rgb(source: Path | BytesIO) -> Image.Image:
 
 
 @contextmanager
-def _opened(source: Path | BytesIO) -> Iterator[Image.Image]:
+def _opened(source: Path | BytesIO | Image.Image) -> Iterator[Image.Image]:
     """The picture, checked; whatever goes wrong with it in the block is a PictureError."""
     try:
-        with Image.open(source, formats=FORMATS) as image:
+        with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS) as image:
             _check(image)
             yield image
     except PictureError:
@@ -85,7 +86,7 @@ def _check(image: Image.Image) -> None:
         raise PictureError(f"holds {WITHOUT_RANGE[image.mode]}, whose white is unknown; save it with 8 or 16 bits")
 
 
-def _png_ends_well(file: BinaryIO, size: int) -> bool:
+def _png_ends_well(file: File, size: int) -> bool:
     """Whether nothing but the end follows the pixels: then the file is whole and has no EXIF still to come."""
     position, before = 8, b""
     while position + 12 <= size:
@@ -98,21 +99,21 @@ def _png_ends_well(file: BinaryIO, size: int) -> bool:
     return False
 
 
-def _ends_with(mark: bytes) -> Callable[[BinaryIO, int], bool]:
-    def ends(file: BinaryIO, size: int) -> bool:
+def _ends_with(mark: bytes) -> Callable[[File, int], bool]:
+    def ends(file: File, size: int) -> bool:
         file.seek(max(0, size - len(mark)))
         return file.read() == mark
 
     return ends
 
 
-def _riff_ends_well(file: BinaryIO, size: int) -> bool:
+def _riff_ends_well(file: File, size: int) -> bool:
     file.seek(4)
     return int.from_bytes(file.read(4), "little") + 8 <= size
 
 
 # First bytes of a file -> whether its end is where it should be. No: perhaps cut short, so decoding has to tell.
-ENDINGS: dict[bytes, Callable[[BinaryIO, int], bool]] = {
+ENDINGS: dict[bytes, Callable[[File, int], bool]] = {
     b"\x89PNG": _png_ends_well,
     b"\xff\xd8": _ends_with(b"\xff\xd9"),
     b"GIF8": _ends_with(b";"),
@@ -120,7 +121,9 @@ ENDINGS: dict[bytes, Callable[[BinaryIO, int], bool]] = {
 }
 
 
-def _ends_well(path: Path) -> bool:
-    with path.open("rb") as file:
+def _ends_well(source: Path | BytesIO) -> bool:
+    with nullcontext(source) if isinstance(source, BytesIO) else source.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
         start = file.read(4)
-        return any(ends(file, path.stat().st_size) for mark, ends in ENDINGS.items() if start.startswith(mark))
+        return any(ends(file, size) for mark, ends in ENDINGS.items() if start.startswith(mark))
