@@ -259,7 +259,8 @@ def texts_of(request: Request, index: np.ndarray) -> Prompts:
     """What some images of a request are told."""
     scales = {kind: values[index] for kind, values in request.text_scales.items()}
     positive, negative = ([texts[i] for i in index] for texts in (request.positive, request.negative))
-    return Prompts(positive, negative, request.text, scales)
+    no, yes = (None if given is None else given.of(index) for given in request.given)
+    return Prompts(positive, negative, request.text, scales, (no, yes))
 
 
 def _fetched(result: tuple[Any, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -17,11 +17,13 @@ from PIL import Image
 
 from autolora_jax.grid import comparison_grid
 from autolora_jax.pictures import Picture, save_png
+from autolora_jax.settings.rules import numbers_of
 
 SHOWN = 64  # pictures of a call that a notebook shows
+LEAST_WIDTH = 192  # of their captions, pixels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Output:
     """images: ordered prompt-major, (p0,s0), (p0,s1), …, (p1,s0), …; settings[i]: all that image i was made from."""
 
@@ -35,7 +37,7 @@ class Output:
         """
         into = PictureFolder(Path(folder), overwrite)
         return [
-            into.save(i, "-".join(filter(None, (f"seed{told['seed']}", slug(told["prompt"])))), image, told)
+            into.save(i, "-".join(filter(None, (f"seed{told['seed']}", slug(name_of(told))))), image, told)
             for i, (image, told) in enumerate(zip(self._pictures(), self.settings, strict=True))
         ]
 
@@ -44,7 +46,7 @@ class Output:
         columns: dict[tuple[str, str], list[Image.Image]] = {}
         seeds: dict[tuple[str, str], list[str]] = {}
         for image, told in zip(self._pictures(), self.settings, strict=True):
-            column = told["prompt"], str(told["guidance"])
+            column = name_of(told), str(told["guidance"])
             columns.setdefault(column, []).append(image)
             seeds.setdefault(column, []).append(f"seed {told['seed']}")
         rows, *others = seeds.values()
@@ -63,26 +65,46 @@ class Output:
             raise ValueError("these are latents, not pictures: pipe.decode(out.images) makes pictures of them")
         return [Picture.of(pixels, told) for pixels, told in zip(self.images, self.settings, strict=True)]
 
+    def __repr__(self) -> str:
+        """What it holds, not the numbers."""
+        if isinstance(self.images, list):
+            return f"Output of {len(self.images)} pictures: .images, .settings, .save(folder), .grid()"
+        what = "pictures" if self.images.dtype == "uint8" else "latents, of which pipe.decode makes pictures"
+        return f"Output of {len(self.images)} {what}: .images {self.images.dtype} {list(self.images.shape)}, .settings"
+
     def _repr_html_(self) -> str | None:
         """For notebooks. None of latents: they are told by their repr."""
         try:
             pictures = self._pictures()
         except ValueError:
             return None
-        figures = "".join(
-            f'<figure style="margin:0"><img src="data:image/png;base64,{_base64(image)}" style="max-width:100%">'
-            f"<figcaption>{html.escape(told['prompt'])}<br>seed {told['seed']}, {html.escape(str(told['guidance']))}"
-            "</figcaption></figure>"
-            for image, told in zip(pictures[:SHOWN], self.settings, strict=False)
-        )
+        figures = "".join(map(_figure, pictures[:SHOWN], self.settings))
         more = f"<p>and {len(pictures) - SHOWN} more</p>" if len(pictures) > SHOWN else ""
-        return f'<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:end">{figures}</div>{more}'
+        return f'<div style="display:flex;flex-wrap:wrap;gap:1em;align-items:start">{figures}</div>{more}'
+
+
+def _figure(image: Image.Image, told: Mapping[str, Any]) -> str:
+    """A picture over its caption, which is no wider, or hardly: pictures stand side by side whatever was asked."""
+    name, rule = name_of(told), told["guidance"]
+    width = f"width:{max(image.width, LEAST_WIDTH)}px;max-width:100%"
+    said = f"{name}\nseed {told['seed']}, {type(rule).__name__} {numbers_of(rule)}"
+    return (
+        f'<figure style="margin:0;{width}">'
+        f'<img alt="{html.escape(name)}" src="data:image/png;base64,{_base64(image)}" style="max-width:100%">'
+        f'<figcaption style="font-size:85%;overflow-wrap:anywhere">{html.escape(said).replace(chr(10), "<br>")}'
+        "</figcaption></figure>"
+    )
 
 
 def _base64(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
+
+
+def name_of(told: Mapping[str, Any]) -> str:
+    """What a picture is called for people: its prompt, or what stands for one."""
+    return f"embeds {told.get('prompt_embeds')}" if told["prompt"] is None else told["prompt"]
 
 
 def slug(text: str) -> str:

@@ -158,12 +158,14 @@ def parameters(settings: Mapping[str, Any]) -> str:
         "Guidance": type(rule).__name__,
         # Names of one letter are not read by A1111.
         **{name if len(name) > 1 else f"guidance {name}": value for name, value in values},
+        "Prompt embeds": settings.get("prompt_embeds"),
+        "Negative prompt embeds": settings.get("negative_prompt_embeds"),
         "LoRA scales": " ".join(f"{scale:g}" for scale in loras.values()) or None,
         **_own(settings),
         **_made_from(settings),
         "Version": f"autolora-jax {__version__}",
     }
-    prompt = " ".join([settings["prompt"], *(f"<lora:{name}:{scale:g}>" for name, scale in loras.items())])
+    prompt = " ".join([settings["prompt"] or "", *(f"<lora:{name}:{scale:g}>" for name, scale in loras.items())])
     negative = settings["negative_prompt"]
     lines = [
         prompt,

@@ -1,5 +1,6 @@
 """AutoLoRAPipeline: checkpoint and LoRA files in, pictures out. The only file that knows every part."""
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -18,7 +19,8 @@ from autolora_jax import lora
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import MODEL
-from autolora_jax.engine import Engine, warm_up
+from autolora_jax.display import shown
+from autolora_jax.engine import Engine, texts_of, warm_up
 from autolora_jax.loading import load_parts
 from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.output import Output
@@ -32,6 +34,8 @@ from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.sharding import data_mesh, replicated
 from autolora_jax.shown import Shown
 from autolora_jax.text import Prompts, TextStage, Word
+from autolora_jax.text.embeds import Embeds
+from autolora_jax.text.mentions import read_mentions
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.embeddings import read_embedding
@@ -72,8 +76,10 @@ class AutoLoRAPipeline(Shown):
         self.reports: list[lora.LoraReport] = []
         self._scales: list[float] = []
         self._loras: list[Mapping[str, Tree]] = []  # one mapping component -> tree per loaded LoRA
+        self._named: list[Path] = []  # files of the last of these, which are there because prompts named them
         self._delta: Mapping[str, Tree] = {}  # stacked, on the devices
         model = Model(params[family.denoiser], {}, {})
+        self._progress: bool | None = None  # of calls that do not say
         self.engine = Engine(self.denoiser, vae, text, model, params["vae"], mesh, tuned_weights)
 
     def __getattr__(self, name: str) -> Any:
@@ -120,6 +126,7 @@ class AutoLoRAPipeline(Shown):
         rescale_betas_zero_snr: bool | None = None,
         cache_dir: str | PathLike[str] | None = None,
         compilation_cache: str | PathLike[str] | None = None,
+        progress: bool | None = None,
         on_progress: OnProgress | None = None,
     ) -> "AutoLoRAPipeline":
         """A pipeline on the given devices (default: all), weights placed tensor by tensor.
@@ -147,6 +154,7 @@ class AutoLoRAPipeline(Shown):
             single files of v-prediction models ("v_prediction", often with True) have no mark.
         compilation_cache: where compiled programs are kept for other processes: a folder, a bucket's URL or "off";
             by default in the user's cache folder, see compilation.keep_programs. JAX has one for the whole process.
+        progress: whether a bar is shown; None: on a terminal and in a notebook, unless on_progress is told.
         Raises WeightsError or ConfigError that name the file, what was expected and what to do.
         """
         if tuned_weights not in TUNED_WEIGHTS:
@@ -169,9 +177,12 @@ class AutoLoRAPipeline(Shown):
             rescale_betas_zero_snr=rescale_betas_zero_snr,
             cache_dir=cache_dir,
         )
-        parts = load_parts(checkpoint, computes_in, mesh, decodes_in, text_encoder_3, int8, on_progress)
+        with shown(progress, on_progress) as tell:
+            parts = load_parts(checkpoint, computes_in, mesh, decodes_in, text_encoder_3, int8, tell)
         name = Path(source).name
         return cls(**parts._asdict(), scheduler=checkpoint.scheduler, mesh=mesh, name=name, tuned_weights=tuned_weights)
+
+    from_single_file = from_pretrained  # diffusers' name for it, where the source is a file
 
     def load_lora(self, source: str | PathLike[str], scale: float = 1.0) -> lora.LoraReport:
         """Adds a LoRA (path or hub id) on top of those loaded, and says what it holds; the base weights stay untouched.
@@ -179,15 +190,23 @@ class AutoLoRAPipeline(Shown):
         scale: strength of its delta in later calls; a call's `lora_scale` overrides it.
         Raises WeightsError when any part of the file can't be applied exactly.
         """
+        self._load_named([])
+        return self._load_lora(source, scale)
+
+    def _load_lora(self, source: str | PathLike[str], scale: float) -> lora.LoraReport:
         file = read_lora(source, self.lora_targets())
         trees, report = lora.attach(file, self.denoiser.param_dtype, self.params)
         words = [Word(name, vectors, report.path, len(self._loras)) for name, vectors in file.embeddings.items()]
         self.text.set_words([*self.text.words, *words])
-        self.add_lora(trees, report, scale)
+        self._add_lora(trees, report, scale)
         return report
 
     def add_lora(self, trees: Mapping[str, Tree], report: lora.LoraReport, scale: float = 1.0) -> None:
         """Adds a LoRA that is no file: component -> delta tree, as `lora.attach` gives them."""
+        self._load_named([])
+        self._add_lora(trees, report, scale)
+
+    def _add_lora(self, trees: Mapping[str, Tree], report: lora.LoraReport, scale: float) -> None:
         self._loras.append(trees)
         self._scales.append(float(scale))
         self.reports.append(report)
@@ -195,9 +214,25 @@ class AutoLoRAPipeline(Shown):
 
     def unload_lora(self) -> None:
         """Drops every LoRA and the words that came with them: the base model alone again."""
-        self._loras, self._scales, self.reports = [], [], []
-        self.text.set_words(word for word in self.text.words if word.lora is None)
+        self._named = []
+        self._keep_loras(0)
+
+    def _keep_loras(self, first: int) -> None:
+        """Drops all but so many LoRAs, and the words that came with the others."""
+        self._loras, self._scales, self.reports = self._loras[:first], self._scales[:first], self.reports[:first]
+        self.text.set_words(word for word in self.text.words if word.lora is None or word.lora < first)
         self._stack()
+
+    def _load_named(self, files: Sequence[Path]) -> None:
+        """Makes these the LoRAs that are loaded because prompts name them, behind all others."""
+        if self._named == [*files]:
+            return
+        own = len(self._loras) - len(self._named)
+        self._named = []
+        self._keep_loras(own)
+        for file in files:
+            self._load_lora(file, 0.0)
+            self._named.append(file)
 
     def load_textual_inversion(self, source: str | PathLike[str], token: str | None = None) -> str:
         """Adds an embedding (path or hub id of a .safetensors file): the word that stands for its vectors in prompts.
@@ -249,22 +284,21 @@ class AutoLoRAPipeline(Shown):
         """
         request = self.request(call)
         schedule = self.canvas.schedule(request.call, request.masked)
-        names = {
-            "model": self.name,
-            "loras": [report.name for report in self.reports],
-            "embeddings": [word.name for word in self.text.words if word.lora is None],
-        }
-        settings = [{**row, **names} for row in request.settings()]
+        words = [word.name for word in self.text.words if word.lora is None]
+        settings = [
+            {**row, "model": self.name, **self._loras_of(row), "embeddings": words} for row in request.settings()
+        ]
         as_pictures, as_latents = call.output_type == "pil", call.output_type == "latent"
         batches: list[Any] = []
         all_finite: list[bool] = []
-        for pictures, finite in self.engine.draw(request, schedule, call.batch_size, as_latents, call.on_progress):
-            rows = settings[len(all_finite) : len(all_finite) + len(finite)]
-            images = [*map(Picture.of, pictures, rows)] if as_pictures else pictures
-            if call.on_images:
-                call.on_images(Output(images, rows))
-            batches.append(images)
-            all_finite.extend(finite.tolist())
+        with shown(self._progress if call.progress is None else call.progress, call.on_progress) as tell:
+            for pictures, finite in self.engine.draw(request, schedule, call.batch_size, as_latents, tell):
+                rows = settings[len(all_finite) : len(all_finite) + len(finite)]
+                images = [*map(Picture.of, pictures, rows)] if as_pictures else pictures
+                if call.on_images:
+                    call.on_images(Output(images, rows))
+                batches.append(images)
+                all_finite.extend(finite.tolist())
         bad = np.flatnonzero(~np.array(all_finite))
         if bad.size:
             seeds_of = [request.seeds[i] for i in bad]
@@ -277,17 +311,71 @@ class AutoLoRAPipeline(Shown):
 
     def request(self, call: Call) -> Request:
         """What a call asks of the loaded model, for the engine. Raises ValueError for what can't be honoured."""
-        return Request.of(call, self.canvas, self._scales)
+        request = Request.of(self._without_mentions(call), self.canvas, self._scales)
+        told = texts_of(request, np.arange(len(request.seeds)))
+        self.text.check_given(told)
+        if (shared := next((given.name for given in told.given if given and given.shared), None)) and not (
+            self.text.reads_as_one(told.scales)
+        ):
+            kinds = ", ".join(f"{kind!r}: …" for kind in told.scales)
+            raise ValueError(
+                f"{shared} is one for all, but the LoRA has a part for the text encoders, so that the models which the "
+                f"guidance compares read a prompt differently. Give each its own, {{{kinds}}}: pipe.encode_prompt(…, "
+                "lora_scale=0.0) makes the base model's. Or let it read what the LoRA reads: base_text='lora'"
+            )
+        return request
 
-    def encode_prompt(
+    @only_known
+    def set_progress_bar_config(self, *, disable: bool | None = None) -> None:
+        """Whether later calls show a bar, where they do not say so themselves; None: on a terminal, in a notebook."""
+        self._progress = None if disable is None else not disable
+
+    def _without_mentions(self, call: Call) -> Call:
+        """A call whose prompts name no LoRAs any more: they are loaded, and its lora_scale says how strong each is.
+
+        Raises ConfigError, WeightsError for LoRAs that are not there, and for several scales beside them.
+        """
+        texts = [] if call.prompt is None else [call.prompt] if isinstance(call.prompt, str) else list(call.prompt)
+        named = read_mentions(texts, call.prompt_syntax, call.lora_dir)
+        self._load_named(named.files)
+        if not named.files:
+            return call
+        own = self._scales[: len(self._scales) - len(named.files)]
+        rows = np.array([[*own, *(scales.get(file, 0.0) for file in named.files)] for scales in named.scales])
+        if call.lora_scale is not None:
+            if np.ndim(call.lora_scale):
+                raise ValueError(
+                    f"lora_scale has shape {np.shape(call.lora_scale)} beside LoRAs that prompts name; give one "
+                    "number, instead of all their strengths, or none"
+                )
+            there = [[True] * len(own) + [file in scales for file in named.files] for scales in named.scales]
+            rows = np.where(there, call.lora_scale, 0.0)
+        repeat = 1 if call.paired else len(call.all_seeds)
+        return dataclasses.replace(call, prompt=named.prompts, lora_scale=np.repeat(rows, repeat, axis=0))
+
+    def _loras_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The LoRAs of a picture: all that were loaded, and of those that prompts name its own."""
+        own, scales = len(self.reports) - len(self._named), row["lora_scales"]
+        kept = [i for i in range(len(self.reports)) if i < own or (scales and scales[i])]
+        return {"loras": [self.reports[i].name for i in kept], "lora_scales": [scales[i] for i in kept if scales]}
+
+    def encode_prompt(self, prompt: Texts, negative_prompt: Texts | None = "", **drawing: Any) -> Embeds:
+        """What the model is told of prompts: a call takes each array under its name, in place of texts.
+
+        It is the tuned model's; lora_scale=0.0 gives the base model's, where a LoRA changes the text encoders.
+        drawing: as for a call, of which what concerns texts matters, and lora_scale.
+        """
+        told = self.conditioning(prompt, negative_prompt, **drawing)["lora"]
+        arrays = (told[name][:, side] for name in (self.text.STATES, self.text.POOLED) for side in (1, 0))
+        return Embeds(*arrays)
+
+    def conditioning(
         self, prompt: Texts, negative_prompt: Texts | None = "", **drawing: Any
     ) -> dict[str, dict[str, np.ndarray]]:
-        """Conditioning by kind of weights: {"base", "lora"} -> network keyword -> [n, 2, …] (negative, positive).
-
-        drawing: as for a call, of which clip_skip, base_text and max_sequence_length matter.
-        """
+        """All that the network is told, by kind of weights: {"base", "lora"} -> its keyword -> [n, 2, …] (negative,
+        positive). drawing: as for encode_prompt."""
         request = self.request(Call(prompt, negative_prompt, guidance=CFG(), **drawing))
-        scales = np.tile(np.asarray(self._scales, np.float32), (len(request.positive), 1))
+        scales = request.scales["lora"].mean(axis=1)
         by_kind = text_scales({"base": np.zeros_like(scales), "lora": scales}, request.call.base_text)
         return self.text.conditioning(Prompts(request.positive, request.negative, request.text, by_kind))
 

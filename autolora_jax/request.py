@@ -19,6 +19,7 @@ from autolora_jax.settings.fields import told
 from autolora_jax.settings.pictures import Call, DrawingConfig
 from autolora_jax.settings.rules import Rule
 from autolora_jax.text import Sizes, Text, TextSettings
+from autolora_jax.text.embeds import Given, read_given
 from autolora_jax.text.syntax import SYNTAXES, foreign
 
 Texts = str | Sequence[str]
@@ -114,6 +115,7 @@ class Request:
 
     positive: list[Text]  # n
     negative: list[Text | None]  # n; None = what the checkpoint's pipeline means by no negative prompt
+    given: tuple[Given | None, Given | None]  # what is told instead of negative and positive texts
     seeds: list[int]  # n
     rules: list[Rule]  # n, values of one image each
     plan: Plan
@@ -132,7 +134,11 @@ class Request:
 
         loaded: the scales of the LoRAs, as they were loaded.
         """
-        prompts = join_texts(call.prompt, call.prompt_2, call.prompt_3)
+        yes = read_given(call.prompt_embeds, call.pooled_prompt_embeds, "prompt_embeds")
+        no = read_given(call.negative_prompt_embeds, call.negative_pooled_prompt_embeds, "negative_prompt_embeds")
+        texts = [""] * yes.prompts if yes else call.prompt
+        assert texts is not None, "a Call has one of both"
+        prompts = join_texts(texts, call.prompt_2, call.prompt_3)
         negatives = join_negatives(call.negative_prompt, call.negative_prompt_2, call.negative_prompt_3)
         _check_marks([*prompts, *negatives], call.prompt_syntax)
         seeds = list(call.all_seeds)
@@ -160,6 +166,10 @@ class Request:
         return cls(
             positive=[t for t in prompts for _ in range(repeat)],
             negative=[t for t in broadcast_negatives(negatives, len(prompts)) for _ in range(repeat)],
+            given=(
+                no and no.for_images(len(prompts), repeat, plan.weights),
+                yes and yes.for_images(len(prompts), repeat, plan.weights),
+            ),
             seeds=seeds if call.paired else seeds * len(prompts),
             rules=[rules.at(i) for i in range(n)] if isinstance(rules, Rule) else list(rules),
             plan=plan,
@@ -236,10 +246,7 @@ class Request:
         lora_scales = next((s for kind, s in self.scales.items() if kind == "lora"), None)
         return [
             {
-                "prompt": self.positive[i].first,
-                "prompt_2": self.positive[i].second,
-                "prompt_3": self.positive[i].third,
-                "negative_prompt": None if (negative := self.negative[i]) is None else negative.first,
+                **self._texts(i),
                 "seed": self.seeds[i],
                 **told(self.call),
                 "guidance": self.rules[i],
@@ -251,6 +258,17 @@ class Request:
             }
             for i in range(len(self.seeds))
         ]
+
+    def _texts(self, i: int) -> dict[str, str | None]:
+        """What an image is told, for its metadata; of what was given in place of texts a digest."""
+        no, yes = self.given
+        texts = (None, None, None) if yes else self.positive[i]
+        negative = None if no or (text := self.negative[i]) is None else text.first
+        return {
+            **dict(zip(("prompt", "prompt_2", "prompt_3"), texts, strict=True)),
+            "negative_prompt": negative,
+            **{given.name: given.digest(i) for given in (yes, no) if given},
+        }
 
 
 def _check_marks(texts: Sequence[Text | None], name: str) -> None:

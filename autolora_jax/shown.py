@@ -7,4 +7,4 @@ class Shown:
     """Its text, as it is printed."""
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        return f'<pre style="font-family:monospace">{html.escape(str(self))}</pre>'

@@ -2,6 +2,7 @@
 
     python -m benchmarks.batch_overhead                       # 96 pictures of the built-in model
     python -m benchmarks.batch_overhead --pictures 512 --steps 10 --batch 16 --latency 0.02
+    python -m benchmarks.batch_overhead --chunks 3            # prompts of all lengths, from a few words to 200 tokens
 
 The job is drawn into a temporary folder as `autolora batch` does it, once with two prompts for all pictures and once
 with a prompt for each, all of which are new to the pipeline; what compiles has been compiled before. The device is
@@ -39,9 +40,11 @@ class Measured(NamedTuple):
     said: float
 
 
-def prompts(count: int, number: int) -> tuple[str, ...]:
-    """So many, other ones for every number."""
-    return tuple(f"a {COLOURS[i % 4]} zib in the {PLACES[i // 4 % 4]}, {i} of {number}" for i in range(count))
+def prompts(count: int, number: int, chunks: int) -> tuple[str, ...]:
+    """So many, other ones for every number; of all lengths that so many chunks hold, if these are several."""
+    lengths = [41 * i % (75 * chunks - 40) if chunks > 1 else 0 for i in range(count)]  # tokens; ", zib" is four
+    heads = (f"a {COLOURS[i % 4]} zib in the {PLACES[i // 4 % 4]}, {i} of {number}" for i in range(count))
+    return tuple(head + ", zib" * (length // 4) for head, length in zip(heads, lengths, strict=True))
 
 
 def measured(device: InOrder, artist: Artist, job: Job) -> Measured:
@@ -61,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=96)
     parser.add_argument("--prompts", type=int, nargs="+", help="how many, of each job (default: 2, and one a picture)")
+    parser.add_argument("--chunks", type=int, default=1, help="of 75 tokens that prompts fill, each to another extent")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--size", type=int, default=96, help="pixels")
     parser.add_argument("--batch", type=int, default=8, help="pictures per device")
@@ -73,13 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def job(count: int, number: int) -> Job:
         return Job(
-            prompts=prompts(count, number),
+            prompts=prompts(count, number, options.chunks),
             seeds=range(options.pictures // count),
             settings=Settings(
                 model=ModelConfig(dtype="float32"),
                 loras=(Lora("builtin:character"),),
                 num_inference_steps=options.steps,
                 size=(options.size, options.size),
+                prompt_chunks=options.chunks,
             ),
             batch_size=options.batch,
         )

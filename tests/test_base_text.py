@@ -35,7 +35,7 @@ def latents(pipe: AutoLoRAPipeline, rule: Rule, **more) -> np.ndarray:
 
 
 def test_the_base_branches_read_what_they_are_to(pipe):
-    own, shared = (pipe.encode_prompt(*PROMPT, clip_skip=1, base_text=base_text) for base_text in ("base", "lora"))
+    own, shared = (pipe.conditioning(*PROMPT, clip_skip=1, base_text=base_text) for base_text in ("base", "lora"))
     for name, array in own["lora"].items():
         np.testing.assert_array_equal(shared["lora"][name], array)
         np.testing.assert_array_equal(shared["base"][name], array)
@@ -80,6 +80,6 @@ def test_every_kind_has_its_scales(rule: Rule, kinds: set[str], base_text: str):
 
 
 def test_others_are_refused(pipe):
-    for call in (pipe, pipe.encode_prompt):
+    for call in (pipe, pipe.conditioning):
         with pytest.raises(ValueError, match="base_text = 'lore' is not known"):
             call("a cat", base_text="lore")

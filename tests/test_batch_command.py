@@ -106,3 +106,36 @@ def test_a_job_is_a_python_file(file: Path, tmp_path: Path):
     assert "should be a Python file" in autolora("batch", other, "--out", tmp_path / "out").stderr
     file.write_text("from autolora_jax import CFG\ndef get_config():\n    return CFG()\n")
     assert "should return a Job, not a CFG" in autolora("batch", file, "--out", tmp_path / "out").stderr
+
+
+FLAGS = ["--steps", 1, "--size", "32x32", "--dtype", "float32", "--batch-size", 1, "--compilation-cache", "off"]
+
+
+def test_flags_alone_are_a_job_that_goes_on(small_folder: Path, tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("a cat\nthe dog\n")
+    out, lora = tmp_path / "out", f"{small_folder / LORA}"
+    asked = ["--model", small_folder, "--lora", lora, "--prompt-file", tmp_path / "prompts.txt", "-p", "mist", *FLAGS]
+    asked += ["--seeds", "0-1", "--negative-prompt", "rain", "--guidance", "autolora", "--gamma", 1.7, "--out", out]
+    result = autolora("batch", *asked)
+    assert result.exit_code == 0, result.output
+    rows = read_manifest(out)
+    assert [(row["prompt"], row["seed"]) for row in rows] == [
+        (p, s) for p in ("mist", "a cat", "the dog") for s in (0, 1)
+    ]
+    assert {(row["negative_prompt"], row["gamma"], row["lora"], row["steps"]) for row in rows} == {
+        ("rain", 1.7, "small:0.5", 1)
+    }
+    again = autolora("batch", *asked)
+    assert again.exit_code == 0 and "0 pictures drawn" in again.output, again.output
+    more = autolora("batch", out / "job.json", "--seeds", "0-2", "--out", out, "--compilation-cache", "off")
+    assert more.exit_code == 0 and "3 pictures drawn" in more.output, more.output
+
+
+def test_flags_change_a_job_but_not_against_its_grid(file: Path, tmp_path: Path):
+    told = autolora("batch", file, "--steps", 7, "--out", tmp_path / "out", "--dry-run", "--compilation-cache", "off")
+    assert told.exit_code == 0 and "448 of the denoiser" in told.output, told.output  # 16 pictures x 7 steps x 4
+    for flag in (["--lora-scale", 0.3], ["--gamma", 2], ["--set", "settings.lora_scale=0.3"]):
+        result = autolora("batch", file, *flag, "--out", tmp_path / "out")
+        assert result.exit_code == 2 and "is an axis of the job's grid" in result.output, result.output
+    nothing = autolora("batch", "--out", tmp_path / "out")
+    assert nothing.exit_code == 2 and "draw what?" in nothing.output

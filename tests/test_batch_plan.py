@@ -75,7 +75,8 @@ ALIKE = [
 
 
 def test_every_setting_that_decides_a_picture_is_in_its_key():
-    rest = {"max_sequence_length", "strength"}  # the latter of pictures that are changed: tests/test_batch_images.py
+    # A LoRA that is found in a folder is in it; strength is of pictures that are changed: tests/test_batch_images.py.
+    rest = {"max_sequence_length", "lora_dir", "strength"}
     assert DECISIVE.keys() | rest == {field.name for field in dataclasses.fields(Settings)}
     keys = [key(), *(key(**{name: value}) for name, values in DECISIVE.items() for value in values)]
     assert len(set(keys)) == len(keys)

@@ -13,12 +13,15 @@ from PIL import Image
 from safetensors.numpy import load
 
 from autolora_jax import ConfigError
-from autolora_jax.batch import Drawing, OutputConfig, Pictures, StorageError, read_manifest
-from autolora_jax.batch.manifest import COLUMNS, fold
+from autolora_jax.batch import Drawing, OutputConfig, StorageError, read_manifest, store
+from autolora_jax.batch import Pictures as Drawn
+from autolora_jax.batch.manifest import ALONE, COLUMNS, fold
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.run import run
 from autolora_jax.batch.work import Work
+from autolora_jax.evaluation.pictures import Pictures
 from autolora_jax.pictures import read_settings
+from autolora_jax.settings import Lora
 from tests.batch_jobs import (
     SETTINGS,
     SIDE,
@@ -86,7 +89,7 @@ def test_latents_are_kept_as_they_are(tmp_path: Path):
     latents = np.random.default_rng(0).standard_normal((4, 2, 2, 4), np.float32)
 
     def draw_latents(rows: Sequence[Row], batch: Batch) -> Drawing:
-        return Drawing({}, lambda: Pictures(latents[: len(rows)], np.ones(len(rows), bool)))
+        return Drawing({}, lambda: Drawn(latents[: len(rows)], np.ones(len(rows), bool)))
 
     draw_all(dataclasses.replace(small_job(), output=OutputConfig("latent")), tmp_path, draw=draw_latents)
     content = (tmp_path / rows_of(tmp_path)[0]["file"]).read_bytes()
@@ -102,9 +105,27 @@ def test_pandas_reads_the_results(tmp_path: Path):
     assert list(table.columns) == list(lines.columns) == list(COLUMNS)
     assert len(table) == len(lines) == 30
     assert (table["key"] == lines["key"]).all() and (table["sha256"] == lines["sha256"]).all()
-    strong = table[table["lora_scales"].str[0] == 1.0]
+    strong = table[table["lora_scale"] == 1.0]
+    assert table.groupby(["lora", "lora_scale"]).size().sum() == 30
     assert len(strong) == 15 and all((tmp_path / file).is_file() for file in strong["file"])
     assert read_manifest(tmp_path) == rows_of(tmp_path)
+
+
+def test_a_lora_alone_has_columns_of_its_own_also_in_rows_that_were_written_before_there_were_any(tmp_path: Path):
+    import pandas
+
+    pair = dataclasses.replace(SETTINGS, loras=(Lora("a", 0.5), Lora("b", 0.7)))
+    for job in (small_job(), dataclasses.replace(small_job(), settings=pair, grid=())):
+        draw_all(job, tmp_path)
+    rows = rows_of(tmp_path)
+    assert {(row["lora"], row["lora_scale"]) for row in rows} == {("a", 0.5), ("a", 1.0), (None, None)}
+    pairs = sum(len(row["loras"]) == 2 for row in rows)
+    lines = [{name: value for name, value in row.items() if name not in ALONE} for row in rows]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_manifest(tmp_path) == rows
+    draw_all(dataclasses.replace(small_job(), prompts=("another",)), tmp_path)
+    table = pandas.read_parquet(tmp_path / "manifest.parquet")
+    assert list(table.columns) == list(COLUMNS) and table["lora_scale"].isna().sum() == pairs
 
 
 def test_seeds_beyond_64_bits_with_a_sign_are_kept(tmp_path: Path):
@@ -134,9 +155,29 @@ def test_webdataset_reads_the_shards(tmp_path: Path):
     for sample in samples:
         key = sample["__key__"]
         np.testing.assert_array_equal(sample["png"], pixels(items[key]))
-        assert sample["json"] == by_key[key]
+        assert sample["json"] == by_key[key] and sample["txt"] == by_key[key]["prompt"]
         assert Path(sample["__url__"]).relative_to(tmp_path).as_posix() == by_key[key]["file"]
         assert by_key[key]["member"] == f"{key}.png"
+
+
+def test_shards_without_captions_go_on_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As version 0.1 wrote the first half of a job: what is read of its pictures is the same."""
+    import webdataset
+
+    work, written = open_fake(small_job(shard_size=12), tmp_path), store._member
+    with monkeypatch.context() as before:
+        before.setattr(store, "_member", lambda name, content: b"" if name.endswith("txt") else written(name, content))
+        run(work, draw, work.todo[:5])
+    _, summary = draw_all(small_job(shard_size=12), tmp_path)
+    assert summary.ok == 30 - sum(len(batch.items) for batch in work.batches[:5])
+    shards = sorted(str(path) for path in (tmp_path / "shards").iterdir())
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False))
+    assert len(samples) == 30 and 0 < sum("txt" in sample for sample in samples) < 30
+    prompts = {row["key"]: row["prompt"] for row in rows_of(tmp_path)}
+    assert {
+        picture.key.partition("/")[2].removesuffix(".png"): picture.fields["prompt"]
+        for picture in Pictures(tmp_path / "shards")
+    } == prompts
 
 
 def test_the_log_has_a_line_a_batch_and_one_a_run(tmp_path: Path):

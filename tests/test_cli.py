@@ -113,6 +113,7 @@ class FakePipeline(AutoLoRAPipeline):
     loaded: typing.ClassVar[dict[str, Any]] = {}
     embeddings: typing.ClassVar[list[str]] = []
     family = SDXL
+    reports: typing.ClassVar[list[Any]] = []  # of LoRAs: there are none
 
     def __init__(self) -> None:
         pass
@@ -184,6 +185,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         prediction_type="v_prediction",
         rescale_betas_zero_snr=False,
         vae_dtype="bfloat16",
+        int8=None,
     )
     assert fake.embeddings == ["zib.safetensors", "own:er/wolle"]
     (call,) = fake.calls
@@ -207,6 +209,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         prompt_syntax="plain",
         prompt_chunks=1,
         lora_scale=None,
+        lora_dir=None,
     )
     assert [file.name for file in sorted((tmp_path / "out").glob("0*"))][:4] == [
         "0000-seed7-zero.png",

@@ -1,5 +1,6 @@
 """Finding, describing and writing LoRA files."""
 
+import hashlib
 import json
 import os
 import runpy
@@ -8,16 +9,23 @@ import sys
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.torch
+from safetensors import safe_open
 
 from autolora_jax.lora import attach, save_lora
+from autolora_jax.pictures import lora_hash
+from autolora_jax.training.header import base_hashes, names_of
 from autolora_jax.weights.errors import LONGEST, WeightsError, printable
 from autolora_jax.weights.lora import export
 from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.files import read_lora
 from autolora_jax.weights.lora.metadata import trigger_words
 from autolora_jax.weights.lora.source import find_lora
+from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM
+from autolora_jax.weights.writing import write_safetensors
 from tests.conftest import ROOT
 from tests.lora_reference import good, saved, tiny_networks, tiny_targets
 from tests.parity import error
@@ -157,3 +165,45 @@ def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def sd_scripts_hashes(path: Path) -> dict[str, str]:
+    """As library/train_util.py precalculate_safetensors_hashes takes them of tensors and their training's entries."""
+    with safe_open(path, "pt") as file:
+        entries = {name: value for name, value in file.metadata().items() if name.startswith("ss_")}
+    content = safetensors.torch.save(safetensors.torch.load_file(path), entries)
+    start = 8 + int.from_bytes(content[:8], "little")
+    legacy = hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
+    return {"sshs_model_hash": hashlib.sha256(content[start:]).hexdigest(), "sshs_legacy_hash": legacy}
+
+
+@pytest.mark.parametrize("size", [3, 400_000], ids=["less than a megabyte", "more"])
+def test_the_header_has_the_hashes_by_which_others_know_a_lora(size: int, tmp_path: Path):
+    values = np.random.default_rng(0).normal(size=size)
+    kinds = (np.float16, ml_dtypes.bfloat16, np.float32)
+    tensors = {f"{'zya'[i]}.weight": values.astype(kind) for i, kind in enumerate(kinds)}
+    entries = {"ss_steps": "3", "modelspec.title": "süß", "ss_a": "1", "format": "pt", "sshs_model_hash": "stale"}
+    path = tmp_path / "a.safetensors"
+    write_safetensors(path, tensors, entries, hashed=True)
+    with safe_open(path, "np") as file:
+        header = file.metadata()
+    assert header == entries | sd_scripts_hashes(path)
+    for name, tensor in safetensors.torch.load_file(path).items():
+        np.testing.assert_array_equal(tensor.float().numpy(), tensors[name].astype(np.float32))
+    assert lora_hash(path) == header["sshs_model_hash"][:12]
+    assert path.read_bytes() == (write_safetensors(path, tensors, entries, hashed=True), path.read_bytes())[1]
+
+
+def test_headers_name_the_base_model(tmp_path: Path):
+    names = [
+        names_of("Stable Diffusion 3", published["transformer"]).architecture
+        for published in (SD3_MEDIUM, SD35_MEDIUM, SD35_LARGE)
+    ]
+    assert names == ["stable-diffusion-3-medium", "stable-diffusion-3-5-medium", "stable-diffusion-3-5-large"]
+    assert base_hashes(str(tmp_path)) == base_hashes("owner/name") == {}
+    content = np.random.default_rng(0).bytes(0x120000)
+    (tmp_path / "base.safetensors").write_bytes(content)
+    assert base_hashes(str(tmp_path / "base.safetensors")) == {
+        "ss_sd_model_hash": hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8],
+        "ss_new_sd_model_hash": hashlib.sha256(content).hexdigest(),
+    }

@@ -24,7 +24,7 @@ def pipe(tiny_folder: Path) -> AutoLoRAPipeline:
 
 
 def told(pipe: AutoLoRAPipeline, kind: str) -> np.ndarray:
-    return pipe.encode_prompt("a zib", "zib")[kind]["encoder_hidden_states"][0]
+    return pipe.conditioning("a zib", "zib")[kind]["encoder_hidden_states"][0]
 
 
 def test_words_come_and_go_with_their_lora(pipe, tmp_path: Path):

@@ -115,7 +115,7 @@ def test_rescale_and_zero_negative_match_torch(pipe, tiny_pipeline, lora):
 
 def test_clip_skip_matches_diffusers(pipe, tiny_pipeline):
     """Which skips for the prompt, not for the negative one."""
-    ours = pipe.encode_prompt("a cat", "mist", clip_skip=1)["base"]["encoder_hidden_states"][0]
+    ours = pipe.conditioning("a cat", "mist", clip_skip=1)["base"]["encoder_hidden_states"][0]
     positive, negative, *_ = tiny_pipeline.encode_prompt("a cat", negative_prompt="mist", clip_skip=1)
     assert error(ours, torch.cat([negative, positive]).detach().numpy()) < LATENTS
 

@@ -116,7 +116,7 @@ def test_t5_from_the_host_is_the_same(pipe, theirs):
         one = jax.devices()[:1]
         ours = AutoLoRAPipeline.from_pretrained(theirs[2], dtype="float32", devices=one, text_encoder_3=place)
         ours.add_lora({"text_encoder_3": change}, pipe.reports[0], 0.7)
-        both = ours.encode_prompt("a cat", "mist", max_sequence_length=24)
+        both = ours.conditioning("a cat", "mist", max_sequence_length=24)
         told.append({kind: both[kind]["encoder_hidden_states"] for kind in ("base", "lora")})
     device, host = told
     assert error(host["base"], device["base"]) < 1e-6  # seen: 0
@@ -134,7 +134,7 @@ def leaf(inputs: int, outputs: int) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("clip_skip", [None, 1])
 def test_prompts_match_diffusers(pipe, theirs, clip_skip: int | None):
     base, _, _ = theirs
-    ours = pipe.encode_prompt("a cat! the dog", "mist", clip_skip=clip_skip, max_sequence_length=24)["base"]
+    ours = pipe.conditioning("a cat! the dog", "mist", clip_skip=clip_skip, max_sequence_length=24)["base"]
     with torch.no_grad():
         positive, negative, pooled, negative_pooled = base.encode_prompt(
             "a cat! the dog", None, None, negative_prompt="mist", clip_skip=clip_skip, max_sequence_length=24

@@ -179,11 +179,11 @@ def test_values_compile_nothing(pipe, folder, count_compilations):
             pipe.text.conditioning(asked(("mist",), np.array([scale])))
         pipe.text.conditioning(asked(("a cat the dog mist " * 5,), np.array([1.0]), negative=None))  # zeros
         pipe.text.conditioning(asked(PROMPTS[:1], np.array([1.0]), negative=""))
-        pipe.encode_prompt("the cat", "the dog", base_text="lora")
-        pipe.encode_prompt("the mist", "the mist", base_text="base")
+        pipe.conditioning("the cat", "the dog", base_text="lora")
+        pipe.conditioning("the mist", "the mist", base_text="base")
         pipe.unload_lora()
         pipe.load_lora(folder / "4.safetensors")  # of the same shapes
-        pipe.encode_prompt("the mist", "the mist")
+        pipe.conditioning("the mist", "the mist")
         pipe.load_lora(folder / "3.safetensors", 0.5)
         pipe.unload_lora()
         pipe.load_lora(folder / "3.safetensors")

@@ -91,7 +91,7 @@ def difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> fl
     [("a cat, zib! the dog", "mist"), ("zib", ""), ("wolle zib wolle", "zib, the cat"), ("a cat", "wolle")],
 )
 def test_prompts_match_diffusers(pipe, theirs, prompt: str, negative: str, clip_skip: int | None):
-    ours = pipe.encode_prompt(prompt, negative, clip_skip=clip_skip)
+    ours = pipe.conditioning(prompt, negative, clip_skip=clip_skip)
     assert difference(ours["base"], encoded(theirs, prompt, negative, clip_skip=clip_skip)) < TOLERANCE
     for name, array in ours["base"].items():  # a word without a LoRA is for every branch
         np.testing.assert_array_equal(ours["lora"][name], array)
@@ -99,21 +99,21 @@ def test_prompts_match_diffusers(pipe, theirs, prompt: str, negative: str, clip_
 
 def test_a_word_says_something(pipe, tiny_pipeline):
     """Or agreement would prove nothing."""
-    assert difference(pipe.encode_prompt("a zib", "zib")["base"], encoded(tiny_pipeline, "a zib", "zib")) > 0.1
-    assert difference(pipe.encode_prompt("a cat", "")["base"], encoded(tiny_pipeline, "a cat", "")) < TOLERANCE
+    assert difference(pipe.conditioning("a zib", "zib")["base"], encoded(tiny_pipeline, "a zib", "zib")) > 0.1
+    assert difference(pipe.conditioning("a cat", "")["base"], encoded(tiny_pipeline, "a cat", "")) < TOLERANCE
 
 
 def test_what_does_not_fit_is_said_by_name(pipe, theirs):
     prompt = "a cat, " * 24 + "zib, wolle the dog"  # 72 tokens, then a word of three in CLIP-L's eyes, two in bigG's
     with pytest.warns(UserWarning, match="longer than 75 tokens; not read") as seen:
-        ours = pipe.encode_prompt(prompt, "")["base"]
+        ours = pipe.conditioning(prompt, "")["base"]
     assert [str(w.message).partition("not read: ")[2] for w in seen] == [
         "', wolle the dog'; prompt_chunks=2 reads all",
         "'wolle the dog'; prompt_chunks=2 reads all",
     ]
     assert difference(ours, encoded(theirs, prompt, "")) < TOLERANCE
     with pytest.warns(UserWarning, match="not read: 'zib wolle the'") as seen:
-        pipe.encode_prompt("the " * 74 + "zib wolle the", "")  # a word's first vector is read
+        pipe.conditioning("the " * 74 + "zib wolle the", "")  # a word's first vector is read
     assert len(seen) == 2
 
 
@@ -140,7 +140,7 @@ def test_sd3s_prompts_match_diffusers(sd3, place: str):
     ours = load(folder, text_encoder_3=place)
     ours.load_textual_inversion(folder / "zib.safetensors")
     call = dict(max_sequence_length=24, clip_skip=1)
-    told = ours.encode_prompt("a cat zib, the dog", "zib", **call)["base"]
+    told = ours.conditioning("a cat zib, the dog", "zib", **call)["base"]
     tokenizers = (theirs.tokenizer, theirs.tokenizer_2, theirs.tokenizer_3)
     positive, negative = (
         [theirs.maybe_convert_prompt(text, tokenizer) for tokenizer in tokenizers]
@@ -158,7 +158,7 @@ def test_t5_without_vectors_reads_nothing_in_the_words_place(sd3, tmp_path: Path
     pipe = load(sd3[1])
     pipe.load_textual_inversion(saved(tmp_path / "zib.safetensors", ZIB))
     with_word, without = (
-        pipe.encode_prompt(text, "", max_sequence_length=24)["base"]["encoder_hidden_states"][0, 1]
+        pipe.conditioning(text, "", max_sequence_length=24)["base"]["encoder_hidden_states"][0, 1]
         for text in ("a cat zib the dog", "a cat the dog")
     )
     np.testing.assert_array_equal(with_word[77:], without[77:])
@@ -184,7 +184,7 @@ def with_lora(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Au
 
 
 def test_a_loras_words_are_for_the_lora_branches(with_lora, theirs, tiny_pipeline):
-    ours = with_lora.encode_prompt("a zib", "zib")
+    ours = with_lora.conditioning("a zib", "zib")
     assert difference(ours["lora"], encoded(theirs, "a zib", "zib")) < TOLERANCE
     assert difference(ours["base"], encoded(tiny_pipeline, "a zib", "zib")) < TOLERANCE  # three letters
 
@@ -193,11 +193,11 @@ def test_a_loras_words_follow_its_scale(with_lora, theirs, tiny_pipeline, monkey
     known, unknown = (encoded(pipe, "a zib", "zib") for pipe in (theirs, tiny_pipeline))
     for scales, expected in (([0.0, 1.0], unknown), ([-0.2, 0.0], known), ([0.0, 0.0], unknown)):
         monkeypatch.setattr(with_lora, "_scales", scales)
-        assert difference(with_lora.encode_prompt("a zib", "zib")["lora"], expected) < TOLERANCE
+        assert difference(with_lora.conditioning("a zib", "zib")["lora"], expected) < TOLERANCE
 
 
 def test_base_text_lora_gives_them_to_the_base_branches_too(with_lora, theirs):
-    ours = with_lora.encode_prompt("a zib", "zib", base_text="lora")
+    ours = with_lora.conditioning("a zib", "zib", base_text="lora")
     assert difference(ours["base"], encoded(theirs, "a zib", "zib")) < TOLERANCE
 
 
@@ -206,22 +206,22 @@ def test_base_text_lora_gives_them_to_the_base_branches_too(with_lora, theirs):
 
 def test_another_embedding_compiles_nothing(bare, tmp_path: Path, count_compilations):
     bare.load_textual_inversion(saved(tmp_path / "zib.safetensors", ZIB))
-    bare.encode_prompt("a zib", "mist")
+    bare.conditioning("a zib", "mist")
     with count_compilations() as compiled:
         bare.load_textual_inversion(saved(tmp_path / "wolle.safetensors", WOLLE))  # beside it
-        bare.encode_prompt("a zib, wolle", "the dog")
+        bare.conditioning("a zib, wolle", "the dog")
         bare.unload_textual_inversion("zib")
         bare.load_textual_inversion(saved(tmp_path / "Ende.safetensors", {n: 2 * x for n, x in ZIB.items()}))
-        bare.encode_prompt("a cat ende wolle", "ende")
+        bare.conditioning("a cat ende wolle", "ende")
     assert not compiled
 
 
 def test_what_was_encoded_with_another_embedding_is_forgotten(bare, theirs, tmp_path: Path):
     bare.load_textual_inversion(saved(tmp_path / "one.safetensors", WOLLE), token="zib")
-    wrong = bare.encode_prompt("a zib", "the cat")["base"]
+    wrong = bare.conditioning("a zib", "the cat")["base"]
     bare.unload_textual_inversion()
     bare.load_textual_inversion(saved(tmp_path / "zib.safetensors", ZIB))
-    right = bare.encode_prompt("a zib", "the cat")["base"]
+    right = bare.conditioning("a zib", "the cat")["base"]
     expected = encoded(theirs, "a zib", "the cat")
     assert difference(right, expected) < TOLERANCE < difference(wrong, expected)
 

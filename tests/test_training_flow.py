@@ -94,10 +94,10 @@ def test_diffusers_uses_the_trained_file_alike(folder: Path, tmp_path: Path, tex
     assert set(report.modules) == {"transformer", *(("text_encoder", "text_encoder_2") if text_encoders else ())}
     with safe_open(out, "np") as file:
         header = file.metadata()
-    assert header["modelspec.architecture"] == "stable-diffusion-3/lora" and "ss_min_snr_gamma" not in header
+    assert header["modelspec.architecture"] == "stable-diffusion-3-5-medium/lora" and "ss_min_snr_gamma" not in header
 
     pipe.load_lora(out)
-    told = pipe.encode_prompt("a zib, the dog", "")["lora"]
+    told = pipe.conditioning("a zib, the dog", "")["lora"]
     positive = {name: jnp.asarray(value[:, 1]) for name, value in told.items()}
     sample, t = jnp.asarray(normal(1, 1, 8, 8, 16)), jnp.float32([321])
     params, delta = pipe.params["transformer"], pipe._delta["transformer"]

@@ -248,7 +248,7 @@ def test_the_header_tells_of_the_training(whole):
 def ours(pipe: AutoLoRAPipeline, whole: Path) -> dict[str, np.ndarray]:
     """What the pipeline says with the LoRA: prompt embeddings, and the denoiser's prediction."""
     pipe.load_lora(whole)
-    told = pipe.encode_prompt("a zib, the dog", "")["lora"]
+    told = pipe.conditioning("a zib, the dog", "")["lora"]
     positive = {name: jnp.asarray(value[:, 1]) for name, value in told.items()}
     sample, t = jnp.asarray(normal(1, 1, 8, 8, 4)), jnp.float32([321])
     predict = jax.jit(pipe.denoiser.apply)

@@ -83,7 +83,8 @@ class Artist:
         if pipe is None or before is None or before.model.config != load.model.config:
             self._pipe = pipe = None  # its memory is the next one's
             config = dataclasses.asdict(load.model.config)
-            pipe = AutoLoRAPipeline.from_pretrained(**config, devices=self.devices, on_progress=self.on_progress)
+            config |= {"devices": self.devices, "on_progress": self.on_progress, "progress": False}
+            pipe = AutoLoRAPipeline.from_pretrained(**config)
             before = None
         if before is None or before.names != load.names:
             pipe.unload_lora()

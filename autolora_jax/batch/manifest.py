@@ -34,13 +34,20 @@ COLUMNS: Mapping[str, str] = {
     "seed": "int64",
     **dict.fromkeys(["id", *GIVEN, "model", "model_sha256"], "string"),
     **columns_of(ModelConfig),
-    **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>", "embeddings": _LIST},
+    **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>"},
+    **{"lora": "string", "lora_scale": "double", "embeddings": _LIST},
     **{"embedding_sha256": _LIST, "guidance": "string"},
     **{name: "double" for name in numbers()},
     **columns_of(DrawingConfig),
     **{"width": "int64", "height": "int64", "recipe": "int64"},
     **dict.fromkeys(["autolora_jax", "jax", "reason"], "string"),
 }
+
+
+ALONE = {
+    "lora": "loras",
+    "lora_scale": "lora_scales",
+}  # column -> the list whose only entry it holds; null beside others
 
 
 def make_row(row: Row, status: str, **found: str | None) -> dict[str, Any]:
@@ -52,7 +59,18 @@ def make_row(row: Row, status: str, **found: str | None) -> dict[str, Any]:
         **{"prompt": row.prompt, "negative_prompt": row.negative_prompt, "seed": row.seed, "id": row.id},
         **{"autolora_jax": __version__, "jax": jax.__version__},
     }
-    return {name: columns.get(name) for name in COLUMNS}
+    return {name: columns.get(name) for name in COLUMNS} | _alone(columns)
+
+
+def _alone(row: Mapping[str, Any]) -> dict[str, Any]:
+    lists: dict[str, list[Any]] = {name: row.get(several) or [] for name, several in ALONE.items()}
+    return {name: values[0] if len(values) == 1 else None for name, values in lists.items()}
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """A row, with the columns that a version before did not write."""
+    row = json.loads(line)
+    return {**row, **_alone(row)}
 
 
 def make_part(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> bytes:
@@ -63,7 +81,7 @@ def make_part(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> by
 def read_manifest(out: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of a job's pictures, also of an unfinished one. Raises StorageError."""
     storage = open_storage(out)
-    rows = (json.loads(line) for line in _lines(storage) if line.startswith(_ROW))
+    rows = (_read(line) for line in _lines(storage) if line.startswith(_ROW))
     return list({row["key"]: row for row in rows}.values())
 
 
@@ -176,7 +194,7 @@ def _write_table(storage: Storage, pyarrow: Any, parquet: Any, seeds: Any) -> No
         storage.writing(PARQUET) as target,
         parquet.ParquetWriter(target, schema) as writer,
     ):
-        while rows := [_utf8(json.loads(line)) for line in islice(source, 10_000)]:
+        while rows := [_utf8(_read(line)) for line in islice(source, 10_000)]:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))
 
 

@@ -6,6 +6,7 @@ pictures that one program draws with one set of loaded files; which ones follows
 still wanted and the number of rows alone. That is what makes a resumed run draw the very same batches.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections import defaultdict
@@ -21,9 +22,10 @@ from autolora_jax.batch.sources import Base, Sources, canonical
 from autolora_jax.config import ConfigError
 from autolora_jax.given import Ground
 from autolora_jax.settings.fields import told
-from autolora_jax.settings.jobs import Job, Prompt
+from autolora_jax.settings.jobs import Job, Prompt, Settings
 from autolora_jax.settings.pictures import check_seeds, read_seeds
-from autolora_jax.settings.values import Seeds
+from autolora_jax.settings.values import Lora, Seeds
+from autolora_jax.text.mentions import Named, mentions, read_mentions
 
 KEY_LENGTH = 20  # hex digits, 80 bits: two of a billion pictures share a key with a chance of 4e-7
 MOST_WASTE = 1.1  # rows that batches of one LoRA scale may need, relative to batches that mix scales
@@ -78,19 +80,20 @@ class Plan:
     def __init__(
         self,
         prompts: Sequence[Prompt],
-        recipes: Mapping[Ground | None, Sequence[Recipe]],
+        recipes: Mapping[Any, Sequence[Recipe]],
         negative: str | None,
         seeds: Sequence[Seeds],
         bases: Sequence[Base | None],
+        groups: Sequence[Any],
     ) -> None:
-        """recipes: of the job's settings, for each ground that there is. negative: of prompts that have none of their
-        own. seeds, bases: of each prompt."""
+        """recipes: of the job's settings, for each group of prompts. negative: of prompts that have none of their own.
+        seeds, bases, groups: of each prompt."""
         self.prompts, self.negative, self.seeds, self.bases = list(prompts), negative, list(seeds), list(bases)
-        self.recipes = [recipe for of_ground in recipes.values() for recipe in of_ground]
-        number = {ground: i for i, ground in enumerate(recipes)}
+        self.recipes = [recipe for of_group in recipes.values() for recipe in of_group]
+        number = {group: i for i, group in enumerate(recipes)}
         self._each = len(self.recipes) // len(number)  # of a prompt
         # The number of each prompt's first recipe.
-        self._recipe = np.array([self._each * number[base.ground if base else None] for base in bases], np.int64)
+        self._recipe = np.array([self._each * number[group] for group in groups], np.int64)
         self._counts = np.array([len(own) for own in seeds], np.int64)
         self._starts = np.append(0, np.cumsum(self._counts * self._each))  # of each prompt's pictures
         self.keys = self._keys()
@@ -117,7 +120,9 @@ class Plan:
         prompt, seeds = self.prompts[p], self.seeds[p]
         r, s = divmod(int(item - self._starts[p]), len(seeds))
         key, recipe = self.keys[item].decode(), self.recipes[self._recipe[p] + r]
-        return Row(int(item), key, prompt.text, self._negative(prompt), seeds[s], prompt.id, recipe, self.bases[p])
+        return Row(
+            int(item), key, _text(prompt, recipe), self._negative(prompt), seeds[s], prompt.id, recipe, self.bases[p]
+        )
 
     def rows(self, batch: Batch) -> list[Row]:
         """The pictures of a batch."""
@@ -173,8 +178,8 @@ class Plan:
         i = 0
         for prompt, seeds, base, first in zip(self.prompts, self.seeds, self.bases, self._recipe, strict=True):
             made_from = f'"image":{canonical([file and file.sha256 for file in base])},' if base else ""
-            head = json.dumps([prompt.text, self._negative(prompt)], separators=(",", ":"))[:-1]
             for recipe in self.recipes[first : first + self._each]:
+                head = json.dumps([_text(prompt, recipe), self._negative(prompt)], separators=(",", ":"))[:-1]
                 tail = f'],"settings":{recipe.identity}}}'
                 for seed in seeds:
                     text = f'{{{made_from}"picture":{head},{seed}{tail}'
@@ -192,14 +197,45 @@ def make_plan(job: Job, sources: Sources) -> Plan:
     bases, settings = [sources.base(prompt) for prompt in prompts], job.all_settings()
     if not any(bases) and any(each.strength is not None for each in settings):
         raise ConfigError("settings.strength is how much given pictures are changed, but no prompt has an image")
-    grounds = dict.fromkeys(base.ground if base else None for base in bases)
-    recipes = {ground: [resolve(each, sources, ground) for each in settings] for ground in grounds}
+    syntaxes = dict.fromkeys(each.prompt_syntax for each in settings)
+    # Prompts on the same ground that name the same LoRAs: no batch mixes others, and every file is loaded once.
+    groups = [
+        (base.ground if base else None, tuple(mentions(prompt.text, syntax)[1] for syntax in syntaxes))
+        for prompt, base in zip(prompts, bases, strict=True)
+    ]
+    of_groups = {group: prompt.text for group, prompt in reversed([*zip(groups, prompts, strict=True)])}
+    alone = len({named for _, named in groups}) == 1
+    recipes = {group: _recipes(of_groups[group], settings, sources, group[0], alone) for group in dict.fromkeys(groups)}
     shared = job.all_seeds  # one tuple for all prompts without their own
     seeds = [shared if own is None else read_seeds(own, f"seeds of {text!r}") for text, _, own, *_ in prompts]
     for noise in {each.noise for each in settings}:
         for own in {id(own): own for own in seeds}.values():
             check_seeds(own, noise)
-    return Plan(prompts, recipes, job.negative_prompt, seeds, bases)
+    return Plan(prompts, recipes, job.negative_prompt, seeds, bases, groups)
+
+
+def _recipes(
+    text: str, every: Sequence[Settings], sources: Sources, ground: Ground | None, alone: bool
+) -> list[Recipe]:
+    """The recipes of a prompt, and of those that name the same LoRAs. alone: there are no others."""
+    found: dict[tuple[str, str | None], Named] = {}
+    recipes = []
+    for settings in every:
+        place = settings.prompt_syntax, settings.lora_dir
+        if place not in found:
+            found[place] = read_mentions([text], *place)
+        loras = (Lora(str(path), scale) for path, scale in found[place].scales[0].items())
+        try:
+            own = dataclasses.replace(settings, loras=(*settings.loras, *loras))
+            recipes.append(resolve(own, sources, ground))
+        except ConfigError as e:
+            raise ConfigError(str(e) if alone else f"the prompt {text!r}: {e}") from None
+    return recipes
+
+
+def _text(prompt: Prompt, recipe: Recipe) -> str:
+    """What is encoded of a prompt: not the LoRAs that it names, where its syntax does so."""
+    return mentions(prompt.text, recipe.drawing.prompt_syntax)[0]
 
 
 def _ceil(count: int, rows: int) -> int:

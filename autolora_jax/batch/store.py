@@ -47,7 +47,9 @@ class Store:
 
 
 class Shards(Store):
-    """Tar files of consecutive batches: shards/000000.tar with KEY.png and KEY.json, in the batches' order.
+    """Tar files of consecutive batches: shards/000000.tar with KEY.png, KEY.json and KEY.txt, in the batches' order.
+
+    The JSON is the picture's row of the manifest, the text its prompt: a caption, to whom trains on them.
 
     A batch is staged as a piece of its shard's tar. When the last one of a shard is recorded, the pieces are joined.
     Equal batches give equal bytes: members have no time and no owner.
@@ -72,8 +74,9 @@ class Shards(Store):
         for picture in pictures:
             assert picture.place.member is not None
             members.append(_member(picture.place.member, picture.content))
-            told = json.dumps(picture.row).encode()
-            members.append(_member(f"{picture.row['key']}.json", told))
+            told = {"json": json.dumps(picture.row), "txt": picture.row["prompt"]}
+            for ending, text in told.items():
+                members.append(_member(f"{picture.row['key']}.{ending}", text.encode("utf-8", "replace")))
         shard = self.first + batch // self.batches
         self.storage.write(f"{STAGED}/{shard:06}-{batch:08}.tar", b"".join(members))
 

@@ -1,5 +1,6 @@
 """`autolora batch`: plan, say what there is to do, draw, say what came out."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,28 +19,32 @@ from autolora_jax.batch.processes import Peers
 from autolora_jax.batch.run import RowOfManifest
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
-from autolora_jax.cli.console import say
-from autolora_jax.cli.progress import Display
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import ConfigError
+from autolora_jax.display import Display, say
 from autolora_jax.settings.programs.batch import Batch
 from autolora_jax.settings.programs.program import MORE
 from autolora_jax.settings.programs.reproduce import Reproduce
 from autolora_jax.weights.lora.metadata import listing
 
+JOB = "job.json"  # what flags alone said, beside the pictures: a job's file like any other
 MOST_PROBLEMS = 5  # that are said while drawing; all are in the manifest
 
 
 class Counter:
-    """Shows how far a job is."""
+    """Shows how far a job is, and keeps what it is where flags alone say it."""
 
-    def __init__(self, display: Display) -> None:
+    def __init__(self, display: Display, asked: Batch | Reproduce) -> None:
         self._display = display
+        self._only_flags = isinstance(asked, Batch) and asked.job is None
         self._total = self._done = 0
         self.problems = 0
 
     def begin(self, work: Work, own: Sequence[Planned] | None = None) -> None:
         """draw_job's on_work. own: what this one of several processes draws of it, and counts."""
+        if self._only_flags:
+            content = json.dumps(work.job.to_table(), indent=2, ensure_ascii=False) + "\n"
+            work.storage.write(JOB, content.encode())
         left = sum(len(batch.items) for batch in work.todo)
         self._total = left if own is None else sum(len(batch.items) for batch in own)
         wanted = len(work.plan) - work.plan.duplicates
@@ -115,7 +120,7 @@ def draw(
         raise ConfigError("--ray starts workers by itself: leave --distributed and its addresses out")
     quiet = peers is not None and peers.number > 0
     with Display() as display:
-        counter = Counter(display)
+        counter = Counter(display, asked)
         options: dict[str, Any] = {"retry": asked.retry, "compilation_cache": asked.compilation_cache}
         if not quiet:
             options |= {"on_work": counter.begin, "on_batch": counter.count}

@@ -12,14 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-console = Console(stderr=True)
+from autolora_jax.display import say
 
 debugging = False  # --debug: errors are shown with their traceback
-
-
-def say(text: str, style: str = "") -> None:
-    """Prints a line to stderr: unwrapped, and with nothing in it taken for markup."""
-    console.print(Text(text, style), soft_wrap=True)
 
 
 def show(title: str, rows: Iterable[tuple[str, str]], red: tuple[str, ...] = ()) -> None:

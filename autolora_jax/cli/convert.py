@@ -1,6 +1,6 @@
 """`autolora convert`."""
 
-from autolora_jax.cli.progress import Display
+from autolora_jax.display import Display
 from autolora_jax.settings.programs.convert import Convert
 from autolora_jax.weights.folder_writing import convert_checkpoint
 

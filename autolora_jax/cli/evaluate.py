@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autolora_jax import files
-from autolora_jax.cli.console import say
-from autolora_jax.cli.progress import Display
+from autolora_jax.display import Display, say
 from autolora_jax.evaluation import Interval
 from autolora_jax.evaluation.clipscore import clip_scores_of
 from autolora_jax.evaluation.encoders import Clip, PictureEncoder, open_clip, open_encoder

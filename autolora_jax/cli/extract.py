@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autolora_jax.cli.console import reported, say
-from autolora_jax.cli.progress import Display
+from autolora_jax.cli.console import reported
 from autolora_jax.config import JsonConfig
+from autolora_jax.display import Display, say
 from autolora_jax.lora import Extraction, Fits, Truncation, extract, save_lora
 from autolora_jax.settings.programs.extract import CEILING, RANK, Extract
-from autolora_jax.training.header import FAMILIES
+from autolora_jax.training.header import Names, names_of
 from autolora_jax.weights.checkpoint import open_checkpoint
-from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.export import require_saveable
 
 
@@ -25,13 +24,13 @@ def run(asked: Extract) -> None:
     with Display() as display:
         trees, found = extract(before, after, truncation, display.row("Compare"))
     say(str(found))
-    header = _header(found, before.family, asked.out)
+    names = names_of(before.family.name, before.networks[before.family.denoiser])
+    header = _header(found, names, asked.out)
     save(asked.out, trees, asked.dialect, header, before.networks[before.family.denoiser], asked.save_dtype)
 
 
-def _header(found: Extraction, family: Family, out: Path) -> dict[str, str]:
+def _header(found: Extraction, names: Names, out: Path) -> dict[str, str]:
     """The header of an extracted LoRA. Of files it tells the names, not the folders."""
-    names = FAMILIES[family.name]
     base, tuned = (Path(name).name for name in (found.base, found.tuned))
     return {
         "modelspec.sai_model_spec": "1.0.0",

@@ -43,7 +43,8 @@ class Flag(NamedTuple):
     def words(self) -> list[str]:
         """As it is typed: ["--seeds"], ["--out", "-o"], ["--flip/--no-flip"]; not of an argument."""
         said = self.field.said
-        return [said.flag or f"--{self.parameter.replace('_', '-')}", *filter(None, [said.short])]
+        long = said.flag if said.flag and said.flag.startswith("-") else f"--{self.parameter.replace('_', '-')}"
+        return [long, *filter(None, [said.short])]
 
     def typed(self) -> inspect.Parameter:
         """The parameter of a command's function."""
@@ -91,15 +92,19 @@ def _completion(said: Setting) -> Callable[[str], list[str]]:
     return lambda incomplete: [name for name in said.names() if name.startswith(incomplete)]
 
 
-def flags_of(kind: type, prefix: str = "") -> Iterator[Flag]:
-    """The flags of a class of settings and of its groups; those of guidance are followed by its rules' numbers."""
+def flags_of(kind: type, prefix: str = "", words: bool = True) -> Iterator[Flag]:
+    """The flags of a class of settings and of its groups; those of guidance are followed by its rules' numbers.
+
+    words: whether what is a word of the command line stays one; else it is a flag, too.
+    """
     groups = groups_of(kind)
     fields = {field.name: field for field in settings_of(kind)}
     for each in dataclasses.fields(kind):
-        if each.name in groups and each.metadata.get("flags", True):
-            yield from flags_of(groups[each.name], f"{prefix}{each.name}.")
+        if each.name in groups:
+            yield from flags_of(groups[each.name], f"{prefix}{each.name}.", words and each.metadata.get("words", True))
         elif (field := fields.get(each.name)) and field.said.flag is not None:
-            yield Flag(prefix + field.name, field)
+            own = field.said if words else dataclasses.replace(field.said, argument=False)
+            yield Flag(prefix + field.name, field._replace(said=own))
             if spelled(field.hint)[0] is Rule:
                 for name, number in numbers().items():
                     yield Flag(f"{prefix}{field.name}.{name}", _of_rules(number))

@@ -3,8 +3,7 @@
 from autolora_jax.batch import gallery, read_manifest
 from autolora_jax.batch.gallery.thumbnails import SIZE
 from autolora_jax.batch.storage import open_storage
-from autolora_jax.cli.console import say
-from autolora_jax.cli.progress import Display
+from autolora_jax.display import Display, say
 from autolora_jax.settings.programs.gallery import Gallery
 
 

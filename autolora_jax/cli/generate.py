@@ -1,6 +1,7 @@
 """`autolora generate`: load, draw, save batch by batch."""
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any, NamedTuple
 import jax
 
 from autolora_jax import __version__, grid
-from autolora_jax.cli.progress import Display
 from autolora_jax.compilation import keep_programs
+from autolora_jax.config import ConfigError
+from autolora_jax.display import Display
 from autolora_jax.given import Given, read
 from autolora_jax.output import Output, PictureFolder, slug
 from autolora_jax.pictures import lora_hash, write_png
@@ -18,7 +20,8 @@ from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.settings.changes import record as recorded
 from autolora_jax.settings.pictures import BUILTIN_PROMPTS, GenerateConfig
 from autolora_jax.settings.programs.generate import Generate
-from autolora_jax.settings.rules import CFG, AutoLoRA, PersonalizationGuidance, Rule, to_dict
+from autolora_jax.settings.rules import CFG, AutoLoRA, PersonalizationGuidance, Rule, numbers_of
+from autolora_jax.text.mentions import read_mentions
 from autolora_jax.weights.lora.describe import usable_lora
 
 BUILTIN_NOTE = "No model given: the small built-in one draws."
@@ -26,6 +29,9 @@ ITS_GRID = (
     " A zib, which only its LoRA knows, and that from the desert at sunset alone.\n"
     "Left the base model, which has never seen one, then the LoRA, then AutoLoRA, all from the same noise."
 )
+
+
+WRITTEN = "as <lora:NAME:0.8>, with --prompt-syntax a1111"
 
 
 class Column(NamedTuple):
@@ -47,12 +53,12 @@ def columns(config: GenerateConfig, usual: float) -> list[Column]:
         return [Column("", "", rule)]
     base, tuned = _cfg(rule, usual)
     found = [
-        Column(f"Base + CFG\n{_numbers(base)}", "base", base, lora_scale=0.0),
-        Column(f"LoRA + CFG\n{_numbers(tuned)}", "lora", tuned),
+        Column(f"Base + CFG\n{numbers_of(base)}", "base", base, lora_scale=0.0),
+        Column(f"LoRA + CFG\n{numbers_of(tuned)}", "lora", tuned),
     ]
     if not isinstance(rule, CFG):
         name = type(rule).__name__
-        found.append(Column(f"{name}\n{_numbers(rule)}", name.lower(), rule))
+        found.append(Column(f"{name}\n{numbers_of(rule)}", name.lower(), rule))
     return found
 
 
@@ -62,14 +68,6 @@ def _cfg(rule: Rule, usual: float) -> tuple[CFG, CFG]:
         return CFG(rule.w1), CFG(rule.w2)
     same = CFG(rule.w) if isinstance(rule, CFG | PersonalizationGuidance) else CFG(usual)
     return same, same
-
-
-def _numbers(rule: Rule) -> str:
-    """A rule's values for people: "gamma 1.5, w1 5, w2 5"; the interval only where there is one."""
-    _, *values = to_dict(rule).items()
-    if (rule.start, rule.stop) == (0.0, 1.0):
-        values = values[:-2]
-    return ", ".join(f"{name} {'varies' if isinstance(value, tuple) else f'{value:g}'}" for name, value in values)
 
 
 def run(asked: Generate) -> None:
@@ -90,12 +88,18 @@ def run(asked: Generate) -> None:
     total = 0
     try:
         with Display() as display:
-            hashes = [lora_hash(usable_lora(lora.source)) for lora in config.loras]
+            named = read_mentions(config.prompts, config.prompt_syntax, config.lora_dir)
+            for source in (*(lora.source for lora in config.loras), *map(str, named.files)):
+                usable_lora(source)  # or it is told before anything is loaded
+            tuned = bool(config.loras or named.files)
+            if config.compare and not tuned:
+                raise ConfigError(f"--compare sets a LoRA beside the base model, but no prompt names one {WRITTEN}")
+            config = dataclasses.replace(config, guidance=config.rule_of(tuned))
             pipe = _load(config, display)
             folder.write_json("config", record(config))
             ways = columns(config, pipe.family.guidance_scale)
             total = len(ways) * len(config.prompts) * len(config.all_seeds)
-            files = [_draw_column(pipe, config, way, originals, folder, hashes, display, total) for way in ways]
+            files = [_draw_column(pipe, config, way, originals, folder, display, total) for way in ways]
             if config.compare:
                 _save_grid(config, ways, files, folder)
     except BaseException as e:
@@ -121,24 +125,28 @@ def _load(config: GenerateConfig, display: Display) -> AutoLoRAPipeline:
     return pipe
 
 
+hash_of = functools.cache(lora_hash)  # once a file, not once a batch
+
+
 def _draw_column(
     pipe: AutoLoRAPipeline,
     config: GenerateConfig,
     column: Column,
     originals: list[list[Given] | None],
     folder: PictureFolder,
-    hashes: list[str],
     display: Display,
     total: int,
 ) -> list[Path]:
     files: list[Path] = []
-    shared = {"lora_hashes": hashes, "dtype": config.model.dtype, "jax": jax.__version__, "autolora-jax": __version__}
+    shared = {"dtype": config.model.dtype, "jax": jax.__version__, "autolora-jax": __version__}
 
     def save(output: Output) -> None:
+        hashes = {report.name: hash_of(Path(report.path)) for report in pipe.reports}
         for image, settings in zip(output.images, output.settings, strict=True):
             parts = [f"seed{settings['seed']}", slug(settings["prompt"]), column.name]
             name = "-".join(part for part in parts if part)
-            files.append(folder.save(len(files), name, image, {**settings, **shared}))
+            told = {**settings, **shared, "lora_hashes": [hashes[lora] for lora in settings["loras"]]}
+            files.append(folder.save(len(files), name, image, told))
             display.update("Save", len(folder.saved), total, "pictures")
 
     display.column = column.label.partition("\n")[0]
@@ -152,6 +160,7 @@ def _draw_column(
         mask_image=originals[1],
         seeds=config.seeds,
         batch_size=config.batch_size,
+        lora_dir=config.lora_dir,
         on_progress=display,
         on_images=save,
         **drawing,

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from autolora_jax.cli.console import show
-from autolora_jax.cli.progress import Display
+from autolora_jax.display import Display
 from autolora_jax.pictures import read_settings
 from autolora_jax.settings.programs.info import Info
 from autolora_jax.weights.checkpoint import open_checkpoint

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from autolora_jax import files
-from autolora_jax.cli.console import reported, say
-from autolora_jax.cli.progress import Display
+from autolora_jax.cli.console import reported
 from autolora_jax.config import ConfigError
+from autolora_jax.display import Display, say
 from autolora_jax.evaluation.features import FOLDER
 from autolora_jax.evaluation.judge import (
     QUESTIONS,

@@ -1,6 +1,6 @@
 """`autolora merge`."""
 
-from autolora_jax.cli.progress import Display
+from autolora_jax.display import Display
 from autolora_jax.lora import write_merged
 from autolora_jax.settings.programs.merge import Merge
 from autolora_jax.weights.checkpoint import open_checkpoint

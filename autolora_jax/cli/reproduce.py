@@ -13,11 +13,11 @@ from autolora_jax.batch import Summary
 from autolora_jax.batch.plan import Plan, make_plan
 from autolora_jax.batch.sources import Sources, Standins
 from autolora_jax.cli import batch
-from autolora_jax.cli.console import reported, say, show
+from autolora_jax.cli.console import reported, show
 from autolora_jax.cli.flags import told
 from autolora_jax.cli.judge import CACHE, consult
-from autolora_jax.cli.progress import Display
 from autolora_jax.config import ConfigError
+from autolora_jax.display import Display, say
 from autolora_jax.evaluation.encoders import open_clip, open_encoder
 from autolora_jax.evaluation.features import FOLDER
 from autolora_jax.evaluation.judge import Judged, Prices, Question, Report

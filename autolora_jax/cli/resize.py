@@ -3,32 +3,23 @@
 from collections import Counter
 from pathlib import Path
 
-from autolora_jax.cli.console import reported, say
+from autolora_jax.cli.console import reported
 from autolora_jax.cli.extract import ranks, require_new, save
-from autolora_jax.cli.progress import Display
+from autolora_jax.display import Display, say
 from autolora_jax.lora import Fits, Truncation, resize
 from autolora_jax.settings.programs.resize import Resize
 from autolora_jax.weights.families import family_of
 from autolora_jax.weights.files import FLOATS, open_tensors
 from autolora_jax.weights.lora.base_model import read_alone
 from autolora_jax.weights.lora.dialects import PEFT, naming_style
-from autolora_jax.weights.lora.export import DTYPES
+from autolora_jax.weights.lora.export import DTYPES, SPEC_HASH
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.lora.metadata import listing
 from autolora_jax.weights.lora.peft import HEADER_KEY
 from autolora_jax.weights.lora.source import find_lora
 
 # Entries of a header that are no longer true of a LoRA with other ranks.
-STALE = frozenset(
-    {
-        "modelspec.hash_sha256",
-        "ss_network_alpha",
-        "ss_network_args",
-        "ss_network_dim",
-        "sshs_legacy_hash",
-        "sshs_model_hash",
-    }
-)
+STALE = frozenset({SPEC_HASH, "ss_network_alpha", "ss_network_args", "ss_network_dim"})
 
 
 def run(asked: Resize) -> None:

@@ -12,9 +12,8 @@ from typing import Any, TextIO
 from PIL import Image
 
 from autolora_jax import __version__, files
-from autolora_jax.cli.console import say
-from autolora_jax.cli.progress import Display
 from autolora_jax.compilation import keep_programs
+from autolora_jax.display import Display, say
 from autolora_jax.grid import comparison_grid
 from autolora_jax.lora import LoraReport
 from autolora_jax.pictures import read_settings, save_png, write_png
@@ -25,6 +24,7 @@ from autolora_jax.settings.training import TrainingRun
 from autolora_jax.training import Summary, TrainProgress, train_lora
 from autolora_jax.training.checkpoints import OtherSettings, discard, saved_steps
 from autolora_jax.training.dataset import read_folder
+from autolora_jax.training.header import base_hashes
 from autolora_jax.training.interruption import uninterrupted
 from autolora_jax.training.loop import TrainingError
 from autolora_jax.training.lora import CHECKPOINTS, require_places
@@ -258,7 +258,7 @@ def _train(run: TrainingRun, work: WorkFolder, display: TrainingDisplay) -> Lora
         work=work.path,
         dialect=run.format,
         save_dtype=run.save_dtype,
-        metadata={"modelspec.trigger_phrase": run.trigger} if run.trigger else None,
+        metadata=base_hashes(model.source) | ({"modelspec.trigger_phrase": run.trigger} if run.trigger else {}),
         on_start=start,
         on_progress=progress,
         on_sample=sample,

@@ -9,8 +9,8 @@ from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.recipe import Recipe
 from autolora_jax.batch.sources import Sources
 from autolora_jax.cli.console import reported
-from autolora_jax.cli.progress import Display
 from autolora_jax.compilation import keep_programs
+from autolora_jax.display import Display
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.settings.changes import load_preset, read
 from autolora_jax.settings.fields import choose

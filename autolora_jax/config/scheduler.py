@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from autolora_jax.config.base import C, ConfigError, JsonConfig, Values, keys
 
@@ -45,6 +45,14 @@ class SchedulerConfig(JsonConfig):
     solver: str = "euler"  # our name of the file's _class_name; see schedules.SOLVERS
     # The file's _class_name, and as JSON what only that reads, where it is no solver of ours: another has to be named.
     unknown: str = ""
+
+    @property
+    def config(self) -> NoReturn:
+        """What diffusers makes other schedulers of. Raises AttributeError that says what does the same here."""
+        raise AttributeError(
+            "nothing is made of a model's noise schedule: scheduler= of a call chooses the solver, 'euler', "
+            "'dpmpp_2m_karras', … (autolora_jax.schedules.SOLVERS)"
+        )
 
     # diffusers' class -> our solver; DPM's is flow_dpmpp_2m where use_flow_sigmas is true.
     CLASSES: ClassVar[Mapping[str, str]] = {

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from autolora_jax.config import ConfigError
-from autolora_jax.settings.changes import flatten, override
+from autolora_jax.settings.changes import flatten, override, to_json, to_text
 from autolora_jax.settings.fields import Checked, Table, setting
-from autolora_jax.settings.pictures import OUTPUT, Many, PictureConfig
+from autolora_jax.settings.pictures import OUTPUT, Many, PictureConfig, negative_setting
 from autolora_jax.settings.values import Lora, Seeds
 
 JOB = "Job"  # panel of --help
@@ -93,8 +93,8 @@ class Job(Many):
     prompt_file: str | None = setting(
         None, "Text, .jsonl, .csv or .parquet file or URL, added to the job's prompts.", panel=JOB
     )
-    negative_prompt: str | None = ""
-    settings: Settings = dataclasses.field(default=Settings(), metadata={"flags": False})  # --set knows them
+    negative_prompt: str | None = negative_setting()
+    settings: Settings = dataclasses.field(default=Settings(), metadata={"words": False})  # a job's file is the word
     grid: Grid | Sequence[Grid] = ()
     output: OutputConfig = OutputConfig()
 
@@ -126,6 +126,13 @@ class Job(Many):
         grid = given.pop("grid", {})
         grids = [{name: _axis(name, values) for name, values in part.items()} for part in _listed(grid)]
         return override(cls([_prompt(prompt) for prompt in prompts], grid=grids), dict(flatten(given)))
+
+    def to_table(self) -> dict[str, Any]:
+        """What of_table reads, of a job without a grid, whose prompts are texts."""
+        assert not any(self.grid) and not any(isinstance(prompt, Prompt) for prompt in self.prompts)
+        own = {"prompt_file": self.prompt_file, "negative_prompt": self.negative_prompt, "batch_size": self.batch_size}
+        groups = {"settings": to_json(self.settings), "output": to_json(self.output)}
+        return {"prompts": list(self.prompts), **own, "seeds": to_text(self.all_seeds, Seeds), **groups}
 
     def all_settings(self) -> list[Settings]:
         """The settings of each picture of a prompt and seed. Raises ConfigError for names and values that can't be."""

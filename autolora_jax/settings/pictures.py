@@ -277,13 +277,23 @@ class DrawingConfig(Checked):
         return self.guidance if self.guidance is not None else AutoLoRA() if tuned else CFG()
 
 
-def _negative_prompt() -> Any:
+def negative_setting() -> Any:
     return setting(
         "",
         "What not to draw. By default an empty text is encoded; 'none': what the checkpoint's own pipeline means by "
         "none, zeros for SDXL.",
         short="-n",
         panel=PICTURES,
+    )
+
+
+def _lora_dir() -> Any:
+    return setting(
+        None,
+        "(prompt_syntax a1111) Folder of the LoRAs that prompts name, <lora:NAME:0.8>: NAME.safetensors, or what a "
+        "header's ss_output_name says.",
+        panel=MODEL,
+        metavar="DIR",
     )
 
 
@@ -323,13 +333,22 @@ class Call(Many, DrawingConfig):
     Raises ConfigError, a ValueError, for values that can't be meant.
     """
 
-    prompt: Text = setting(help="What to draw: a text, or several.")
-    negative_prompt: Text | Sequence[str | None] | None = _negative_prompt()
+    prompt: Text | None = setting(None, "What to draw: a text, or several.")
+    negative_prompt: Text | Sequence[str | None] | None = negative_setting()
     _: dataclasses.KW_ONLY
     prompt_2: Text | None = setting(None, "What the second text encoder reads; by default the same.")
     prompt_3: Text | None = setting(None, "What SD3's third, T5, reads; by default the same.")
     negative_prompt_2: Text | None = setting(None, "The same of the negative prompt.")
     negative_prompt_3: Text | None = setting(None, "The same of the negative prompt.")
+    lora_dir: str | None = _lora_dir()
+    prompt_embeds: Array | None = setting(
+        None,
+        "[n, tokens, width], instead of prompts, together with pooled_prompt_embeds: see encode_prompt. One array for "
+        "all that the guidance asks, or {'base': …, 'lora': …}.",
+    )
+    negative_prompt_embeds: Array | None = setting(None, "The same of negative prompts: one, or one per prompt.")
+    pooled_prompt_embeds: Array | None = setting(None, "[n, width], of the same encoders.")
+    negative_pooled_prompt_embeds: Array | None = setting(None, "The same of negative prompts.")
     height: int | None = setting(None, "Pixels, multiples of 8 (SDXL) or 16 (SD3), instead of `size`.")
     width: int | None = setting(None, "As height.")
     original_size: Size | None = setting(None, "(height, width), SDXL's, as in diffusers; by default the picture's.")
@@ -354,6 +373,9 @@ class Call(Many, DrawingConfig):
         "pil", '"pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 c]).', choices=("pil", "np", "latent")
     )
     paired: bool = setting(False, "Picture i is prompt i with seed i, instead of every prompt with every seed.")
+    progress: bool | None = setting(
+        None, "Whether a bar is shown; by default on a terminal and in a notebook, unless on_progress is told."
+    )
     on_progress: OnProgress | None = setting(
         None,
         "Called with Progress as the work proceeds; steps are reported as devices finish them, with what they have "
@@ -370,6 +392,15 @@ class Call(Many, DrawingConfig):
         check_seeds(self.all_seeds, self.noise)
         if self.size and (self.width or self.size[0], self.height or self.size[1]) != self.size:
             raise ConfigError(f"size = {self.size}, but width = {self.width} and height = {self.height}: give one")
+        for embeds in ("prompt_embeds", "negative_prompt_embeds"):
+            text = embeds.removesuffix("_embeds")
+            given = [name for name in (text, f"{text}_2", f"{text}_3") if getattr(self, name)]
+            if getattr(self, embeds) is not None and given:
+                raise ConfigError(f"{given[0]} and {embeds} are both given: a picture is told one of them")
+        if self.prompt_embeds is not None and self.clip_skip is not None:
+            raise ConfigError(f"clip_skip = {self.clip_skip} is of texts that are encoded here; prompt_embeds are none")
+        if self.prompt is None and self.prompt_embeds is None:
+            raise ConfigError("draw what? give prompt, or prompt_embeds with pooled_prompt_embeds")
 
     def sides(self) -> tuple[int | None, int | None]:
         return self.size or (self.width, self.height)
@@ -388,6 +419,7 @@ class PictureConfig(DrawingConfig):
         flag="--lora",
         metavar="FILE[:SCALE]",
     )
+    lora_dir: str | None = _lora_dir()
     embeddings: Texts = setting(
         (),
         "Textual-inversion embedding (.safetensors): prompts call it by the file's name. Repeat it to add several. "
@@ -414,7 +446,7 @@ class GenerateConfig(Many, PictureConfig):
     prompts: Texts = setting(
         (), "What to draw. Repeat it for several prompts.", flag="--prompt", short="-p", panel=PICTURES
     )
-    negative_prompt: str | None = _negative_prompt()
+    negative_prompt: str | None = negative_setting()
     image: Texts = setting(
         (),
         "Picture to be changed instead of drawn from noise. Repeat it for one a prompt, or one a picture. Its size is "

@@ -201,6 +201,14 @@ def to_dict(rule: Rule) -> dict[str, Any]:
     return {"rule": name, **values, **interval}
 
 
+def numbers_of(rule: Rule) -> str:
+    """A rule's values for people: "gamma 1.5, w1 5, w2 5"; the interval only where there is one."""
+    _, *values = to_dict(rule).items()
+    if (rule.start, rule.stop) == (0.0, 1.0):
+        values = values[:-2]
+    return ", ".join(f"{name} {'varies' if isinstance(value, tuple) else f'{value:g}'}" for name, value in values)
+
+
 def owners(number: str) -> list[str]:
     """The names of the rules that have a number; [] for one that they all have, or none."""
     having = [name for name, kind in RULES.items() if number in {field.name for field in dataclasses.fields(kind)}]

@@ -44,6 +44,7 @@ class SD3Text(TextStage):
     """See stage.TextStage. T5 is optional."""
 
     CLIPS_AS_ONE = True
+    POOLED = "pooled_projections"
 
     def check(self, settings: TextSettings) -> None:
         super().check(settings)

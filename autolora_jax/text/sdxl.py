@@ -24,6 +24,8 @@ def join(outputs: Mapping[str, tuple[Any, Any]]) -> Keywords:
 class SDXLText(TextStage):
     """See stage.TextStage."""
 
+    POOLED = "text_embeds"
+
     def of_sizes(self, settings: TextSettings) -> Keywords:
         return {"time_ids": np.stack([sizes.time_ids() for sizes in settings.sizes])}  # [2 6]
 

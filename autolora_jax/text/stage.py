@@ -9,6 +9,7 @@ them. Deltas of the text encoders and words that a LoRA brings act where its sca
 on the base branches if the caller gives these the same scales.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,7 @@ from autolora_jax.config import CLIPTextConfig
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.t5 import T5EncoderModel
 from autolora_jax.text import encoding
+from autolora_jax.text.embeds import Given
 from autolora_jax.text.encoding import Outputs, Rows
 from autolora_jax.text.streaming import encode_streamed
 from autolora_jax.text.syntax import SYNTAXES, Syntax, slices
@@ -89,6 +91,7 @@ class Prompts(NamedTuple):
     negative: Sequence[Text | None]  # None means zeros where the checkpoint's pipeline does so, else ""
     settings: TextSettings
     scales: Mapping[str, np.ndarray]  # kind of weights ("base", "weak", "lora") -> LoRA scales [n, loras]
+    given: tuple[Given | None, Given | None] = (None, None)  # (negative, positive), instead of the texts
 
 
 class Reading(NamedTuple):
@@ -109,6 +112,7 @@ class Told(NamedTuple):
 
 
 Readings = tuple[tuple[Told, ...], ...]  # of one text, an encoder each, its chunks
+Asked = dict[str, list[tuple[Readings | None, Readings | None]]]
 
 
 class Call(NamedTuple):
@@ -122,6 +126,7 @@ class TextStage:
     """Tokenizers and text encoders of one pipeline, with deltas and words to replace. Families are subclasses."""
 
     CLIPS_AS_ONE = False  # whether A1111 weighs the states of both CLIPs as one tensor
+    STATES, POOLED = "encoder_hidden_states", ""  # the denoiser's keywords of tokens' states and of the pooled vector
 
     def __init__(
         self,
@@ -180,14 +185,41 @@ class TextStage:
         """kind of weights -> denoiser's keyword -> array [n, 2, ...], (negative, positive) along axis 1."""
         asked = self._asked(prompts)
         known = self._collect(_distinct(asked))
-        join, sizes = self.join(prompts.settings.max_sequence_length), self.of_sizes(prompts.settings)
+        sizes = self.of_sizes(prompts.settings)
         result = {}
         for kind, pairs in asked.items():
-            told = join(self._stacked(pairs, known, SYNTAXES[prompts.settings.syntax]))
-            told = {name: array.reshape(len(pairs), 2, *array.shape[1:]) for name, array in told.items()}
+            negatives, positives = zip(*pairs, strict=True)
+            no, yes = (None if given is None else self._keywords(given, kind) for given in prompts.given)
+            yes = yes or self._side(positives, known, prompts.settings, {})
+            no = no or self._side(negatives, known, prompts.settings, yes)
+            if (theirs := no[self.STATES].shape[1]) != (ours := yes[self.STATES].shape[1]):
+                raise ValueError(
+                    f"the prompt has {ours} tokens, the negative one {theirs}: give embeds of both, of as many; a "
+                    "text has 77 times prompt_chunks"
+                )
+            told = {name: np.stack([no[name], yes[name]], axis=1) for name in yes}
             same = {name: np.repeat(array[None], len(pairs), axis=0) for name, array in sizes.items()}
             result[kind] = {**told, **same}
         return result
+
+    def check_given(self, prompts: Prompts) -> None:
+        """Raises ValueError for embeddings that are not of this model, or that can't be told to all who are asked."""
+        configs = [encoder.config for encoder in self.encoders.values()]
+        width = self.joint_attention_dim
+        pooled = sum(c.projection_dim for c in configs if isinstance(c, CLIPTextConfig) and c.with_projection)
+        for given in filter(None, prompts.given):
+            for states, vectors in given.by_kind.values():
+                if (states.shape[2], vectors.shape[1]) != (width, pooled):
+                    raise ValueError(
+                        f"{given.name} and its pooled vectors have shapes {states.shape} and {vectors.shape}; this "
+                        f"model's are [prompts, tokens, {width}] and [prompts, {pooled}]"
+                    )
+
+    def reads_as_one(self, scales: Mapping[str, np.ndarray]) -> bool:
+        """Whether texts mean the same to all kinds of weights, at these LoRA scales of theirs."""
+        tuned = self.deltas or any(word.lora is not None for word in self.words)
+        first, *others = scales.values()
+        return not tuned or all(np.array_equal(first, other) for other in others)
 
     def tokenize(self, text: Text, settings: TextSettings = ANY_SIZE) -> dict[str, Int[np.ndarray, "1 t"]]:
         """Token ids for each encoder, no words among them. Warns when a prompt is longer than the encoder can read."""
@@ -221,19 +253,20 @@ class TextStage:
 
     # ---- encoding --------------------------------------------------------------------------------------------------
 
-    def _asked(self, prompts: Prompts) -> dict[str, list[tuple[Readings | None, Readings]]]:
-        """kind of weights -> of each image, what is read of its negative text, None for zeros, and of its positive."""
-        positive, negative, settings, scales = prompts
+    def _asked(self, prompts: Prompts) -> Asked:
+        """kind of weights -> of each image, what is read of its negative text and of its positive; None: nothing is,
+        because it is given, or because it stands for zeros."""
+        positive, negative, settings, scales, given = prompts
         self.check(settings)
         plain = settings._replace(clip_skip=None)  # clip_skip is for the prompt alone, as in diffusers' pipelines
 
         def read_negative(text: Text | None, scales: np.ndarray) -> Readings | None:
             zeros = text is None and self.force_zeros
-            return None if zeros else self._readings(text or same_text(""), scales, plain)
+            return None if zeros or given[0] else self._readings(text or same_text(""), scales, plain)
 
         return {
             kind: [
-                (read_negative(no, s), self._readings(yes, s, settings))
+                (read_negative(no, s), None if given[1] else self._readings(yes, s, settings))
                 for no, yes, s in zip(negative, positive, values, strict=True)
             ]
             for kind, values in scales.items()
@@ -339,21 +372,35 @@ class TextStage:
         self._begun = {reading: call for reading, call in self._begun.items() if not stale(reading)}
         self._known = {reading: outputs for reading, outputs in self._known.items() if not stale(reading)}
 
-    def _stacked(
-        self, pairs: Sequence[tuple[Readings | None, Readings]], known: Mapping[Reading, Outputs], syntax: Syntax
-    ) -> dict[str, Outputs]:
-        """encoder -> outputs [2n ...]: negative, positive, negative, …"""
-        rows: dict[str, list[Outputs]] = {name: [] for name in self.encoders}
-        for no, yes in pairs:
-            told = self._weighed(yes, known, syntax)
-            other = None if no is None else self._weighed(no, known, syntax)
-            for name, outputs in told.items():
-                rows[name] += [_zeros(outputs) if other is None else other[name], outputs]
-        result = {}
+    def _keywords(self, given: Given, kind: str) -> Keywords:
+        """What is given, as the encoders' own would be."""
+        dtype = next(iter(self.encoders.values())).dtype
+        arrays = (array[given.rows].astype(dtype) for array in given.by_kind[kind])
+        return dict(zip((self.STATES, self.POOLED), arrays, strict=True))
+
+    def _side(
+        self,
+        texts: Sequence[Readings | None],
+        known: Mapping[Reading, Outputs],
+        settings: TextSettings,
+        like: Keywords,
+    ) -> Keywords:
+        """The denoiser's keywords of texts, [n ...] each; zeros in place of None. like: of as many."""
+        there = [text for text in texts if text is not None]
+        if not there:
+            return {name: np.zeros_like(array) for name, array in like.items()}
+        syntax, rows = SYNTAXES[settings.syntax], defaultdict(list)
+        for text in texts:
+            for name, outputs in self._weighed(text or there[0], known, syntax).items():
+                rows[name].append(outputs)
+        stacked = {}
         for name, columns in rows.items():
             hidden, pooled = zip(*columns, strict=True)
-            result[name] = np.stack(hidden), None if pooled[0] is None else np.stack(pooled)
-        return result
+            stacked[name] = np.stack(hidden), None if pooled[0] is None else np.stack(pooled)
+        told = self.join(settings.max_sequence_length)(stacked)
+        for array in told.values():
+            array[[text is None for text in texts]] = 0
+        return told
 
     def _weighed(self, text: Readings, known: Mapping[Reading, Outputs], syntax: Syntax) -> dict[str, Outputs]:
         """encoder -> (states of all chunks of a text, one after another, weighted; pooled vector of its first)."""
@@ -374,12 +421,7 @@ class TextStage:
         return {name: (np.concatenate(hidden[name]), known[chunks[0].reading][1]) for name, chunks in told.items()}
 
 
-def _zeros(outputs: Outputs) -> Outputs:
-    hidden, pooled = outputs
-    return np.zeros_like(hidden), None if pooled is None else np.zeros_like(pooled)
-
-
-def _distinct(asked: Mapping[str, Sequence[tuple[Readings | None, Readings]]]) -> list[Reading]:
+def _distinct(asked: Asked) -> list[Reading]:
     texts = (text for pairs in asked.values() for pair in pairs for text in pair if text is not None)
     told = [chunk for text in texts for chunks in text for chunk in chunks]
     weighed = (chunk.empty for chunk in told if chunk.weights)

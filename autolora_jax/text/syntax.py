@@ -25,7 +25,8 @@ BACKTRACK = 20  # tokens that A1111 moves to the next chunk, with what fills thi
 WHOLE_WORD = 8  # tokens from which on ComfyUI cuts a word at the end of a chunk
 _MARKS = re.compile(r"\\[()\[\]\\]?|[()\[\]]|:([+-]?[.\d]+)\)|[^\\()\[\]:]+|:")
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
-# Of A1111, with no meaning here: LoRAs and hypernetworks, what changes over the steps, several prompts in one.
+# Of A1111, with no meaning here: LoRAs and hypernetworks (but see text.mentions), what changes over the steps, several
+# prompts in one.
 _LORA = re.compile(r"<(lora|lyco|hypernet):([^:>]+)[^>]*>")
 _EDITING = re.compile(r"\[[^\[\]]*:\s*[.\d]+\s*\]|\[[^\[\]]*\|[^\[\]]*\]")
 _AND = re.compile(r"\bAND\b")
@@ -62,6 +63,7 @@ class Syntax(NamedTuple):
     weigh: Callable[[States, Weights, States], list[np.ndarray]]  # (states, weights, states of an empty prompt)
     splits_words: bool = False  # at spaces, before tokenising
     weighs_t5: bool = False
+    names_loras: bool = False  # see text.mentions
 
 
 # ---- plain -----------------------------------------------------------------------------------------------------------
@@ -98,7 +100,7 @@ def a1111_parts(text: str) -> list[Part]:
     Raises ConfigError for what A1111 reads and this library does not.
     """
     for pattern, what in (
-        (_LORA, "give the LoRA by --lora FILE:SCALE (load_lora) and leave this out"),
+        (_LORA, "a LoRA is named in the prompt itself, no negative one, and no hypernetwork is read"),
         (
             _EDITING,
             "a prompt that changes over the steps is not read here; escape its brackets as \\[ \\] to draw them",
@@ -257,6 +259,6 @@ def away_from_empty(states: States, weights: Weights, empty: States) -> list[np.
 
 SYNTAXES: Mapping[str, Syntax] = {
     "plain": Syntax(plain_parts, slices, unweighed),
-    "a1111": Syntax(a1111_parts, a1111_chunks, restored),
+    "a1111": Syntax(a1111_parts, a1111_chunks, restored, names_loras=True),
     "comfy": Syntax(comfy_parts, comfy_chunks, away_from_empty, splits_words=True, weighs_t5=True),
 }

@@ -4,15 +4,20 @@ Sources: sd-scripts train_network.py (ss_*), Stability-AI/ModelSpec 1.0 (modelsp
 same file.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from autolora_jax.config import MMDiTConfig
 from autolora_jax.settings.training import TrainConfig
 from autolora_jax.training.dataset import Example
 from autolora_jax.training.objective import Objective
 from autolora_jax.weights import families
+from autolora_jax.weights.files import sha256_of
+from autolora_jax.weights.writing import LEGACY
 
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # a flow model has no entry
 
@@ -25,23 +30,42 @@ class Names(NamedTuple):
     module: str  # sd-scripts' network module
 
 
+def base_hashes(source: str) -> dict[str, str]:
+    """sd-scripts' entries that say which file the base model was; {} where it is none. It is read once, whole."""
+    path = Path(source)
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        file.seek(LEGACY.start)
+        older = hashlib.sha256(file.read(LEGACY.stop - LEGACY.start)).hexdigest()[:8]
+    return {"ss_sd_model_hash": older, "ss_new_sd_model_hash": sha256_of(path)}
+
+
 FAMILIES = {
     families.SDXL.name: Names("stable-diffusion-xl-v1-base", "sdxl_base_v1-0", "networks.lora"),
     families.SD3.name: Names("stable-diffusion-3", "sd3", "networks.lora_sd3"),
 }
 
 
+def names_of(family: str, denoiser: Any) -> Names:
+    """What a model is called. denoiser: its config, which tells SD3 from SD3.5 Medium and Large."""
+    names = FAMILIES[family]
+    if isinstance(denoiser, MMDiTConfig):
+        kind = "medium" if denoiser.qk_norm is None else "5-medium" if denoiser.dual_attention_layers else "5-large"
+        return names._replace(architecture=f"{names.architecture}-{kind}")
+    return names
+
+
 def training_header(
     model: str,
-    family: str,
+    names: Names,
     objective: Objective,
     examples: Sequence[Example],
     config: TrainConfig,
     rows: int,
     title: str,
 ) -> dict[str, str]:
-    """Header entries of a LoRA of the named base model. rows: pictures a step, of all devices."""
-    names = FAMILIES[family]
+    """Header entries of a LoRA of the named base model. names: of its kind. rows: pictures a step, of all devices."""
     tags = Counter(tag.strip() for example in examples for tag in example.caption.split(",") if tag.strip())
     captions = {example.caption for example in examples}
     values = {

@@ -22,7 +22,7 @@ from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.data import ANY_SIZE, TrainingData, open_data
 from autolora_jax.training.deltas import choose_layers, new_delta, stored_delta
 from autolora_jax.training.denoiser import DenoiserLoss
-from autolora_jax.training.header import training_header
+from autolora_jax.training.header import names_of, training_header
 from autolora_jax.training.loop import Report, fit
 from autolora_jax.training.objective import Objective
 from autolora_jax.training.optimizer import learning_rate, make_optimizer
@@ -152,9 +152,9 @@ def train_lora(
         )
     tell(TrainProgress("save", 0, 1))
     trees = stored_delta(state.trainable, config.lora.scale)
-    rows = dataset.plan(config, pipe.mesh.size).batch_size
+    rows, names = dataset.plan(config, pipe.mesh.size).batch_size, names_of(pipe.family.name, pipe.denoiser.config)
     header = {
-        **training_header(pipe.name, pipe.family.name, objective, dataset.examples, config, rows, out.stem),
+        **training_header(pipe.name, names, objective, dataset.examples, config, rows, out.stem),
         **(metadata or {}),
     }
     lora.save_lora(out, trees, dialect, header, pipe.denoiser.config, save_dtype)
@@ -167,7 +167,7 @@ def draw_samples(pipe: AutoLoRAPipeline, trees: Mapping[str, Any], name: str, pr
     report = lora.LoraReport(name, "in training", {}, {}, {}, 0, (), {})
     pipe.add_lora(trees, report)
     try:
-        return pipe(list(prompts), seeds=0, guidance=CFG())
+        return pipe(list(prompts), seeds=0, guidance=CFG(), progress=False)
     finally:
         pipe.unload_lora()
 

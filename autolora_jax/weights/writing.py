@@ -1,5 +1,6 @@
 """Writing .safetensors files: whole or not at all, the same bytes for the same tensors; or tensor by tensor."""
 
+import hashlib
 import json
 import math
 import tempfile
@@ -14,23 +15,45 @@ from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.files import FLOATS
 from autolora_jax.weights.rules import Shape
 
-
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes {name: array} and the header's entries; a file that was there is replaced. Raises OSError."""
-    content = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, dict(metadata or {}))
-    # Not safetensors' save_file: its files are for their owner's eyes only (mode 0600).
-    files.write(path, _sorted_entries(content))
+LEGACY = slice(0x100000, 0x110000)  # bytes of a file that older hashes of A1111 are of
 
 
-def _sorted_entries(content: bytes) -> bytes:
-    """The file with its header's entries sorted: safetensors shuffles them, and the same tensors should be one file."""
+def write_safetensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None, hashed: bool = False
+) -> None:
+    """Writes {name: array} and the header's entries; a file that was there is replaced. Raises OSError.
+
+    hashed: with sd-scripts' hashes of the tensors among the entries, by which A1111 and civitai know a LoRA.
+    """
+    entries = dict(metadata or {})
+    of_training = {name: value for name, value in entries.items() if name.startswith("ss_")}
+    content = memoryview(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, of_training))
     start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    if entries := header.pop("__metadata__", None):
-        header = {"__metadata__": dict(sorted(entries.items())), **header}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(start - 8)
-    assert len(text) == start - 8, "both write JSON without spaces"
-    return content[:8] + text + content[start:]
+    if hashed:
+        entries |= _hashes(content, start)
+    header = json.loads(bytes(content[8:start]))
+    header.pop("__metadata__", None)
+    # Not safetensors' save_file: it shuffles the entries, and the same tensors should be one file; and its files are
+    # for their owner's eyes only (mode 0600).
+    with files.writing(path) as file:
+        file.write(_header({"__metadata__": dict(sorted(entries.items())), **header} if entries else header))
+        file.write(content[start:])
+
+
+def _hashes(content: memoryview, start: int) -> dict[str, str]:
+    """Of a file whose header has the entries of its training alone, and whose data begins at `start`.
+
+    Source: sd-scripts library/train_util.py precalculate_safetensors_hashes.
+    """
+    legacy = hashlib.sha256(content[LEGACY]).hexdigest()[:8]
+    return {"sshs_model_hash": hashlib.sha256(content[start:]).hexdigest(), "sshs_legacy_hash": legacy}
+
+
+def _header(entries: Mapping[str, object]) -> bytes:
+    """A file's header, after which the data begins at a multiple of 8 bytes."""
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def stream_safetensors(
@@ -46,10 +69,8 @@ def stream_safetensors(
     for name, shape in shapes.items():
         begin, end = end, end + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": name_of_dtype, "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data begins at a multiple of 8 bytes
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(_header(header))
         for expected, (name, tensor) in zip(shapes, tensors, strict=True):
             assert (name, tensor.shape, tensor.dtype) == (expected, tuple(shapes[expected]), dtype)
             file.write(np.ascontiguousarray(tensor).view(np.uint8).data)

@@ -4,11 +4,11 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from autolora_jax.batch.manifest import COLUMNS
+from autolora_jax.batch.manifest import ALONE, COLUMNS
 
 SUBJECT = ("prompt", "negative_prompt", "seed")  # what pictures that are compared have in common
 ABOUT = ("status", "reason", "file", "member", "id", "autolora_jax", "jax")  # neither subject nor setting
-_LEFT_OUT = ("key", "sha256")
+_LEFT_OUT = ("key", "sha256", *ALONE)
 # Hashes count as settings only where names do not tell the files apart.
 _NAMED_BY = {"model_sha256": "model", "lora_sha256": "loras", "embedding_sha256": "embeddings"}
 SETTINGS = tuple(name for name in COLUMNS if name not in (*SUBJECT, *ABOUT, *_LEFT_OUT))

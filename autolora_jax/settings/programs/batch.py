@@ -9,8 +9,8 @@ from autolora_jax.config import ConfigError
 from autolora_jax.settings.changes import TABLES
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.jobs import Job
-from autolora_jax.settings.pictures import OUTPUT
-from autolora_jax.settings.programs.program import RUN, Large
+from autolora_jax.settings.pictures import OUTPUT, PICTURES
+from autolora_jax.settings.programs.program import RUN, Large, assignments
 from autolora_jax.settings.values import Texts
 
 MACHINES = "Many machines"  # panel of --help
@@ -26,8 +26,10 @@ class Batch(Large):
 
     PANEL: ClassVar[str] = MACHINES
 
-    job: Path = setting(
-        help="Python file with get_config(), see below, which is a program and is executed; or a .yaml or .json file.",
+    job: Path | None = setting(
+        None,
+        "Python file with get_config(), see below, which is a program and is executed; or a .yaml or .json file. "
+        "Without any, flags say it all.",
         argument=True,
     )
     out: str = setting(
@@ -37,6 +39,13 @@ class Batch(Large):
         metavar="DIR|URL",
     )
     settings: Job = Job()
+    prompts: Texts = setting(
+        (),
+        "What to draw, beside the job's prompts. Repeat it for several.",
+        flag="--prompt",
+        short="-p",
+        panel=PICTURES,
+    )
     dry_run: bool = setting(False, "Say what there is to do and what it takes; draw nothing.", panel=RUN)
     distributed: bool = setting(
         False, "Draw with all processes of a Cloud TPU slice, SLURM step, mpirun or GKE job; each runs this command."
@@ -64,11 +73,24 @@ class Batch(Large):
 
     @classmethod
     def configured(cls, kind: Any, options: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-        if options["job"].suffix not in (".py", *TABLES):
+        file = options.get("job")
+        if file and file.suffix not in (".py", *TABLES):
             raise ConfigError(
-                f"{options['job']} should be a Python file whose get_config() returns a Job, or a .yaml or .json file"
+                f"{file} should be a Python file whose get_config() returns a Job, or a .yaml or .json file"
             )
-        return super().configured(kind, {**options, "config": options["job"]}, changes)
+        job = super().configured(kind, {**options, "config": file}, changes)
+        said = {name.removeprefix("settings.") for name in {**assignments(options.get("set_", ())), **changes}}
+        if twice := sorted(said.intersection(*[{name for grid in job.grid for name in grid}])):
+            raise ConfigError(
+                f"{twice[0]} is an axis of the job's grid, and a flag or --set gives it, too: leave one out"
+            )
+        return dataclasses.replace(job, prompts=(*job.prompts, *options.get("prompts", ())))
+
+    def check(self) -> None:
+        if not (self.job or self.settings.prompts or self.settings.prompt_file):
+            raise ConfigError(
+                "draw what? Give a job's file, or --prompt or --prompt-file and what else there is to say"
+            )
 
     EXAMPLES = """[bold]A job[/] is a Python file whose get_config() returns it:
 
@@ -92,6 +114,10 @@ settings: {model: {source: sd_xl_base_1.0.safetensors}, loras: \\[anna.safetenso
 grid:
   guidance: \\[{rule: cfg, w: 5}, {rule: autolora, gamma: 1.5}]
   lora_scale: \\[0.4, 0.7, 1.0][/]
+
+Or flags alone, as of autolora generate; the job is then kept as job.json beside the pictures:
+
+[cyan]autolora batch --model sdxl.safetensors --lora a.safetensors --prompt-file prompts.txt --seeds 0-511 --out anna[/]
 
 [bold]Examples[/]
 

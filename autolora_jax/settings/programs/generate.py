@@ -36,7 +36,7 @@ class Generate(Configured):
             raise ConfigError("draw what? Give a --prompt or a --prompt-file")
         if not self.settings.image and (self.settings.mask or self.settings.strength is not None):
             raise ConfigError("--mask and --strength are of a picture that is changed: give --image FILE, too")
-        if self.settings.compare and not self.settings.loras:
+        if self.settings.compare and not (self.settings.loras or self.settings.lora_dir):
             raise ConfigError("--compare sets a LoRA beside the base model: add --lora FILE")
 
     EXAMPLES = """[bold]Examples[/]

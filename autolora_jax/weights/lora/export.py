@@ -23,6 +23,7 @@ from autolora_jax.weights.tables import torch_module
 from autolora_jax.weights.writing import require_writable, write_safetensors
 
 DIALECTS: Mapping[str, str] = {"kohya": KOHYA, "peft": PEFT}  # dialect -> naming style
+SPEC_HASH = "modelspec.hash_sha256"  # of a file's data, true of that file alone
 DTYPES: Mapping[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
@@ -38,14 +39,15 @@ def require_saveable(out: Path, dialect: str, dtype: str) -> None:
 
 
 def convert_lora(path: str | os.PathLike[str], file: LoraFile, dialect: str, denoiser_config: JsonConfig) -> None:
-    """Writes a LoRA that was read in another dialect: the same tensors, bit for bit, and the same header entries.
+    """Writes a LoRA that was read in another dialect: the same tensors, bit for bit, and the same header entries, but
+    for hashes of the file that it was.
 
     Every layer keeps its alpha: as a tensor in kohya's dialect, in the header of PEFT's. Only where SD3's q, k and v,
     which kohya has as one, differ in alpha / rank, it becomes part of `up`, in float32; see `fused`. What PEFT can't
     hold as it is (LoHa, LoKr, differences) is written as the low-rank change that it also is. Embeddings go along.
     Raises ValueError for what the dialect has no names for.
     """
-    header = {key: value for key, value in file.metadata.items() if key != HEADER_KEY}
+    header = {key: value for key, value in file.metadata.items() if key not in (HEADER_KEY, SPEC_HASH)}
     write_lora(path, file.layers, dialect, header, denoiser_config, file.embeddings)
 
 
@@ -91,7 +93,7 @@ def write_lora(
     header = {"format": "pt", **(metadata or {})} | (
         {HEADER_KEY: peft_header(alphas, bool(dora), bias)} if dialect == "peft" else {}
     )
-    write_safetensors(Path(path), tensors, header)
+    write_safetensors(Path(path), tensors, header, hashed=True)
 
 
 def _kohya(change: Change, is_conv: bool) -> Written:
