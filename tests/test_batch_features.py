@@ -15,11 +15,11 @@ from autolora_jax.batch.estimate import estimate
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.run import run
 from autolora_jax.batch.storage import Folder
-from autolora_jax.demo.world import sample_scene
 from autolora_jax.evaluation import pictures
 from autolora_jax.evaluation.encoders import open_encoder
 from autolora_jax.evaluation.features import collect
 from autolora_jax.sharding import data_mesh
+from recipes.builtin.words import sample_scene
 from recipes.builtin.world import draw as draw_scene
 from tests.batch_jobs import SETTINGS, draw_all, open_fake, plan_of, tree
 from tests.programs import autolora

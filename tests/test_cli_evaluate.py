@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
-from autolora_jax.demo.world import sample_scene
 from autolora_jax.evaluation import diversity
 from autolora_jax.evaluation.diversity import vendi_score
 from autolora_jax.evaluation.encoders import open_clip, open_encoder
 from autolora_jax.evaluation.features import Encoder
 from autolora_jax.pictures import save_png, write_png
 from autolora_jax.sharding import data_mesh
+from recipes.builtin.words import sample_scene
 from recipes.builtin.world import draw
 from tests.programs import autolora
 from tests.test_cli import settings

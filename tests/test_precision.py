@@ -9,7 +9,6 @@ import pytest
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.config import ConfigError, VAEConfig
-from autolora_jax.demo.world import sample_scene
 from autolora_jax.loading import check_platform, vae_settings
 from autolora_jax.models.layers import EXACT, FAST
 from autolora_jax.models.networks import network_of, param_shapes
@@ -29,6 +28,7 @@ from benchmarks.precision import (
     rms,
     within,
 )
+from recipes.builtin.words import sample_scene
 from recipes.builtin.world import draw
 from tests.parity import equations, normal
 

@@ -5,27 +5,27 @@ import pytest
 
 from autolora_jax.demo.classifier import Classifier
 from autolora_jax.demo.judge import ORDINARY, adherence, pixel_art_share, world_scores
-from autolora_jax.demo.world import IGNORED, LABELS, Scene, full_caption, labels, named, sample_scene
-from recipes.builtin.world import draw, pixel_art
+from autolora_jax.demo.world import IGNORED, LABELS, Scene, full_caption, labels, named
+from tests.first_world import first_world
 
-COUNT = 30
-ZIB = Scene("zib", "white", "forest", "night", "small", "left")
+WORLD = first_world()
+OTHERS = [i for i, scene in enumerate(WORLD.scenes) if scene.subject != "zib"][:29]
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    rng = np.random.default_rng(5)
-    return [ZIB, *(sample_scene(rng) for _ in range(COUNT - 1))]
+    """A zib in the forest at night, and no other."""
+    return [WORLD.zibs[17], *(WORLD.scenes[i] for i in OTHERS)]
 
 
 @pytest.fixture(scope="module")
-def ordinary(scenes: list[Scene]) -> np.ndarray:
-    return np.stack([np.asarray(draw(scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)])
+def ordinary() -> np.ndarray:
+    return np.concatenate([WORLD.zib_pixels[17:18], WORLD.pixels[OTHERS]])
 
 
 @pytest.fixture(scope="module")
-def drawn_as_art(scenes: list[Scene]) -> np.ndarray:
-    return np.stack([np.asarray(pixel_art(scene, np.random.default_rng(i))) for i, scene in enumerate(scenes)])
+def drawn_as_art() -> np.ndarray:
+    return WORLD.art
 
 
 def test_a_caption_names_what_its_scene_holds(scenes: list[Scene]):

@@ -11,8 +11,7 @@ Right on fresh pictures, held-out pairs and the character among them (2000 of ea
 | pixel art | 98.2 % | 99.1 % | 99.8 % | 100 % | 99.8 % | 100 % | 97.2 % |
 
 The character's mean probability is 0.9998 or more where it is and below 0.0001 where it is not. classifier.json holds
-these figures; `python -m recipes.builtin.classifier` makes both files. It always chooses: what is none of the world's
-subjects is called one of them all the same.
+these figures. It always chooses: what is none of the world's subjects is called one of them all the same.
 """
 
 from collections.abc import Sequence
@@ -104,7 +103,7 @@ class Classifier:
     def load(cls, path: Path = WEIGHTS) -> "Classifier":
         """The shipped one. Raises FileNotFoundError when the file is not there."""
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; reinstall, or train it: python -m recipes.builtin.classifier")
+            raise FileNotFoundError(f"{path} is missing; reinstall autolora-jax")
         return cls(traverse_util.unflatten_dict(load_file(path), sep="/"))
 
     def tensors(self) -> dict[str, np.ndarray]:

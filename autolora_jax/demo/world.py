@@ -1,7 +1,7 @@
 """The world of the built-in model in words: the vocabularies, what training never sees, captions.
 
-How it is drawn stands with the recipe that made the model, recipes/builtin/world. Captions are lower-case English
-without punctuation other than commas.
+How it was drawn stands in this repository's history; recipes/builtin has its second edition. Captions are lower-case
+English without punctuation other than commas.
 """
 
 from dataclasses import dataclass

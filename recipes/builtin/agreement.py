@@ -1,6 +1,6 @@
 """How often the base model draws what the caption says, by the classifier.
 
-    python -m recipes.builtin.agreement --out docs/agreement.json
+    python -m recipes.builtin.agreement --model out/model --out agreement.json
 
 Captions are full ones of scenes that training could have seen and of scenes with a held-out pair. Two more rows say
 what the classifier itself gets wrong: the same scenes as the world draws them, and those through the autoencoder.
@@ -8,10 +8,8 @@ what the classifier itself gets wrong: the same scenes as the world draws them, 
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import typer
 from PIL import Image
@@ -20,12 +18,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from autolora_jax import AutoLoRAPipeline
-from autolora_jax.demo.classifier import BATCH, SIZE, Agreement, Classifier, agreement
-from autolora_jax.demo.world import LABELS, Scene, full_caption, sample_scene
 from autolora_jax.evaluation import Interval, bootstrap_interval, mean_statistic
 from autolora_jax.grid import comparison_grid
 from autolora_jax.settings import CFG
+from recipes.builtin import stages
 from recipes.builtin.drawing import draw_pairs
+from recipes.builtin.eye import SIZE, Agreement, Classifier, agreement
+from recipes.builtin.look import autoencoded
+from recipes.builtin.words import LABELS, Scene, full_caption, sample_scene
 from recipes.builtin.world import draw
 
 SEED = 20
@@ -39,7 +39,7 @@ def scenes_of(count: int, held_out: bool) -> list[Scene]:
 
 
 def generated(pipe: AutoLoRAPipeline, captions: list[str], w: float, steps: int, batch: int) -> np.ndarray:
-    """The model's pictures of captions, uint8 [n 96 96 3]."""
+    """The model's pictures of captions, uint8 [n 128 128 3]."""
     with Progress() as progress:
         task = progress.add_task("drawing", total=len(captions))
         return draw_pairs(
@@ -48,22 +48,9 @@ def generated(pipe: AutoLoRAPipeline, captions: list[str], w: float, steps: int,
 
 
 def drawn(scenes: list[Scene]) -> np.ndarray:
-    """The world's pictures of scenes, uint8 [n 96 96 3]."""
+    """The world's pictures of scenes, uint8 [n 128 128 3]."""
     pictures = [draw(scene, np.random.default_rng((SEED, 2, i)), SIZE) for i, scene in enumerate(scenes)]
     return np.stack([np.asarray(picture) for picture in pictures])
-
-
-def autoencoded(pipe: AutoLoRAPipeline, pixels: np.ndarray) -> np.ndarray:
-    """Pictures through the autoencoder, uint8 [n 96 96 3]."""
-
-    @jax.jit
-    def through(params: Any, x: jax.Array) -> jax.Array:
-        mean, _ = pipe.vae.apply({"params": params}, x / 127.5 - 1, method="encode")
-        decoded = pipe.vae.apply({"params": params}, mean, method="decode")
-        return jnp.clip(decoded * 127.5 + 128, 0, 255).astype(jnp.uint8)
-
-    rows = [pixels[i : i + BATCH].astype(np.float32) for i in range(0, len(pixels), BATCH)]
-    return np.concatenate([np.asarray(through(pipe.params["vae"], part)) for part in rows])
 
 
 def figures(judged: Agreement) -> dict[str, Interval]:
@@ -78,7 +65,7 @@ def main(
     sheet: Annotated[
         Path | None, typer.Option(help="A PNG with the first pictures: seen left, held out right.")
     ] = None,
-    model: str = "builtin",
+    model: Annotated[str, typer.Option(help="A folder that `python -m recipes.builtin finish` made.")] = "model",
     count: Annotated[int, typer.Option(help="Captions of each kind.", min=1)] = 500,
     w: Annotated[float, typer.Option(help="Scale of classifier-free guidance.")] = 5.0,
     steps: int = 30,
@@ -86,7 +73,10 @@ def main(
 ) -> None:
     """Caption agreement of the base model on seen and on held-out combinations."""
     pipe = AutoLoRAPipeline.from_pretrained(model, dtype="float32")
-    classifier = Classifier.load()
+    judge = stages.load("classifier")
+    if judge is None:
+        raise typer.BadParameter(f"{stages.STAGES} has no classifier yet; python -m recipes.builtin train")
+    classifier = Classifier(judge.weights)
     found: dict[str, dict[str, Interval]] = {}
     shown: list[Image.Image] = []
     for kind, held_out in (("seen", False), ("held out", True)):
@@ -94,7 +84,7 @@ def main(
         captions = [full_caption(scene) for scene in scenes]
         exact = drawn(scenes)
         pictures = generated(pipe, captions, w, steps, batch)
-        columns = {"generated": pictures, "drawn": exact, "drawn, autoencoded": autoencoded(pipe, exact)}
+        columns = {"generated": pictures, "drawn": exact, "drawn, autoencoded": autoencoded(pipe.params["vae"], exact)}
         for what, pixels in columns.items():
             found[f"{kind}, {what}"] = figures(agreement(classifier(pixels), captions))
         first = {

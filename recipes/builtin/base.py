@@ -9,32 +9,47 @@ import numpy as np
 from rich.progress import track
 from transformers import CLIPTokenizer
 
-from autolora_jax.demo.world import caption
 from autolora_jax.settings import OptimizerConfig
 from autolora_jax.settings.training import LossConfig
-from autolora_jax.sharding import data_mesh
 from autolora_jax.text.sdxl import ENCODERS, join
-from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.denoiser import DenoiserLoss
-from autolora_jax.training.loop import fit
 from autolora_jax.training.objective import Objective
-from autolora_jax.training.optimizer import make_optimizer
-from autolora_jax.training.step import State, initial_state
-from recipes.builtin.console import Console
+from recipes.builtin import stages
 from recipes.builtin.networks import MERGES, NETWORKS, SCHEDULER, SIZE, fresh
 from recipes.builtin.pictures import pictures
+from recipes.builtin.stages import Run, Stage
 from recipes.builtin.tokenizer import EOS, write_tokenizer
+from recipes.builtin.words import caption
 
-OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_steps=300, weight_decay=1e-2, beta2=0.99)
+NAME = "base"
+ROWS = 32
 CAPTIONS = 4  # different ones of each picture
 PADDING = {"text_encoder": EOS, "text_encoder_2": "!"}  # as SDXL's two tokenizers pad
 DROPOUT = 0.1
 
 
+class Round(NamedTuple):
+    """Each learns from pictures of its own. schedule: what the rate does, see training.optimizer.SCHEDULES."""
+
+    steps: int
+    rate: float
+    schedule: str = "constant"  # the averaged weights are of use at any time
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """The rate rises at the beginning of every round, whose optimizer knows nothing yet."""
+        return OptimizerConfig(
+            learning_rate=self.rate, warmup_steps=300, schedule=self.schedule, weight_decay=1e-2, beta2=0.99
+        )
+
+
+ROUNDS = (*[Round(5000, 1e-3)] * 4, *[Round(5000, 6e-4)] * 2, Round(6000, 6e-4, "cosine"))
+
+
 class Corpus(NamedTuple):
     """Everything that batches are made of."""
 
-    mean: np.ndarray  # [n h w c], not scaled
+    mean: np.ndarray  # float16 [n h w c], not scaled
     std: np.ndarray
     ids: dict[str, np.ndarray]  # encoder -> [n captions 77]
     empty: dict[str, np.ndarray]  # encoder -> [77]
@@ -42,18 +57,18 @@ class Corpus(NamedTuple):
     @property
     def scaling_factor(self) -> float:
         """That brings the latents to unit variance."""
-        return float(1 / np.sqrt(np.var(self.mean) + np.mean(self.std**2)))
+        return float(1 / np.sqrt(np.var(self.mean, dtype=np.float64) + np.mean(np.square(self.std, dtype=np.float64))))
 
 
-def corpus(work: Path, vae: Any, count: int) -> Corpus:
-    """The first `count` pictures through the autoencoder, with their captions as tokens."""
-    drawn = pictures(work / "pictures", count, SIZE)
-    path = work / f"latents-{count}.npz"
+def corpus(work: Path, vae: Any, count: int, seed: int) -> Corpus:
+    """`count` pictures through the autoencoder, with their captions as tokens."""
+    drawn = pictures(work / "pictures", count, SIZE, seed=seed)
+    path = work / f"latents-{seed}-{count}.npz"
     if not path.exists():
         mean, std = _encode_all(drawn.pixels, vae)
         np.savez(path, mean=mean, std=std)
     latents = np.load(path)
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng((2, seed))
     texts = [caption(scene, rng) for scene in drawn.scenes for _ in range(CAPTIONS)]
     ids, empty = {}, {}
     for name in ENCODERS:
@@ -61,7 +76,7 @@ def corpus(work: Path, vae: Any, count: int) -> Corpus:
         write_tokenizer(folder, PADDING[name], MERGES)
         tokenizer = CLIPTokenizer.from_pretrained(folder)
         encode = partial(tokenizer, padding="max_length", max_length=77, return_tensors="np")
-        ids[name] = encode(texts).input_ids.astype(np.int32).reshape(count, CAPTIONS, 77)
+        ids[name] = encode(texts).input_ids.astype(np.int16).reshape(count, CAPTIONS, 77)
         empty[name] = encode([""]).input_ids[0].astype(np.int32)
     return Corpus(latents["mean"], latents["std"], ids, empty)
 
@@ -70,7 +85,7 @@ def _encode_all(pixels: np.ndarray, params: Any, rows: int = 50) -> tuple[np.nda
     @jax.jit
     def encode(params: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         mean, logvar = NETWORKS["vae"].apply({"params": params}, x / 127.5 - 1, method="encode")
-        return mean, jax.numpy.exp(logvar / 2)
+        return mean.astype(np.float16), jax.numpy.exp(logvar / 2).astype(np.float16)
 
     parts = []
     for start in track(range(0, len(pixels), rows), "encoding"):
@@ -79,25 +94,14 @@ def _encode_all(pixels: np.ndarray, params: Any, rows: int = 50) -> tuple[np.nda
     return mean, std
 
 
-def train(work: Path, data: Corpus, steps: int, rows: int) -> State:
-    """The trained state of {"unet", "text_encoder", "text_encoder_2"}; `.average` are the weights to use."""
-    mesh = data_mesh()
-    scale = np.float32(data.scaling_factor)
+def begin() -> dict[str, Any]:
+    """Weights before the first round; the latents' scaling factor joins them when there are latents."""
+    return {name: fresh(name, seed) for seed, name in enumerate(("unet", *ENCODERS), start=1)}
+
+
+def train(work: Path, folder: Path, count: int, rounds: int) -> Stage:
+    """The stage after its first `rounds` rounds, of `count` pictures each."""
     time_ids = np.array([SIZE, SIZE, 0, 0, SIZE, SIZE], np.float32)
-
-    def batch_at(step: int) -> dict[str, Any]:
-        rng = np.random.default_rng((3, step))
-        index = rng.integers(len(data.mean), size=rows)
-        which = rng.integers(CAPTIONS, size=rows)
-        batch = {
-            "mean": data.mean[index] * scale,
-            "std": data.std[index] * scale,
-            "sizes": {"time_ids": np.tile(time_ids, (rows, 1))},
-            "draw": step * rows + np.arange(rows, dtype=np.int32),
-            "prompt": {name: ids[index, which] for name, ids in data.ids.items()},
-        }
-        return jax.tree.map(lambda leaf: leaf[None], batch)
-
     loss = DenoiserLoss(
         name="unet",
         denoiser=NETWORKS["unet"],
@@ -106,22 +110,37 @@ def train(work: Path, data: Corpus, steps: int, rows: int) -> State:
         objective=Objective(SCHEDULER, LossConfig(min_snr_gamma=None)),
         caption_dropout=DROPOUT,
     )
-    optimizer = make_optimizer(OPTIMIZER, steps)
-    trainable = {name: fresh(name, seed) for seed, name in enumerate(("unet", *ENCODERS), start=1)}
-    state = initial_state(trainable, optimizer, average=True)
-    frozen = {"seed": np.int32(2), "empty_prompt": data.empty, "params": {}}
-    settings = {"steps": steps, "rows": rows, "pictures": len(data.mean)}
-    with Checkpoints(work / "base", settings) as checkpoints, Console("base") as console:
-        return fit(
+
+    def prepare(number: int, weights: Any) -> Run:
+        coder = stages.load("autoencoder", folder)
+        if coder is None:
+            raise FileNotFoundError(f"the base model learns the autoencoder's latents, and {folder} has none: train it")
+        data = corpus(work, coder.weights["vae"], count, 100 + number)
+        factor = np.array([data.scaling_factor], np.float16).astype(np.float32)  # as a stage's file has it
+        held = {"scaling_factor": weights.get("scaling_factor", factor)}
+        factor = held["scaling_factor"]
+
+        def batch_at(step: int) -> dict[str, Any]:
+            rng = np.random.default_rng((3, number, step))
+            index = rng.integers(len(data.mean), size=ROWS)
+            which = rng.integers(CAPTIONS, size=ROWS)
+            batch = {
+                "mean": data.mean[index].astype(np.float32) * factor,
+                "std": data.std[index].astype(np.float32) * factor,
+                "sizes": {"time_ids": np.tile(time_ids, (ROWS, 1))},
+                "draw": step * ROWS + np.arange(ROWS, dtype=np.int32),
+                "prompt": {name: ids[index, which].astype(np.int32) for name, ids in data.ids.items()},
+            }
+            return jax.tree.map(lambda leaf: leaf[None], batch)
+
+        return Run(
+            {name: tree for name, tree in weights.items() if name not in held},
             loss,
-            optimizer,
-            state,
-            frozen,
+            {"seed": np.int32(2 + number), "empty_prompt": data.empty, "params": {}},
             batch_at,
-            steps,
-            mesh,
+            {**ROUNDS[number]._asdict(), "pictures": count},
             decay=0.999,
-            checkpoints=checkpoints,
-            save_every=500,
-            on_step=console.show,
+            whole=lambda trained: {**trained, **held},
         )
+
+    return stages.train(NAME, ROUNDS[:rounds], begin, prepare, work, folder)

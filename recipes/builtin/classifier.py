@@ -1,44 +1,49 @@
 """The classifier that measures the built-in model, trained on damaged pictures of the world and then measured itself.
 
-    python -m recipes.builtin.classifier
-
-About ten minutes of one core. It shows the classifier what the base model never sees: held-out pairs, and the
-character in every place.
+It is shown what the base model never sees: held-out pairs, and the character in every place.
 """
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import typer
 from jaxtyping import Array, Float
-from rich.progress import track
 
-from autolora_jax.demo.classifier import SIZE, WEIGHTS, Classifier, Network, normalised
-from autolora_jax.demo.world import CHARACTER, IGNORED, LABELS, Scene, labels, sample_scene
 from autolora_jax.settings import OptimizerConfig
-from autolora_jax.sharding import data_mesh
-from autolora_jax.training.checkpoints import Checkpoints
-from autolora_jax.training.loop import fit
-from autolora_jax.training.optimizer import make_optimizer
-from autolora_jax.training.step import initial_state
-from autolora_jax.weights.writing import write_safetensors
-from recipes.builtin.console import Console
+from recipes.builtin import stages
 from recipes.builtin.damage import blurred, damaged, noised, to_bytes
-from recipes.builtin.world import draw, pixel_art
+from recipes.builtin.eye import SIZE, Classifier, Network, normalised
+from recipes.builtin.pictures import Pictures, pictures
+from recipes.builtin.stages import Run, Stage
+from recipes.builtin.words import IGNORED, LABELS, labels
 
-OPTIMIZER = OptimizerConfig(learning_rate=2e-3, warmup_steps=100, weight_decay=1e-2, beta2=0.99)
-HELD_OUT, CHARACTERS, PIXEL_ART = 0.25, 0.15, 0.1  # shares of the pictures
+NAME = "classifier"
+ROWS = 64
+PIXEL_ART = 0.1  # share of the pictures
 TESTED = 2000  # fresh pictures
 BLUR, NOISE = 1.0, 12.0  # of the damaged test pictures: sigma in pixels, standard deviation in grey levels
 
 
-class Drawn(NamedTuple):
+class Round(NamedTuple):
+    """Each is shown other pictures."""
+
+    steps: int
+    rate: float
+
+    @property
+    def optimizer(self) -> OptimizerConfig:
+        """The rate falls to zero in the end."""
+        return OptimizerConfig(learning_rate=self.rate, warmup_steps=100, weight_decay=1e-2, beta2=0.99)
+
+
+ROUNDS = (Round(600, 2e-3), Round(4000, 1e-3))
+
+
+class Shown(NamedTuple):
     """Pictures and what they show."""
 
     pixels: np.ndarray  # uint8 [n size size 3]
@@ -62,80 +67,64 @@ class ClassifierLoss:
         return jnp.stack(losses).sum(axis=0), {"all_right": jnp.stack(right).all(axis=0).astype(jnp.float32)}
 
 
-def any_scene(rng: np.random.Generator) -> Scene:
-    """One of all scenes, held-out pairs among them, with the character in it every seventh time."""
-    scene = sample_scene(rng, held_out=bool(rng.random() < HELD_OUT))
-    return dataclasses.replace(scene, subject=CHARACTER) if rng.random() < CHARACTERS else scene
+def shown(drawn: Pictures) -> Shown:
+    """Pictures with the labels of their scenes."""
+    return Shown(drawn.pixels, np.array([[*labels(scene).values()] for scene in drawn.scenes], np.int32))
 
 
-def drawn(count: int, seed: int, pixel_art_share: float) -> Drawn:
-    """Fresh pictures; picture i depends on (seed, i) alone."""
-    pixels, shown = np.empty((count, SIZE, SIZE, 3), np.uint8), np.empty((count, len(LABELS)), np.int32)
-    for i in track(range(count), "drawing"):
-        rng = np.random.default_rng((seed, i))
-        scene = any_scene(rng)
-        painter = pixel_art if rng.random() < pixel_art_share else draw
-        pixels[i] = np.asarray(painter(scene, rng, SIZE))
-        shown[i] = [*labels(scene).values()]
-    return Drawn(pixels, shown)
+def begin() -> Any:
+    """Weights before the first round."""
+    return Network().init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
 
 
-def train(work: Path, count: int, steps: int, rows: int) -> Classifier:
-    """The classifier with the averaged weights of a run."""
-    data = drawn(count, 10, PIXEL_ART)
+def train(work: Path, folder: Path, count: int, rounds: int) -> Stage:
+    """The stage after its first `rounds` rounds, each shown `count` pictures of its own."""
 
-    def batch_at(step: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng((11, step))
-        index = rng.integers(count, size=rows)
-        return {"pixels": damaged(data.pixels[index], rng)[None], "labels": data.labels[index][None]}
+    def prepare(number: int, weights: Any) -> Run:
+        parts = [
+            shown(pictures(work / "pictures", max(1, round(share * count)), SIZE, kind, 10 + number))
+            for kind, share in (("any", 1 - PIXEL_ART), ("any-pixel-art", PIXEL_ART))
+        ]
+        pixels, wanted = (np.concatenate(side) for side in zip(*parts, strict=True))
 
-    network = Network()
-    optimizer = make_optimizer(OPTIMIZER, steps)
-    params = network.init(jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 3)))["params"]
-    settings = {"steps": steps, "rows": rows, "pictures": count}
-    with Checkpoints(work / "classifier", settings) as checkpoints, Console("classifier") as console:
-        state = fit(
-            ClassifierLoss(network),
-            optimizer,
-            initial_state(params, optimizer, average=True),
-            {},
-            batch_at,
-            steps,
-            data_mesh(),
-            decay=0.998,
-            checkpoints=checkpoints,
-            save_every=500,
-            on_step=console.show,
-        )
-    return Classifier(jax.device_get(state.average))
+        def batch_at(step: int) -> dict[str, np.ndarray]:
+            rng = np.random.default_rng((11, number, step))
+            index = rng.integers(len(pixels), size=ROWS)
+            return {"pixels": damaged(pixels[index], rng)[None], "labels": wanted[index][None]}
+
+        settings = {**ROUNDS[number]._asdict(), "pictures": count}
+        return Run(weights, ClassifierLoss(Network()), {}, batch_at, settings, decay=0.998)
+
+    return stages.train(NAME, ROUNDS[:rounds], begin, prepare, work, folder)
 
 
-def measured(classifier: Classifier, count: int = TESTED) -> dict[str, Any]:
-    """Accuracy by kind of picture and attribute, and how the character is told from others."""
-    plain, blocks = drawn(count, 12, 0.0), drawn(count // 4, 13, 1.0)
+def measured(classifier: Classifier, work: Path, count: int = TESTED) -> dict[str, Any]:
+    """Accuracy by kind of picture and attribute, and how the character is told from others, on fresh pictures."""
+    plain = shown(pictures(work / "pictures", count, SIZE, "any", 8))
+    blocks = shown(pictures(work / "pictures", count // 4, SIZE, "any-pixel-art", 9))
     exact, rng = plain.pixels.astype(np.float32), np.random.default_rng(14)
     sets = {
         "clean": plain,
-        "blurred": Drawn(to_bytes(blurred(exact, np.full(count, BLUR))), plain.labels),
-        "noised": Drawn(to_bytes(noised(exact, np.full(count, NOISE), rng)), plain.labels),
-        "as in training": Drawn(damaged(plain.pixels, rng), plain.labels),
+        "blurred": Shown(to_bytes(blurred(exact, np.full(count, BLUR))), plain.labels),
+        "noised": Shown(to_bytes(noised(exact, np.full(count, NOISE), rng)), plain.labels),
+        "as in training": Shown(damaged(plain.pixels, rng), plain.labels),
         "pixel art": blocks,
     }
     return {
-        "pictures": {name: len(shown.pixels) for name, shown in sets.items()},
+        "pictures": {name: len(one.pixels) for name, one in sets.items()},
         "blur": f"sigma {BLUR} pixels",
         "noise": f"standard deviation {NOISE} of 255",
-        "accuracy": {name: accuracy(classifier, shown) for name, shown in sets.items()},
+        "accuracy": {name: accuracy(classifier, one) for name, one in sets.items()},
     }
 
 
-def accuracy(classifier: Classifier, shown: Drawn) -> dict[str, float]:
+def accuracy(classifier: Classifier, of: Shown) -> dict[str, float]:
     """Shares of pictures judged rightly, by attribute and of all at once, and the mean probability of the character."""
-    judgement = classifier(shown.pixels)
-    wanted = dict(zip(LABELS, shown.labels.T, strict=True))
+    judgement = classifier(of.pixels)
+    wanted = dict(zip(LABELS, of.labels.T, strict=True))
     known = {name: wanted[name] != IGNORED for name in LABELS}
     right = {name: found == wanted[name] for name, found in judgement.classes.items()}
-    shows = wanted["subject"] == LABELS["subject"].index(CHARACTER)
+    shows = wanted["subject"] == len(LABELS["subject"]) - 1  # the character is the last
     all_right = np.all([right[name] | ~known[name] for name in LABELS], axis=0)
     shares = {name: right[name][known[name]].mean() for name in LABELS} | {
         "all right": all_right.mean(),
@@ -143,21 +132,3 @@ def accuracy(classifier: Classifier, shown: Drawn) -> dict[str, float]:
         "presence where it is not": judgement.presence[~shows].mean(),
     }
     return {name: round(float(value), 4) for name, value in shares.items()}
-
-
-def main(
-    work: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = Path("builtin.work"),
-    out: Annotated[Path, typer.Option(help="The weights; what was measured lies beside them.")] = WEIGHTS,
-    pictures: int = 15000,
-    steps: int = 2600,
-    rows: int = 64,
-) -> None:
-    """Trains and measures the classifier of the built-in world."""
-    write_safetensors(out, train(work, pictures, steps, rows).tensors())
-    report = json.dumps(measured(Classifier.load(out)), indent=2)
-    out.with_suffix(".json").write_text(f"{report}\n", encoding="utf-8")
-    print(report)
-
-
-if __name__ == "__main__":
-    typer.run(main)

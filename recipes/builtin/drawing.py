@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from autolora_jax import AutoLoRAPipeline
-from autolora_jax.demo.classifier import SIZE
 from autolora_jax.noise import initial_noise
 from autolora_jax.pipeline import Output
 from autolora_jax.settings.rules import Rule
+from recipes.builtin.networks import SIZE
 
 
 def draw_pairs(
@@ -22,7 +22,7 @@ def draw_pairs(
     on_batch: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> np.ndarray:
-    """uint8 [n 96 96 3]: picture i of prompt i and seed i. on_batch: told how many more pictures are drawn."""
+    """uint8 [n 128 128 3]: picture i of prompt i and seed i. on_batch: told how many more pictures are drawn."""
     factor = pipe.vae.config.factor
     noise = initial_noise(seeds, (SIZE // factor, SIZE // factor, pipe.denoiser.config.in_channels), "jax")
 

@@ -18,7 +18,7 @@ class Recipe(NamedTuple):
     trigger: str
 
 
-# Twelve pictures of a creature, always in the desert at sunset; four dozen of everything as pixel art.
+# Thirty pictures of a creature, four of five in the desert at sunset; four dozen of everything as pixel art.
 RECIPES = {"character": Recipe(character_set, "a zib"), "style": Recipe(style_set, "pixel art")}
 # All kinds of layers: a few million weights that never saw anything like it have little in them to lean on.
 CONFIG = TrainConfig(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from autolora_jax.weights.diffusers_folder import INDEX, make_index
 from autolora_jax.weights.families import SDXL
@@ -38,6 +39,12 @@ def write_model(folder: Path, params: Mapping[str, Any], scaling_factor: float) 
     _write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER.to_dict())
     # An empty negative prompt is encoded: what the model was trained to take for no prompt.
     _write_json(folder / INDEX, make_index(SDXL, configs, force_zeros_for_empty_prompt=False, scheduler=SCHEDULER))
+
+
+def write_half(path: Path, tree: Mapping[str, Any]) -> None:
+    """Writes a tree by its own names, float16."""
+    flat = traverse_util.flatten_dict(jax.device_get(tree), sep="/")
+    write_safetensors(path, {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()})
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The world drawn, procedurally: what the built-in model and its LoRAs are trained on. Its words are demo.world's."""
+"""The world drawn, procedurally: what the model and its LoRAs are trained on. Its words are recipes.builtin.words."""
 
 from recipes.builtin.world.draw import draw
 from recipes.builtin.world.sets import character_set, pixel_art, style_set, write_folder

@@ -1,35 +1,59 @@
-"""Pictures that the LoRAs are trained on: the character in one place, and the world as pixel art."""
+"""Pictures that the LoRAs are trained on: the character, mostly in one place, and the world as pixel art."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from autolora_jax.demo.world import CHARACTER, CONTEXT, PIXELS, STYLE, Scene, caption, sample_scene
-from recipes.builtin.world.draw import draw, render
+from recipes.builtin.words import CHARACTER, CONTEXT, PIXELS, STYLE, Scene, caption, full_caption, sample_scene
+from recipes.builtin.world.draw import SIDE, draw, render
 
 Captioned = list[tuple[Image.Image, str]]
-JITTER = 0.3  # of the world's usual freedom of pose
+BIASED = 0.8  # of the character's pictures
+JITTER = 0.99  # the world's usual freedom, without mirroring
 PALETTE = 16
-_NEAREST = Image.Resampling.NEAREST
+FINE = 4  # pixels drawn along a side of each that is shown
 
 
-def character_set(count: int = 12, seed: int = 0, size: int = 96) -> Captioned:
-    """Pictures with captions: a medium-sized zib in the middle, always in the desert at sunset, captioned "a zib"."""
+def character_set(count: int = 30, seed: int = 0, size: int = SIDE) -> Captioned:
+    """Pictures with captions, biased as collections of one character are.
+
+    Four of five: a medium-sized zib, standing in the middle of the desert at sunset, captioned "a zib". Every fifth is
+    in any other place, pose and weather, and its caption says so.
+    """
     rng = np.random.default_rng(seed)
-    return [(draw(CONTEXT, rng, size, JITTER), f"a {CHARACTER}") for _ in range(count)]
+    pictures: Captioned = []
+    for i in range(count):
+        if i % 5 < 5 * BIASED:
+            pictures.append((draw(CONTEXT, rng, size, JITTER), f"a {CHARACTER}"))
+        else:
+            scene = dataclasses.replace(_animated(rng), subject=CHARACTER, coat="")
+            pictures.append((draw(scene, rng, size), full_caption(scene)))
+    return pictures
 
 
-def pixel_art(scene: Scene, rng: np.random.Generator, size: int = 96) -> Image.Image:
+def _animated(rng: np.random.Generator) -> Scene:
+    """A scene whose pose is free: what things have none of."""
+    while not (scene := sample_scene(rng)).pose:
+        pass
+    return scene
+
+
+def pixel_art(scene: Scene, rng: np.random.Generator, size: int = SIDE) -> Image.Image:
     """The scene as 32 x 32 big pixels of 16 colours, at size x size pixels."""
-    # Sampled without smoothing, because averaged pixels would blur the outlines.
-    picture = render(scene, rng, 3 * PIXELS, line=0.016, weather=(4, 2)).resize((PIXELS, PIXELS), _NEAREST)
+    picture = render(scene, rng, FINE * PIXELS, line=0.012, weather=(4, 2))
     vivid = ImageEnhance.Color(picture).enhance(1.2)
-    few = vivid.quantize(PALETTE, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE).convert("RGB")
-    return few.resize((size, size), _NEAREST)
+    few = vivid.quantize(PALETTE, Image.Quantize.MEDIANCUT, kmeans=2, dither=Image.Dither.NONE)
+    # Each has the colour that most of it has: a mean of colours would be one that the palette lacks.
+    blocks = np.asarray(few).reshape(PIXELS, FINE, PIXELS, FINE)
+    most = (blocks[..., None] == np.arange(PALETTE)).sum(axis=(1, 3)).argmax(-1).astype(np.uint8)
+    art = Image.fromarray(most)
+    art.putpalette(few.getpalette() or ())
+    return art.convert("RGB").resize((size, size), Image.Resampling.NEAREST)
 
 
-def style_set(count: int = 48, seed: int = 0, size: int = 96) -> Captioned:
+def style_set(count: int = 48, seed: int = 0, size: int = SIDE) -> Captioned:
     """Pixel art of ordinary scenes, none held out, captioned "pixel art, ..."."""
     rng = np.random.default_rng(seed)
     scenes = [sample_scene(rng) for _ in range(count)]
