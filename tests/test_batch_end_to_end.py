@@ -1,4 +1,4 @@
-"""The command and the built-in model as users have them: killed, told to stop, started again."""
+"""The command as users have it, with a small model: killed, told to stop, started again."""
 
 import json
 import os
@@ -23,12 +23,12 @@ def get_config():
         prompts=("a zib", "a red cat in the snow"),
         seeds=range(4),
         settings=Settings(
-            model=ModelConfig(dtype="float32"),
-            loras=(Lora("builtin:character"),),
+            model=ModelConfig({model!r}, dtype="float32"),
+            loras=(Lora({lora!r}),),
             num_inference_steps=4,
             size=(32, 32),
         ),
-        grid={"lora_scale": [0.4, 0.7, 1.0]},
+        grid={{"lora_scale": [0.4, 0.7, 1.0]}},
         batch_size=2,
     )
 """
@@ -37,9 +37,9 @@ def get_config():
 class Machine:
     """Runs the command, each time as a process of its own; programs are compiled once."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, model: Path) -> None:
         self.file, self.programs = folder / "job.py", folder / "programs"
-        self.file.write_text(JOB)
+        self.file.write_text(JOB.format(model=str(model), lora=str(model / "small:0.5.safetensors")))
 
     def start(self, out: Path) -> subprocess.Popen[str]:
         program = "from autolora_jax.cli import main; main()"
@@ -68,8 +68,8 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    yield Machine(tmp_path_factory.mktemp("machine"))
+def machine(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Iterator[Machine]:
+    yield Machine(tmp_path_factory.mktemp("machine"), small_folder)
 
 
 def test_a_killed_and_a_stopped_job_end_as_if_nothing_had_been(machine: Machine, tmp_path: Path):

@@ -21,10 +21,17 @@ from tests.reference_picture import masks, pictures
 
 SIDE = 32
 DEVICES = jax.devices()[:1]
-DRAWN = Settings(model=ModelConfig(dtype="float32"), loras=(Lora("builtin:character"),), num_inference_steps=3)
+DRAWN = Settings(model=ModelConfig(dtype="float32"), num_inference_steps=3)
 DRAWN = dataclasses.replace(DRAWN, size=(SIDE, SIDE))  # that of a picture is looked at where nothing is drawn
+LORA = "small:0.5.safetensors"
 STRONG = {"strength": [0.7]}
 TEN = dataclasses.replace(SETTINGS, num_inference_steps=10)
+
+
+def small(folder: Path) -> Settings:
+    """Of a small model with its LoRA."""
+    model = dataclasses.replace(DRAWN.model, source=str(folder))
+    return dataclasses.replace(DRAWN, model=model, loras=(Lora(str(folder / LORA)),))
 
 
 @pytest.fixture
@@ -88,17 +95,17 @@ def test_batches_hold_one_kind_and_size(folder: Path):
     ]
 
 
-def test_a_job_draws_what_a_call_draws_and_only_once(folder: Path):
-    out = folder / "out"
-    summary = draw_job(job(folder, grid=STRONG), out, devices=DEVICES)
+def test_a_job_draws_what_a_call_draws_and_only_once(folder: Path, small_folder: Path):
+    out, drawn = folder / "out", {"grid": STRONG, "settings": small(small_folder)}
+    summary = draw_job(job(folder, **drawn), out, devices=DEVICES)
     assert (summary.ok, summary.failed) == (5, 0)
     rows = {(row["prompt"], row["image"], row["mask"]): row for row in read_manifest(out)}
     plain, masked = rows["a zib", "a.png", None], rows["a zib", "a.png", "a-mask.png"]
     assert plain["strength"] == 0.7 and plain["image_sha256"] == masked["image_sha256"] and masked["mask_sha256"]
     text, wide = rows["a zib", None, None], rows["a red cat", "wide.png", None]
     assert (text["strength"], text["image_sha256"], wide["width"], wide["id"]) == (None, None, 32, "w")
-    pipe = AutoLoRAPipeline.from_pretrained(dtype="float32", devices=DEVICES)
-    pipe.load_lora("builtin:character")
+    pipe = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32", devices=DEVICES)
+    pipe.load_lora(small_folder / LORA)
     for row, given in ((plain, {}), (masked, {"mask_image": folder / "a-mask.png"})):
         asked = {"image": folder / "a.png", "strength": 0.7, "size": (SIDE, SIDE), "num_inference_steps": 3, **given}
         [picture] = pipe("a zib", **asked).images
@@ -106,17 +113,18 @@ def test_a_job_draws_what_a_call_draws_and_only_once(folder: Path):
         assert np.abs(np.asarray(picture).astype(int) - kept).max() <= 1  # batches of 1 and 2
     told = read_settings(out / masked["file"])
     assert (told["image"], told["mask_sha256"]) == ("a.png", masked["mask_sha256"])
-    assert draw_job(job(folder, grid=STRONG), out, devices=DEVICES).pictures == 0
+    assert draw_job(job(folder, **drawn), out, devices=DEVICES).pictures == 0
     # Another picture of the same name is another picture; the rest stays.
     (folder / "b.png").write_bytes((folder / "wide.png").read_bytes())
-    assert draw_job(job(folder, grid=STRONG), out, devices=DEVICES).pictures == 1
+    assert draw_job(job(folder, **drawn), out, devices=DEVICES).pictures == 1
 
 
-def test_a_picture_that_changed_meanwhile_fails_alone(folder: Path):
+def test_a_picture_that_changed_meanwhile_fails_alone(folder: Path, small_folder: Path):
     def replace(work: Any) -> None:
         (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
 
-    summary = draw_job(job(folder, grid=STRONG), folder / "out", devices=DEVICES, on_work=replace)
+    asked = job(folder, grid=STRONG, settings=small(small_folder))
+    summary = draw_job(asked, folder / "out", devices=DEVICES, on_work=replace)
     assert (summary.ok, summary.failed) == (4, 1)
     [failed] = [row for row in read_manifest(folder / "out") if row["status"] == "failed"]
     assert failed["image"] == "b.png" and "is not what it was when the job was planned" in failed["reason"]
@@ -144,8 +152,9 @@ def test_a_job_is_refused_before_anything_is_loaded(name: str, folder: Path):
     assert not (folder / "out").exists()
 
 
-def test_the_command_line_changes_a_picture(folder: Path):
-    common = ["generate", "--prompt", "a zib", "--seeds", "0,1", "--no-compare", "--steps", 4, "--strength", 0.6]
+def test_the_command_line_changes_a_picture(folder: Path, small_folder: Path):
+    common = ["generate", small_folder, "--lora", small_folder / LORA, "--prompt", "a zib", "--seeds", "0,1"]
+    common += ["--dtype", "float32", "--steps", 4, "--strength", 0.6]
     given = ["--image", folder / "wide.png", "--mask", folder / "wide-mask.png"]
     result = autolora(*common, *given, "--out", folder / "one")
     assert result.exit_code == 0, result.output

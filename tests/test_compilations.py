@@ -187,12 +187,13 @@ finally:
 """
 
 
-def test_a_second_process_compiles_nothing(tmp_path: Path):
+def test_a_second_process_compiles_nothing(small_folder: Path, tmp_path: Path):
     """`autolora generate`, whose progress is shown; and the last picture is the first's, byte for byte."""
 
     def generate(out: str) -> int:
-        command = [sys.executable, "-c", COUNTED, "generate", "--seeds", "0,1", "--steps", "2", "--size", "32x32"]
-        command += ["--dtype", "float32", "--no-compare", "--out", str(tmp_path / out)]
+        command = [sys.executable, "-c", COUNTED, "generate", str(small_folder), "--lora", str(small_folder / LORA)]
+        command += ["--prompt", "a zib", "--seeds", "0,1", "--steps", "2", "--size", "32x32"]
+        command += ["--dtype", "float32", "--out", str(tmp_path / out)]
         environment = {**os.environ, "AUTOLORA_COMPILATION_CACHE": str(tmp_path / "programs")}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert "Draw" in done.stderr
