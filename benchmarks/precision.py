@@ -150,7 +150,7 @@ class Scene:
         kept = alphas_cumprod(self.pipe.scheduler)[list(TIMESTEPS)].reshape(-1, 1, 1, 1, 1)
         x = (np.sqrt(kept) * self.latents + np.sqrt(1 - kept) * noise).reshape(-1, *self.latents.shape[1:])
         times = np.repeat(np.float32(TIMESTEPS), len(self.latents))
-        texts = self.pipe.encode_prompt(list(PROMPTS))["base"]
+        texts = self.pipe.conditioning(list(PROMPTS))["base"]
         told = {
             name: np.tile(np.repeat(t[:, 1], len(self.seeds), 0), (len(TIMESTEPS), *(1,) * (t.ndim - 2)))
             for name, t in texts.items()

@@ -76,12 +76,16 @@ def test_every_kind_has_a_line_of_its_own(tmp_path: Path) -> None:
 
 def test_what_reading_would_refuse_is_said_without_a_model(tmp_path: Path) -> None:
     """Of a file that no program here can use, all else is told nevertheless."""
-    boft = module(UNET_MODULE, ones(boft_R=(2, 8, 8, 8)))
+    replaced = module(UNET_MODULE, ones(set_weight=(64, 64)))
     eight_bit = {name: tensor.astype(np.int8) for name, tensor in halves(TEXT_MODULE, 32, 64).items()}
     alpha = {f"{CONV_MODULE}.alpha": np.ones(7, np.float32), **halves(CONV_MODULE, 32, 32, 3, (3, 3))}
-    about = describe_lora(saved(tmp_path / "a.safetensors", {**boft, **eight_bit, **alpha}))
+    about = describe_lora(saved(tmp_path / "a.safetensors", {**replaced, **eight_bit, **alpha}))
     assert len(about.problems) == 3
-    for words in ("modules that are BOFT", "no floats: .* get a version in F64", r"alphas .* is \[7\], expected one"):
+    for words in (
+        "modules that are replaced weights",
+        "no floats: .* get a version in F64",
+        r"alphas .* is \[7\], expected one",
+    ):
         assert any(re.search(words, problem) for problem in about.problems), about
     assert about.modules == {"unet": 2, "text_encoder": 1} and about.ranks == {2: 1, 3: 1}
     assert describe_lora(saved(tmp_path / "b.safetensors", {})).problems

@@ -137,7 +137,9 @@ class Stretched(Multiplied):
         return dataclasses.replace(self, factor=factor, layer=layer)
 
     def tensors(self) -> Written:
-        """As PEFT has them: LyCORIS's say their axis in a tensor of its own."""
+        """As their trainer has them: LyCORIS's, which leave the bias alone, say their axis in a tensor of its own."""
+        if self.axis == "outputs" and not self.with_bias:
+            return {"ia3_weight": self.factor, "on_input": np.zeros((), bool)}
         one = wide(self.factor) + np.float32(1)
         return {"ia3_l": one[:, None] if self.axis == "outputs" else one[None]}
 
