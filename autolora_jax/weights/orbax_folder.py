@@ -38,7 +38,6 @@ MANIFEST = "autolora.json"
 FORMAT = "autolora-jax checkpoint"
 VERSION = 1
 _RUN_BYTES = 1 << 26  # of leaves that are restored together where they are asked for one by one
-_FLOAT_BYTES = 4  # of a leaf's value at most, as it is stored or as it is asked for
 
 
 class OrbaxWeights(NamedTuple):
@@ -91,7 +90,9 @@ class OrbaxWeights(NamedTuple):
 
         flat = {path: wanted(path, shape) for path, shape in flat_shapes(targets).items()}
         # Host memory that a restore may use at a time has to be more than the largest leaf.
-        in_flight = 1.1 * _FLOAT_BYTES * max(math.prod(leaf.shape) for leaf in flat.values())
+        dtypes = {str(jnp.dtype(dtype)), *(stored for _, stored in self.stored().values())}
+        value = max(jnp.dtype(name).itemsize for name in dtypes)
+        in_flight = 1.1 * value * max(math.prod(leaf.shape) for leaf in flat.values())
         with _reading(self.path), _checkpointer(in_flight) as checkpointer:
             tree: dict[str, Any] = checkpointer.restore(self.path, traverse_util.unflatten_dict(flat, sep="/"))
         return tree
