@@ -135,7 +135,7 @@ class AutoLoRAPipeline(Shown):
             built-in model, "builtin".
         dtype: "bfloat16" (float32 where it matters: norm statistics, softmax, step arithmetic, the VAE), "float16" (the
             same, more exact, where the device has it: no TPU has) or "float32" (float32 products too, on every device).
-        vae_dtype: what the VAE computes in; None: float32 that on accelerators takes fast products unless `dtype` is
+        vae_dtype: what the VAE computes in; None: float32 that on accelerators takes faster products unless `dtype` is
             float32, too; or `dtype` where the VAE's config allows (force_upcast is false).
         weight_shards: devices that hold one copy of the weights together, for a model too large for one of them.
         tuned_weights: "kept": a copy of the denoiser's weights with the LoRAs in it, which makes steps shorter, for as

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, UInt8
 from autolora_jax import AutoLoRA, AutoLoRAPipeline, lora
 from autolora_jax.engine import decode
 from autolora_jax.models.int8 import quantized
-from autolora_jax.models.layers import EXACT, FAST
+from autolora_jax.models.layers import EXACT, FAST, HIGH
 from autolora_jax.models.networks import network_of
 from autolora_jax.sampler import Model
 from autolora_jax.schedules.diffusion import alphas_cumprod
@@ -32,7 +32,6 @@ PROMPTS = ("a zib in the forest at night", "a zib on the beach on a sunny day")
 RULE = AutoLoRA(1.5, 5.0, 5.0)  # adds up predictions times 2, -2.5, -6 and 7.5
 TIMESTEPS = (850, 600, 350, 120)  # at which predictions are compared
 WEAK, STRONG = 0.1, 1.0  # scales of the LoRA
-HIGH = "high"  # JAX's name for three bfloat16 passes of a TPU
 BFLOAT16, TF32 = (8, 7), (8, 10)  # bits of exponent and mantissa
 
 
@@ -103,9 +102,9 @@ DENOISERS: Mapping[str, Computing] = {
     "float32, fast on a GPU": Computing("float32", "float32", FAST, "GPU"),
 }
 DECODERS: Mapping[str, Computing] = {
-    "the default on a TPU": Computing("float32", "float32", FAST),
-    "the default on a GPU": Computing("float32", "float32", FAST, "GPU"),
-    "three passes": Computing("float32", "float32", HIGH),
+    "the default on a TPU": Computing("float32", "float32", HIGH),
+    "the default on a GPU": Computing("float32", "float32", HIGH, "GPU"),
+    "one pass of a TPU": Computing("float32", "float32", FAST),
     "bfloat16": Computing("bfloat16", "bfloat16"),
     "float16": Computing("float16", "float16"),
 }

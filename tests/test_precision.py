@@ -10,7 +10,7 @@ import pytest
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.config import ConfigError, VAEConfig
 from autolora_jax.loading import check_platform, vae_settings
-from autolora_jax.models.layers import EXACT, FAST
+from autolora_jax.models.layers import EXACT, FAST, HIGH
 from autolora_jax.models.networks import network_of, param_shapes
 from autolora_jax.training import train_lora
 from autolora_jax.weights.published import SDXL_BASE
@@ -19,7 +19,6 @@ from benchmarks.precision import (
     DENOISERS,
     DEVICES,
     EXACTLY,
-    HIGH,
     STRONG,
     WEAK,
     Computing,
@@ -39,8 +38,8 @@ SMALL = VAEConfig(block_out_channels=(32, 32), layers_per_block=1)
 @pytest.mark.parametrize(
     ("dtype", "asked", "force", "chosen", "precision"),
     [
-        (BFLOAT16, None, True, FLOAT32, FAST),
-        (FLOAT16, None, True, FLOAT32, FAST),
+        (BFLOAT16, None, True, FLOAT32, HIGH),
+        (FLOAT16, None, True, FLOAT32, HIGH),
         (FLOAT32, None, True, FLOAT32, EXACT),
         (FLOAT16, None, False, FLOAT16, EXACT),
         (BFLOAT16, FLOAT32, True, FLOAT32, EXACT),  # what is asked for is what is done
@@ -56,12 +55,12 @@ def test_what_the_vae_computes_in(dtype, asked, force, chosen, precision):
 
 @pytest.mark.parametrize("method", ["decode", "encode"])
 def test_the_decoder_s_products_are_fast_and_the_encoder_s_exact(method):
-    vae = network_of(SMALL, precision=FAST)
+    vae = network_of(SMALL, precision=HIGH)
     x = jnp.zeros((1, 8, 8, 4 if method == "decode" else 3))
     traced = jax.make_jaxpr(lambda p, x: vae.apply({"params": p}, x, method=method))(param_shapes(vae), x)
     products = [e for e in equations(traced.jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
     named = [{str(p).lower() for p in jax.tree.leaves(e.params["precision"])} for e in products]
-    assert all(names in ({"default"}, {"highest"}) for names in named)
+    assert all(names in ({"high"}, {"highest"}) for names in named)
     exact = named.count({"highest"})
     assert exact == (len(named) if method == "encode" else 2)  # those that read latents
 
@@ -76,7 +75,7 @@ def test_no_tpu_computes_in_float16():
 
 def test_a_pipeline_in_float16(small_folder, tmp_path):
     pipe = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float16", devices=jax.devices()[:1])
-    assert (pipe.denoiser.dtype, pipe.vae.dtype, pipe.vae.precision) == (FLOAT16, FLOAT32, FAST)
+    assert (pipe.denoiser.dtype, pipe.vae.dtype, pipe.vae.precision) == (FLOAT16, FLOAT32, HIGH)
     assert {leaf.dtype for leaf in jax.tree.leaves(pipe.params["unet"])} == {FLOAT16}
     with pytest.raises(ConfigError, match="gradients vanish in float16"):
         train_lora(pipe, tmp_path, tmp_path / "lora.safetensors")
@@ -115,7 +114,7 @@ def scene() -> Scene:
 
 def test_the_decoder_by_default_is_within_a_grey_level(scene: Scene):
     exact = scene.pictures(EXACTLY)
-    assert within(scene.pictures(DECODERS["the default on a TPU"]), exact) >= 0.999  # seen in whole runs: 0.99999
+    assert within(scene.pictures(DECODERS["the default on a TPU"]), exact) >= 0.999  # seen: 1
     assert within(scene.pictures(DECODERS["bfloat16"]), exact) < 0.999  # else it were the default
 
 
@@ -131,9 +130,14 @@ def test_a_decoder_as_large_as_sdxl_s():
             decode = jax.jit(partial(how.network(vae.config).apply, method="decode"))
             return np.asarray(decode({"params": params}, z))
 
-    drawn = [decoded(how) for how in (EXACTLY, DECODERS["the default on a TPU"])]
-    levels = [np.round(np.clip(x / 4 / drawn[0].std() + 0.5, 0, 1) * 255).astype(np.uint8) for x in drawn]
-    assert within(levels[1], levels[0]) >= 0.999
+    ways = [
+        EXACTLY,
+        *(DECODERS[name] for name in ("the default on a TPU", "the default on a GPU", "one pass of a TPU")),
+    ]
+    drawn = [decoded(how) for how in ways]
+    exact, *others = (np.round(np.clip(x / 4 / drawn[0].std() + 0.5, 0, 1) * 255).astype(np.uint8) for x in drawn)
+    on_tpu, on_gpu, one_pass = (within(levels, exact) for levels in others)
+    assert min(on_tpu, on_gpu) >= 0.999 > one_pass  # seen: 1, 1, 0.974
 
 
 @pytest.mark.slow

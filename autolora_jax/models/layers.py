@@ -19,8 +19,8 @@ from autolora_jax.models.int8 import meet
 Pads = tuple[tuple[int, int], tuple[int, int]]
 NO_PAD: Pads = ((0, 0), (0, 0))
 SAME_3X3: Pads = ((1, 1), (1, 1))
-# Of float32 products, as JAX names them: six bfloat16 passes of a TPU, a GPU's float32; one pass, a GPU's TF32.
-EXACT, FAST = "highest", "default"
+# Of float32 products, as JAX names them: six bfloat16 passes of a TPU, a GPU's float32; three, its TF32; one, its TF32.
+EXACT, HIGH, FAST = "highest", "high", "default"
 
 
 def matmul_precision(dtype: DTypeLike, precision: str = EXACT) -> str | None:

@@ -2,7 +2,7 @@
 attribute names it has. NHWC. Raw: scaling_factor and shift_factor are the caller's.
 
 Not in float16 where the config says force_upcast: SDXL's overflows. In bfloat16 it does not, but 5 values of a thousand
-come out more than a grey level of 256 off; float32 with products of bfloat16 (FAST) keeps 9,999 of 10,000 within. A
+come out more than a grey level of 256 off; float32 with products in three passes (HIGH) keeps all within. A
 1024² image then needs gigabytes, so there are functions that take one image, or one tile of a large one, at a time.
 """
 
@@ -118,7 +118,7 @@ class Decoder(Block):
         c = self.config
         shared = {"config": c, **self.settings}
         last = len(c.block_out_channels) - 1
-        # Of fast products of latents comes half of what they do to a picture; exact ones cost nothing, so few they are.
+        # Rounded products of latents do half of what rounding does to a picture; exact ones, so few, cost nothing.
         self.conv_in = Conv(c.block_out_channels[-1], **(self.dtypes | {"precision": EXACT}))
         self.mid_block = MidBlock(features=c.block_out_channels[-1], **shared)
         self.up_blocks = [

@@ -120,9 +120,9 @@ class ModelConfig(Checkpoint):
     vae_dtype: str | None = setting(
         None,
         "What the VAE computes in: float32, exactly; bfloat16; or float16, which overflows in SDXL's own. By default "
-        "what keeps 999 of 1000 values within a grey level of float32's: float32 whose products may be fast (bfloat16 "
-        "on TPUs, TF32 on GPUs).",
-        shown="float32 with fast products",
+        "what keeps 999 of 1000 values within a grey level of float32's: float32 whose products may be faster (three "
+        "bfloat16 passes on TPUs, TF32 on GPUs).",
+        shown="float32 with faster products",
         choices=DTYPES,
         column="vae_dtype",
     )
