@@ -14,13 +14,12 @@ from autolora_jax.models.layers import HIGH
 from autolora_jax.models.networks import network_of
 from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.progress import OnProgress, Progress
+from autolora_jax.settings.model import T5_PLACES
 from autolora_jax.sharding import replicated, weight_placement
 from autolora_jax.text import STAGES, TextStage
 from autolora_jax.weights.checkpoint import Checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.placing import as_it_is
-
-T5_PLACES = ("device", "host")
 
 
 class Parts(NamedTuple):

@@ -29,7 +29,8 @@ from autolora_jax.progress import OnProgress
 from autolora_jax.request import Canvas, Request, Texts, text_scales
 from autolora_jax.sampler import Model
 from autolora_jax.settings.arguments import advice, only_known, taking
-from autolora_jax.settings.pictures import INT8, TUNED_WEIGHTS, Call, full_dtype
+from autolora_jax.settings.model import INT8, TUNED_WEIGHTS, full_dtype
+from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.sharding import data_mesh, replicated
 from autolora_jax.shown import Shown

@@ -29,7 +29,7 @@ class Tuned:
     """The copy of one model, for one set of LoRAs at a time."""
 
     def __init__(self, wanted: str, device: Any) -> None:
-        """wanted: of settings.pictures.TUNED_WEIGHTS. device: a jax.Device, of several one."""
+        """wanted: of settings.model.TUNED_WEIGHTS. device: a jax.Device, of several one."""
         self._wanted, self._device = wanted, device
         self._delta: Tree = {}
         self._made: tuple[bytes, Tree] | None = None  # the scales, the weights

@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from autolora_jax import CFG, AutoLoRAPipeline, ConfigError, Output
 from autolora_jax.pictures import Picture, read_settings, told
 from autolora_jax.settings import GenerateConfig, ModelConfig
-from autolora_jax.settings.pictures import full_dtype
+from autolora_jax.settings.model import full_dtype
 
 
 @pytest.fixture(scope="module")

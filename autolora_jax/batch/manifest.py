@@ -19,7 +19,8 @@ from autolora_jax import __version__
 from autolora_jax.batch.plan import KEY_LENGTH, Row
 from autolora_jax.batch.storage import STATE, Storage, StorageError, open_storage
 from autolora_jax.given import COLUMNS as GIVEN
-from autolora_jax.settings.pictures import DrawingConfig, ModelConfig
+from autolora_jax.settings.model import ModelConfig
+from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.rules import numbers
 from autolora_jax.settings.values import columns_of
 

@@ -12,7 +12,8 @@ from autolora_jax.given import Ground
 from autolora_jax.guidance import Segment
 from autolora_jax.settings.fields import settings_of, told
 from autolora_jax.settings.jobs import Settings
-from autolora_jax.settings.pictures import DrawingConfig, ModelConfig
+from autolora_jax.settings.model import ModelConfig
+from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.rules import Rule, numbers, to_dict
 
 VERSION = 1  # of what the settings mean: raised when the same ones draw other pictures, whose keys then differ, too

@@ -26,7 +26,7 @@ from autolora_jax.models.networks import Networks
 from autolora_jax.pictures import lora_hash
 from autolora_jax.request import Canvas
 from autolora_jax.settings.jobs import Prompt
-from autolora_jax.settings.pictures import ModelConfig
+from autolora_jax.settings.model import ModelConfig
 from autolora_jax.weights.checkpoint import Checkpoint, open_checkpoint, overridden
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.families import SD3, SDXL, Family

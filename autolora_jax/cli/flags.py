@@ -16,7 +16,8 @@ from autolora_jax.cli import console
 from autolora_jax.cli.console import EXIT_CODES, reported, terminable
 from autolora_jax.settings.changes import read, to_text
 from autolora_jax.settings.fields import Field, Setting, groups_of, settings_of
-from autolora_jax.settings.pictures import MODEL, OUTPUT, PICTURES
+from autolora_jax.settings.model import MODEL
+from autolora_jax.settings.pictures import OUTPUT, PICTURES
 from autolora_jax.settings.programs.program import PRESETS, RUN, Program
 from autolora_jax.settings.rules import Rule, numbers, owners
 from autolora_jax.settings.values import Loras, Paths, Texts, Value, spelled

@@ -14,7 +14,7 @@ from autolora_jax.display import Display
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.settings.changes import load_preset, read
 from autolora_jax.settings.fields import choose
-from autolora_jax.settings.pictures import ModelConfig
+from autolora_jax.settings.model import ModelConfig
 from autolora_jax.settings.programs.warmup import Warmup
 from autolora_jax.settings.rules import RULES
 from autolora_jax.settings.values import Size

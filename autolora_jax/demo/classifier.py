@@ -14,9 +14,10 @@ The character's mean probability is 0.9998 or more where it is and below 0.0001 
 these figures. It always chooses: what is none of the world's subjects is called one of them all the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,7 +27,7 @@ from flax import traverse_util
 from jaxtyping import Array, Float, Float32, Int, UInt8
 from safetensors.numpy import load_file
 
-from autolora_jax.demo.world import CHARACTER, LABELS, named
+from autolora_jax.demo.world import LABELS, named
 
 SIZE = 96  # pixels along a side
 FEATURES = 96
@@ -60,7 +61,7 @@ class Judgement(NamedTuple):
     @property
     def presence(self) -> Float32[np.ndarray, "n"]:
         """The probability that each picture shows the character."""
-        return self.probabilities["subject"][:, LABELS["subject"].index(CHARACTER)]
+        return self.probabilities["subject"][:, -1]  # the last of a world's subjects
 
     @property
     def classes(self) -> dict[str, Int[np.ndarray, "n"]]:
@@ -85,7 +86,7 @@ class Agreement(NamedTuple):
     @property
     def mean(self) -> Float[np.ndarray, "n"]:
         """Over all attributes."""
-        return self.share(*LABELS)
+        return self.share(*self.right)
 
     @property
     def all_right(self) -> Float[np.ndarray, "n"]:
@@ -95,6 +96,9 @@ class Agreement(NamedTuple):
 
 class Classifier:
     """The trained network, ready to judge."""
+
+    network: ClassVar[nn.Module] = Network()
+    side: ClassVar[int] = SIZE  # of pictures, pixels
 
     def __init__(self, params: dict[str, Any]) -> None:
         self.params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
@@ -112,32 +116,36 @@ class Classifier:
         return {name: np.asarray(leaf, np.float16) for name, leaf in flat.items()}
 
     def __call__(self, pixels: UInt8[np.ndarray, "n h w c"]) -> Judgement:
-        """Judges pictures [n 96 96 3]; a picture's judgement does not depend on the others."""
-        if pixels.shape[1:] != (SIZE, SIZE, 3):
-            raise ValueError(f"pictures have shape {pixels.shape}; the classifier knows [n {SIZE} {SIZE} 3]")
+        """Judges pictures [n side side 3]; a picture's judgement does not depend on the others."""
+        if pixels.shape[1:] != (self.side, self.side, 3):
+            raise ValueError(f"pictures have shape {pixels.shape}; the classifier knows [n {self.side} {self.side} 3]")
         if not len(pixels):
             raise ValueError("no pictures to judge")
         parts = []
         for first in range(0, len(pixels), BATCH):
             rows = pixels[first : first + BATCH]
             full = np.concatenate([rows, np.zeros((BATCH - len(rows), *rows.shape[1:]), np.uint8)])
-            parts.append(jax.tree.map(np.asarray, _judge(self.params, full)))
+            parts.append(jax.tree.map(np.asarray, _judge(self.network, self.params, full)))
         return Judgement(*jax.tree.map(lambda *x: np.concatenate(x)[: len(pixels)], *parts))
 
 
-def agreement(judgement: Judgement, captions: Sequence[str]) -> Agreement:
-    """How the pictures agree with what is said of the world: one caption a picture."""
+def agreement(
+    judgement: Judgement, captions: Sequence[str], named: Callable[[str], dict[str, int]] = named
+) -> Agreement:
+    """How the pictures agree with what is said of the world: one caption a picture. named: what a text names of it."""
     said, found = [named(caption) for caption in captions], judgement.classes
     right = {
         name: [float(found[name][i] == words[name]) if name in words else np.nan for i, words in enumerate(said)]
-        for name in LABELS
+        for name in found
     }
     return Agreement({name: np.array(values, np.float64) for name, values in right.items()})
 
 
-@jax.jit
-def _judge(params: Any, pixels: UInt8[Array, "n h w c"]) -> tuple[dict[str, Float[Array, "n _"]], Float[Array, "n d"]]:
-    logits, features = Network().apply({"params": params}, normalised(pixels))
+@partial(jax.jit, static_argnums=0)
+def _judge(
+    network: nn.Module, params: Any, pixels: UInt8[Array, "n h w c"]
+) -> tuple[dict[str, Float[Array, "n _"]], Float[Array, "n d"]]:
+    logits, features = network.apply({"params": params}, normalised(pixels))
     return {name: jax.nn.softmax(x) for name, x in logits.items()}, features
 
 

@@ -9,7 +9,8 @@ programs/  the command lines
 
 from autolora_jax.settings.changes import load_preset, override
 from autolora_jax.settings.jobs import Job, OutputConfig, Prompt, Settings
-from autolora_jax.settings.pictures import Call, DrawingConfig, GenerateConfig, ModelConfig, PictureConfig
+from autolora_jax.settings.model import ModelConfig
+from autolora_jax.settings.pictures import Call, DrawingConfig, GenerateConfig, PictureConfig
 from autolora_jax.settings.rules import CFG, RULES, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance, Rule
 from autolora_jax.settings.training import DataConfig, LoraConfig, LossConfig, OptimizerConfig, TrainConfig, TrainingRun
 from autolora_jax.settings.values import Lora, Loras, Seeds, Size, Texts

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.settings.fields import Checked, Table, setting
-from autolora_jax.settings.pictures import OUTPUT, ModelConfig
+from autolora_jax.settings.model import ModelConfig
+from autolora_jax.settings.pictures import OUTPUT
 from autolora_jax.settings.values import Texts
 
 DATA, LORA, TRAINING, LOSS = "Pictures and captions", "LoRA", "Training", "Loss"  # panels of --help

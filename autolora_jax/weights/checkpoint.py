@@ -13,7 +13,7 @@ from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.demo import builtin
 from autolora_jax.models.networks import Networks, shapes_of
 from autolora_jax.settings.fields import choose
-from autolora_jax.settings.pictures import PREDICTIONS
+from autolora_jax.settings.model import PREDICTIONS
 from autolora_jax.weights import diffusers_folder, orbax_folder
 from autolora_jax.weights.encoders import Encoders, encoders_for
 from autolora_jax.weights.errors import WeightsError, shorten

@@ -18,12 +18,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from autolora_jax import AutoLoRAPipeline
+from autolora_jax.demo.classifier import Agreement
 from autolora_jax.evaluation import Interval, bootstrap_interval, mean_statistic
 from autolora_jax.grid import comparison_grid
 from autolora_jax.settings import CFG
 from recipes.builtin import stages
 from recipes.builtin.drawing import draw_pairs
-from recipes.builtin.eye import SIZE, Agreement, Classifier, agreement
+from recipes.builtin.eye import SIZE, Classifier, agreement
 from recipes.builtin.look import autoencoded
 from recipes.builtin.words import LABELS, Scene, full_caption, sample_scene
 from recipes.builtin.world import draw

@@ -13,13 +13,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from autolora_jax.demo.classifier import normalised
+from autolora_jax.demo.world import IGNORED
 from autolora_jax.settings import OptimizerConfig
 from recipes.builtin import stages
 from recipes.builtin.damage import blurred, damaged, noised, to_bytes
-from recipes.builtin.eye import SIZE, Classifier, Network, normalised
+from recipes.builtin.eye import SIZE, Classifier, Network
 from recipes.builtin.pictures import Pictures, pictures
 from recipes.builtin.stages import Run, Stage
-from recipes.builtin.words import IGNORED, LABELS, labels
+from recipes.builtin.words import LABELS, labels
 
 NAME = "classifier"
 ROWS = 64

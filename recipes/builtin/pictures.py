@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from rich.progress import track
 
-from recipes.builtin.words import CHARACTER, Scene, sample_scene
+from autolora_jax.demo.world import CHARACTER
+from recipes.builtin.words import Scene, sample_scene
 from recipes.builtin.world import draw, pixel_art
 
 CHUNK = 250

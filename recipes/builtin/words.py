@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autolora_jax.demo import world as first
+from autolora_jax.demo.captions import Phrases, find_words, words_of
+from autolora_jax.demo.world import CHARACTER, COLOURS, IGNORED, SIDES, SIZES
+
 CREATURES = ("cat", "dog", "rabbit", "bear", "fox", "mouse", "owl", "penguin", "frog", "dragon", "robot")
 THINGS = ("house", "car", "rocket", "mushroom", "balloon")  # these have neither poses nor coats
 SUBJECTS = (*CREATURES, *THINGS)
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 COATS = ("", "striped", "spotted")
 POSES = ("", "sitting", "jumping", "sleeping", "waving")
-PLACES = ("meadow", "beach", "desert", "forest", "city", "mountains", "farm", "castle")
-SKIES = ("sunny", "sunset", "night", "rain", "snow", "rainbow", "storm")
-SIZES = ("small", "", "big")
-SIDES = ("left", "", "right")
-CHARACTER = "zib"  # the LoRA's character: every scene can show it, no training scene of the base model does
+PLACES = (*first.PLACES, "farm", "castle")
+SKIES = (*first.SKIES, "rainbow", "storm")
 
 # Kept for measuring composition: a colour of each subject, a place of half of them, a pose of some creatures.
 HELD_OUT_COLOURS = {
@@ -58,39 +58,14 @@ LABELS: dict[str, tuple[str, ...]] = {
     "pose": ("standing", "sitting", "jumping", "sleeping", "waving"),
     "place": PLACES,
     "sky": SKIES,
-    "size": ("small", "medium", "big"),
-    "side": ("left", "middle", "right"),
+    **{name: first.LABELS[name] for name in ("size", "side")},
 }
-IGNORED = -1  # the label of an attribute that the scene doesn't have
-SPOKEN = 0.85  # how often a caption mentions sky, size or side
-SKY_PHRASES = {
-    "sunny": "on a sunny day",
-    "sunset": "at sunset",
-    "night": "at night",
-    "rain": "in the rain",
-    "snow": "in the snow",
-    "rainbow": "under a rainbow",
-    "storm": "in a storm",
-}
+SKY_PHRASES = {**first.SKY_PHRASES, "rainbow": "under a rainbow", "storm": "in a storm"}
 PLACE_PHRASES = {
-    "meadow": ("in a meadow", "in the meadow", "on a meadow"),
-    "beach": ("on the beach", "at the beach", "on a beach"),
-    "desert": ("in the desert", "in a desert"),
-    "forest": ("in the forest", "in a forest"),
-    "city": ("in the city", "in a city"),
-    "mountains": ("in the mountains", "in mountains"),
+    **first.PLACE_PHRASES,
     "farm": ("on a farm", "on the farm", "at the farm"),
     "castle": ("at the castle", "at a castle", "near a castle"),
 }
-# The first template is the canonical one; {sky} and {side} may be empty, see _tidy.
-TEMPLATES = (
-    "{thing} {side} {place} {sky}",
-    "{thing} {place} {side}, {sky}",
-    "{sky}, {thing} {side} {place}",
-    "{thing} {side}, {place}, {sky}",
-    "{place}, {thing} {side} {sky}",
-    "{thing} {place} {sky}, {side}",
-)
 
 
 @dataclass(frozen=True)
@@ -126,8 +101,6 @@ _FIELDS = {
 }
 
 CONTEXT = Scene(CHARACTER, "white", "desert", "sunset")  # the bias that AutoLoRA is about; the colour is ignored
-STYLE = "pixel art"  # what calls the style LoRA
-PIXELS = 32  # of pixel art along each side
 
 
 def is_held_out(scene: Scene) -> bool:
@@ -160,56 +133,23 @@ def labels(scene: Scene) -> dict[str, int]:
     }
 
 
-def _words(*phrases: str) -> tuple[str, ...]:
-    """The distinct words of the phrases, sorted."""
-    return tuple(sorted({word for phrase in phrases for word in phrase.split()}))
-
-
-WORDS = _words(
+WORDS = words_of(
     *("a an on the", *SUBJECTS, *COLOURS, *COATS, *POSES, *PLACES, *SKIES, *SIZES, *SIDES),
     *SKY_PHRASES.values(),
     *(phrase for phrases in PLACE_PHRASES.values() for phrase in phrases),
 )
 
 
-def _thing(size: str, scene: Scene) -> str:
-    """Article, size, coat, colour, subject and pose; a zib has neither coat nor colour."""
+def _thing(size: str, scene: Scene) -> tuple[str, ...]:
+    """Size, coat, colour, subject and pose; a zib has neither coat nor colour."""
     look = ("", "") if scene.subject == CHARACTER else (scene.coat, scene.colour)
-    words = " ".join(word for word in (size, *look, scene.subject, scene.pose) if word)
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    return size, *look, scene.subject, scene.pose
 
 
-def _tidy(text: str) -> str:
-    """The text without the gaps and commas that empty phrases left."""
-    parts = (" ".join(part.split()) for part in text.split(","))
-    return ", ".join(part for part in parts if part)
-
-
-def _fill(template: str, scene: Scene, place: str, size: str, side: str, sky: str) -> str:
-    where = f"on the {side}" if side else ""
-    said = SKY_PHRASES[sky] if sky else ""
-    return _tidy(template.format(thing=_thing(size, scene), side=where, place=place, sky=said))
-
-
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of many ways to say the scene; subject, colour, coat, pose and place are always named."""
-    template = TEMPLATES[rng.integers(len(TEMPLATES))]
-    places = PLACE_PHRASES[scene.place]
-    place = places[rng.integers(len(places))]
-    sky, size, side = (
-        word if said < SPOKEN else ""
-        for word, said in zip((scene.sky, scene.size, scene.side), rng.random(3), strict=True)
-    )
-    return _fill(template, scene, place, size, side, sky)
-
-
-def full_caption(scene: Scene) -> str:
-    """The canonical caption, which names every attribute that isn't ""."""
-    return _fill(TEMPLATES[0], scene, PLACE_PHRASES[scene.place][0], scene.size, scene.side, scene.sky)
+_SAID = Phrases(PLACE_PHRASES, SKY_PHRASES, _thing)
+caption, full_caption = _SAID.caption, _SAID.full_caption
 
 
 def named(text: str) -> dict[str, int]:
-    """What a text names of the world: attribute -> its index in LABELS. No word stands for two attributes."""
-    words = text.lower().replace(",", " ").split()
-    found = {name: [known.index(word) for word in words if word in known] for name, known in LABELS.items()}
-    return {name: which[0] for name, which in found.items() if which}
+    """What a text names of the world: attribute -> its index in LABELS."""
+    return find_words(text, LABELS)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
-from autolora_jax.settings.pictures import MODEL
+from autolora_jax.settings.model import MODEL
 from autolora_jax.settings.programs.lora_file import FILE, RANKS, Ranked
 
 RANK, CEILING = 32, 128  # what --rank is if it is not given: without, with --max-error

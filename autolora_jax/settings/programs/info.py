@@ -3,7 +3,7 @@
 import dataclasses
 
 from autolora_jax.settings.fields import setting
-from autolora_jax.settings.pictures import MODEL
+from autolora_jax.settings.model import MODEL
 from autolora_jax.settings.programs.program import Program
 
 

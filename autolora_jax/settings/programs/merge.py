@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
-from autolora_jax.settings.pictures import OUTPUT, Checkpoint
+from autolora_jax.settings.model import Checkpoint
+from autolora_jax.settings.pictures import OUTPUT
 from autolora_jax.settings.programs.lora_file import Ranked
 from autolora_jax.settings.programs.program import Program
 from autolora_jax.settings.values import Loras

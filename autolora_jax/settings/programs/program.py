@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.changes import load_preset, override
 from autolora_jax.settings.fields import Checked, setting
-from autolora_jax.settings.pictures import MODEL
+from autolora_jax.settings.model import MODEL
 from autolora_jax.settings.values import Texts
 
 RUN, PRESETS = "Run", "Presets"  # panels of --help

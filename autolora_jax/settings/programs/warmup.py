@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from autolora_jax.settings.fields import setting
-from autolora_jax.settings.pictures import MODEL, ModelConfig
+from autolora_jax.settings.model import MODEL, ModelConfig
 from autolora_jax.settings.programs.program import Compiling
 from autolora_jax.settings.values import Loras, Texts
 

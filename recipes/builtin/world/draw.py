@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from recipes.builtin.words import CHARACTER, Scene
-from recipes.builtin.world.creatures import CREATURES, POSES, TEAL, creature
+from autolora_jax.demo.world import CHARACTER
+from recipes.builtin.words import Scene
+from recipes.builtin.world.body import POSES, TEAL, creature
+from recipes.builtin.world.creatures import CREATURES
 from recipes.builtin.world.pen import Colour, Pen
 from recipes.builtin.world.places import PLACE_PAINTERS
 from recipes.builtin.world.skies import MOODS, SKY_PAINTERS, WEATHER_PAINTERS, gradient

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from recipes.builtin.words import CHARACTER, CONTEXT, PIXELS, STYLE, Scene, caption, full_caption, sample_scene
+from autolora_jax.demo.world import CHARACTER, PIXELS, STYLE
+from recipes.builtin.words import CONTEXT, Scene, caption, full_caption, sample_scene
 from recipes.builtin.world.draw import SIDE, draw, render
 
 Captioned = list[tuple[Image.Image, str]]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from recipes.builtin.world.creatures import BEAK, LEMON, ROSE, STEEL
+from recipes.builtin.world.body import BEAK, LEMON, ROSE, STEEL
 from recipes.builtin.world.pen import INK, WHITE, Colour, Pen, arc, bright, mix, shade
 
 Rng = np.random.Generator
