@@ -19,7 +19,7 @@ from autolora_jax.settings.fields import told
 from autolora_jax.settings.pictures import Call, DrawingConfig
 from autolora_jax.settings.rules import Rule
 from autolora_jax.text import Sizes, Text, TextSettings
-from autolora_jax.text.embeds import Given, read_given
+from autolora_jax.text.embeds import GivenEmbeds, read_given
 from autolora_jax.text.syntax import SYNTAXES, foreign
 
 Texts = str | Sequence[str]
@@ -115,7 +115,7 @@ class Request:
 
     positive: list[Text]  # n
     negative: list[Text | None]  # n; None = what the checkpoint's pipeline means by no negative prompt
-    given: tuple[Given | None, Given | None]  # what is told instead of negative and positive texts
+    given: tuple[GivenEmbeds | None, GivenEmbeds | None]  # what is told instead of negative and positive texts
     seeds: list[int]  # n
     rules: list[Rule]  # n, values of one image each
     plan: Plan

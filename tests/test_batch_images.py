@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from autolora_jax import AutoLoRAPipeline
-from autolora_jax.batch import Job, Prompt, Settings, draw_job, read_manifest
+from autolora_jax.batch import Job, Prompt, Settings, draw_job, read_manifest, sources
 from autolora_jax.batch.prompts import read_prompts
 from autolora_jax.pictures import read_settings
 from autolora_jax.settings import Lora, ModelConfig
@@ -95,10 +95,14 @@ def test_batches_hold_one_kind_and_size(folder: Path):
     ]
 
 
-def test_a_job_draws_what_a_call_draws_and_only_once(folder: Path, small_folder: Path):
+def test_a_job_draws_what_a_call_draws_and_only_once(folder: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    opened: list[str] = []
+    read = sources.read_file
+    monkeypatch.setattr(sources, "read_file", lambda *told: (opened.append(Path(told[1]).name), read(*told))[1])
     out, drawn = folder / "out", {"grid": STRONG, "settings": small(small_folder)}
     summary = draw_job(job(folder, **drawn), out, devices=DEVICES)
     assert (summary.ok, summary.failed) == (5, 0)
+    assert sorted(opened) == ["a-mask.png", "a.png", "a.png", "b.png", "wide.png"]  # once for each picture
     rows = {(row["prompt"], row["image"], row["mask"]): row for row in read_manifest(out)}
     plain, masked = rows["a zib", "a.png", None], rows["a zib", "a.png", "a-mask.png"]
     assert plain["strength"] == 0.7 and plain["image_sha256"] == masked["image_sha256"] and masked["mask_sha256"]

@@ -41,6 +41,10 @@ class Drawing(NamedTuple):
 Draw = Callable[[Sequence[Row], Batch], Drawing]
 
 
+# The request of all rows of a batch that can be read; place among the rows -> why the others can't.
+Begun = tuple[Request | None, dict[int, str]]
+
+
 class Artist:
     """Draws with pipelines: loads what the rows are drawn with, and keeps it while they agree."""
 
@@ -54,6 +58,7 @@ class Artist:
         self._load: Load | None = None
         self._pipe: AutoLoRAPipeline | None = None
         self._next: Sequence[Row] = ()
+        self._begun: tuple[list[str], Begun] | None = None  # of what comes next: its keys, and what has become of it
 
     def ahead(self, rows: Sequence[Row]) -> None:
         """Tells what comes after the batch that is drawn next, so that its texts are encoded before that's pictures.
@@ -66,10 +71,11 @@ class Artist:
         """See Draw. Raises WeightsError when something can't be loaded, JAX's errors when memory is too small."""
         following, self._next = self._next, ()
         pipe = self.pipeline(rows[0].recipe.load)
-        request, failed = _begin(pipe, rows)
+        begun, self._begun = self._begun, None
+        request, failed = begun[1] if begun and begun[0] == _keys(rows) else _begin(pipe, rows)
         if following and following[0].recipe.load.names == rows[0].recipe.load.names:
             with suppress(Exception):  # raised again when it is that batch's turn
-                _begin(pipe, following)
+                self._begun = _keys(following), _begin(pipe, following)
         if request is None:
             return Drawing(failed, lambda: Pictures(np.zeros((0,)), np.zeros((0,), bool)))
         schedule = pipe.canvas.schedule(request.call, request.masked)
@@ -99,7 +105,11 @@ class Artist:
         return pipe
 
 
-def _begin(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> tuple[Request | None, dict[int, str]]:
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return [row.key for row in rows]
+
+
+def _begin(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> Begun:
     """Begins to encode the rows' texts.
 
     Returns (the request of all rows whose texts and pictures can be read, None when there are none; place among the

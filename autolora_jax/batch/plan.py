@@ -178,8 +178,12 @@ class Plan:
         i = 0
         for prompt, seeds, base, first in zip(self.prompts, self.seeds, self.bases, self._recipe, strict=True):
             made_from = f'"image":{canonical([file and file.sha256 for file in base])},' if base else ""
+            heads: dict[str, str] = {}  # by what is encoded: all recipes of one syntax have the same
             for recipe in self.recipes[first : first + self._each]:
-                head = json.dumps([_text(prompt, recipe), self._negative(prompt)], separators=(",", ":"))[:-1]
+                encoded = _text(prompt, recipe)
+                if encoded not in heads:
+                    heads[encoded] = json.dumps([encoded, self._negative(prompt)], separators=(",", ":"))[:-1]
+                head = heads[encoded]
                 tail = f'],"settings":{recipe.identity}}}'
                 for seed in seeds:
                     text = f'{{{made_from}"picture":{head},{seed}{tail}'
@@ -203,9 +207,11 @@ def make_plan(job: Job, sources: Sources) -> Plan:
         (base.ground if base else None, tuple(mentions(prompt.text, syntax)[1] for syntax in syntaxes))
         for prompt, base in zip(prompts, bases, strict=True)
     ]
-    of_groups = {group: prompt.text for group, prompt in reversed([*zip(groups, prompts, strict=True)])}
+    firsts: dict[Any, str] = {}
+    for group, prompt in zip(groups, prompts, strict=True):
+        firsts.setdefault(group, prompt.text)
     alone = len({named for _, named in groups}) == 1
-    recipes = {group: _recipes(of_groups[group], settings, sources, group[0], alone) for group in dict.fromkeys(groups)}
+    recipes = {group: _recipes(text, settings, sources, group[0], alone) for group, text in firsts.items()}
     shared = job.all_seeds  # one tuple for all prompts without their own
     seeds = [shared if own is None else read_seeds(own, f"seeds of {text!r}") for text, _, own, *_ in prompts]
     for noise in {each.noise for each in settings}:

@@ -18,7 +18,7 @@ class Embeds(NamedTuple):
     negative_pooled_prompt_embeds: np.ndarray
 
 
-class Given(NamedTuple):
+class GivenEmbeds(NamedTuple):
     """The states and pooled vectors that stand for prompts, or for negative prompts.
 
     name: of the argument. by_kind: kind of weights -> (states [p t d], pooled [p w]), float32, of p prompts.
@@ -35,11 +35,11 @@ class Given(NamedTuple):
         """How many there are."""
         return len(next(iter(self.by_kind.values()))[0])
 
-    def of(self, index: np.ndarray) -> "Given":
+    def of(self, index: np.ndarray) -> "GivenEmbeds":
         """It for some images."""
         return self._replace(rows=self.rows[index])
 
-    def for_images(self, prompts: int, repeat: int, kinds: Collection[str]) -> "Given":
+    def for_images(self, prompts: int, repeat: int, kinds: Collection[str]) -> "GivenEmbeds":
         """It for so many images of each prompt: one for all prompts, or one each.
 
         kinds: of weights that will be asked. Raises ValueError when there are others, or other prompts.
@@ -61,7 +61,7 @@ class Given(NamedTuple):
         return hashlib.sha256(b"".join(array.tobytes() for array in first)).hexdigest()[:12]
 
 
-def read_given(states: Any, pooled: Any, name: str) -> Given | None:
+def read_given(states: Any, pooled: Any, name: str) -> GivenEmbeds | None:
     """What is given under a name and its pooled companion; None of nothing.
 
     states [n t d], pooled [n p]: arrays for all kinds of weights, or a mapping kind of weights -> array.
@@ -87,7 +87,7 @@ def read_given(states: Any, pooled: Any, name: str) -> Given | None:
             "same kinds of weights"
         )
     shared = not isinstance(states, Mapping) and not isinstance(pooled, Mapping)
-    return Given(name, {kind: (tokens[kind], vectors[kind]) for kind in kinds}, np.arange(prompts.pop()), shared)
+    return GivenEmbeds(name, {kind: (tokens[kind], vectors[kind]) for kind in kinds}, np.arange(prompts.pop()), shared)
 
 
 def _told(arrays: Mapping[str, np.ndarray]) -> str:

@@ -25,7 +25,7 @@ from autolora_jax.config import CLIPTextConfig
 from autolora_jax.models.clip import CLIPTextModel
 from autolora_jax.models.t5 import T5EncoderModel
 from autolora_jax.text import encoding
-from autolora_jax.text.embeds import Given
+from autolora_jax.text.embeds import GivenEmbeds
 from autolora_jax.text.encoding import Outputs, Rows
 from autolora_jax.text.streaming import encode_streamed
 from autolora_jax.text.syntax import SYNTAXES, Syntax, slices
@@ -91,7 +91,7 @@ class Prompts(NamedTuple):
     negative: Sequence[Text | None]  # None means zeros where the checkpoint's pipeline does so, else ""
     settings: TextSettings
     scales: Mapping[str, np.ndarray]  # kind of weights ("base", "weak", "lora") -> LoRA scales [n, loras]
-    given: tuple[Given | None, Given | None] = (None, None)  # (negative, positive), instead of the texts
+    given: tuple[GivenEmbeds | None, GivenEmbeds | None] = (None, None)  # (negative, positive), instead of the texts
 
 
 class Reading(NamedTuple):
@@ -372,7 +372,7 @@ class TextStage:
         self._begun = {reading: call for reading, call in self._begun.items() if not stale(reading)}
         self._known = {reading: outputs for reading, outputs in self._known.items() if not stale(reading)}
 
-    def _keywords(self, given: Given, kind: str) -> Keywords:
+    def _keywords(self, given: GivenEmbeds, kind: str) -> Keywords:
         """What is given, as the encoders' own would be."""
         dtype = next(iter(self.encoders.values())).dtype
         arrays = (array[given.rows].astype(dtype) for array in given.by_kind[kind])
