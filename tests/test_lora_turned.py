@@ -18,6 +18,7 @@ from peft.tuners.oft import layer as oft
 from autolora_jax import lora
 from autolora_jax.models.layers import SAME_3X3, Conv, Dense
 from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.lora.describe import describe_lora
 from autolora_jax.weights.lora.export import convert_lora
 from autolora_jax.weights.lora.files import LoraFile, read_lora
 from autolora_jax.weights.lora.peft import PeftSettings
@@ -190,3 +191,10 @@ def test_folders_of_peft_say_nothing_else_of_them(config: Any) -> None:
     PeftSettings.from_dict({**config.to_dict(), "peft_type": str(config.peft_type.value)})
     with pytest.raises(WeightsError, match="bias = 'all'"):
         PeftSettings.from_dict({**config.to_dict(), "bias": "all"})
+
+
+def test_what_is_refused_is_told_by_its_own_name(tmp_path: Path) -> None:
+    about = describe_lora(
+        saved(tmp_path / "a.safetensors", {f"{LINEAR}.oft_blocks": np.ones((3, 8, 8, 8), np.float32)})
+    )
+    assert about.dialect.startswith("LyCORIS's BOFT") and [*about.kinds] == ["LyCORIS's BOFT (butterflies of blocks)"]

@@ -14,6 +14,7 @@ from autolora_jax.weights.lora import metadata
 from autolora_jax.weights.lora.dialects import UNKNOWN, component_of
 from autolora_jax.weights.lora.files import NO_CHANGE, read_alpha
 from autolora_jax.weights.lora.kinds import DORA, Sizes, kind_of, sizes_of
+from autolora_jax.weights.lora.kinds.matrix import Shapes
 from autolora_jax.weights.lora.match import DAMAGED, Match, Parts, examine
 from autolora_jax.weights.lora.names import Targets
 from autolora_jax.weights.lora.source import find_lora
@@ -161,8 +162,9 @@ def _kinds(match: Match, shapes: Mapping[str, Shape], file: TensorFiles) -> dict
     """What the modules of each kind say; the most frequent kind first."""
     found: dict[str, list[tuple[Sizes, float | None]]] = {}
     for parts in match.modules.values():
-        sizes = sizes_of({part: shapes[key] for part, key in parts.items()})
-        found.setdefault(_kind_name(parts), []).append((sizes, _alpha(file, parts, match)))
+        own = {part: shapes[key] for part, key in parts.items()}
+        sizes = sizes_of(own)
+        found.setdefault(_kind_name(own), []).append((sizes, _alpha(file, parts, match)))
     return {
         name: KindFound(
             len(modules),
@@ -174,10 +176,10 @@ def _kinds(match: Match, shapes: Mapping[str, Shape], file: TensorFiles) -> dict
     }
 
 
-def _kind_name(parts: Iterable[str]) -> str:
-    kind = kind_of(parts)
-    name = kind.name if kind else "unknown"
-    if not DORA.keys() & set(parts):
+def _kind_name(shapes: Shapes) -> str:
+    kind = kind_of(shapes)
+    name = kind.beyond(shapes) or kind.name if kind else "unknown"
+    if not DORA.keys() & shapes.keys():
         return name
     return "DoRA" if name == _PLAIN else f"{name} with DoRA"
 

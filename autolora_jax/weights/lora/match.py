@@ -158,10 +158,10 @@ def _examine_module(module: str, parts: Parts, match: Match, shapes: Mapping[str
     if kind is None:
         match.problems.add("parts without the change they belong to", DAMAGED, *parts.values())
         return
-    match.kinds.add(kind.name)
+    beyond = kind.beyond({part: shapes[key] for part, key in parts.items()})
+    match.kinds.add(beyond or kind.name)
     if parts.keys() & DORA.keys():
         match.kinds.add("DoRA")
-    beyond = kind.beyond({part: shapes[key] for part, key in parts.items()})
     if kind.remedy or beyond:
         if match.nothing(parts):
             match.notes.append(f"{module} ({kind.name}) is all zeros and left out")
