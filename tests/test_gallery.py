@@ -90,6 +90,7 @@ def test_hashes_are_compared_only_where_names_are_not_enough():
     first, second = ({**row, "model": "m", "model_sha256": "aa"} for row in rows_of(2, 2))
     assert gallery.tabulate([first, {**second, "model": "n", "model_sha256": "bb"}]).compared == ("model",)
     assert gallery.tabulate([first, {**second, "model_sha256": "bb"}]).compared == ("model_sha256",)
+    assert gallery.tabulate([first, {**second, "image": "a.png", "image_sha256": "cc"}]).compared == ("image",)
     assert gallery.tabulate([first, {**second, "loras": []}]).compared == ("loras",)
 
 

@@ -10,7 +10,13 @@ SUBJECT = ("prompt", "negative_prompt", "seed")  # what pictures that are compar
 ABOUT = ("status", "reason", "file", "member", "id", "autolora_jax", "jax")  # neither subject nor setting
 _LEFT_OUT = ("key", "sha256", *ALONE)
 # Hashes count as settings only where names do not tell the files apart.
-_NAMED_BY = {"model_sha256": "model", "lora_sha256": "loras", "embedding_sha256": "embeddings"}
+_NAMED_BY = {
+    "model_sha256": "model",
+    "lora_sha256": "loras",
+    "embedding_sha256": "embeddings",
+    "image_sha256": "image",
+    "mask_sha256": "mask",
+}
 SETTINGS = tuple(name for name in COLUMNS if name not in (*SUBJECT, *ABOUT, *_LEFT_OUT))
 
 
