@@ -186,15 +186,15 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(room: int, shard_size: int 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
+    """A file system of 112 KiB: less than 30 pictures of a page, more than the five batches that may be unfinished."""
     disk = tmp_path / "disk"
     disk.mkdir()
     try:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=True, capture_output=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=112k", "tmpfs", disk], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as e:
         said = getattr(e, "stderr", b"").decode().strip() or str(e)
         pytest.skip(
-            f"`mount -t tmpfs -o size=64k tmpfs {disk}` needs root and a kernel that allows it; it said: {said}"
+            f"`mount -t tmpfs -o size=112k tmpfs {disk}` needs root and a kernel that allows it; it said: {said}"
         )
     yield disk
     subprocess.run(["umount", disk], check=True)
