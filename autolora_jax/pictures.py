@@ -28,10 +28,14 @@ SAMPLERS = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
     "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "tcd": "TCD",
     "flow_euler": "Euler",
     "flow_dpmpp_2m": "DPM++ 2M",
 }
-SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential"}
+SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential", "beta": "Beta"}
 
 
 class Picture(Image.Image):

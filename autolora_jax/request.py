@@ -14,7 +14,7 @@ from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.given import Ground, Originals
 from autolora_jax.guidance import Plan
 from autolora_jax.lora import padded_scales
-from autolora_jax.schedules import Schedule, make_schedule, own_scheduler, skipped_steps
+from autolora_jax.schedules import SOLVERS, Schedule, make_schedule, own_scheduler, own_spacing, skipped_steps
 from autolora_jax.settings.fields import told
 from autolora_jax.settings.pictures import Call, DrawingConfig
 from autolora_jax.settings.rules import Rule
@@ -62,6 +62,7 @@ class Canvas(NamedTuple):
             tokens,
             drawing.strength,
             masked,
+            drawing.eta,
         )
 
     def steps(self, drawing: DrawingConfig) -> int:
@@ -70,21 +71,22 @@ class Canvas(NamedTuple):
         return n if strength is None else n - skipped_steps(n, strength, self.scheduler.flow)
 
     def resolved(self, drawing: Drawn, tuned: bool, ground: Ground | None = None) -> Drawn:
-        """It with every open choice made: guidance and its scales, size, scheduler, spacing, strength.
+        """It with every open choice made: guidance and its scales, size, scheduler, spacing, η, strength.
 
         tuned: whether there is a LoRA. ground: what the picture is made from; None: from noise, and strength means
         nothing. Raises ValueError for what the model can't draw.
         """
         rules = drawing.rule_of(tuned)
         filled = rules.filled(self.usual) if isinstance(rules, Rule) else [rule.filled(self.usual) for rule in rules]
-        own_spacing = None if self.scheduler.flow else self.scheduler.timestep_spacing
+        scheduler = drawing.scheduler or own_scheduler(self.scheduler)
         return dataclasses.replace(
             drawing,
             guidance=filled,
             size=self._size(drawing, ground),
             strength=self._strength(drawing, ground),
-            scheduler=drawing.scheduler or own_scheduler(self.scheduler),
-            timestep_spacing=drawing.timestep_spacing or own_spacing,
+            scheduler=scheduler,
+            timestep_spacing=drawing.timestep_spacing or own_spacing(self.scheduler, scheduler),
+            eta=SOLVERS[scheduler].eta if drawing.eta is None else drawing.eta,
         )
 
     def _strength(self, drawing: DrawingConfig, ground: Ground | None) -> float | None:

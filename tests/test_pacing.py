@@ -34,7 +34,7 @@ class Steps(Run):
     """A Run of nothing that notes how many stretches are not done when the next one is queued."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.state = total, 0, State(None, None)
+        self.total, self.done, self.state = total, 0, State(None, None, None)
         self.queued: list[Latents] = []
         self.waiting: list[int] = []
         self.counts: list[int] = []
@@ -45,7 +45,7 @@ class Steps(Run):
         self.done += count
         self.counts.append(count)
         self.queued.append(Latents(2))
-        self.state = State(self.queued[-1], None)
+        self.state = State(self.queued[-1], None, None)
         return count
 
 

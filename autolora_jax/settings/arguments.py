@@ -21,7 +21,6 @@ HABITS: Mapping[str, str] = {
     "joint_attention_kwargs": "lora_scale=0.8",
     "timesteps": "num_inference_steps= with scheduler= and timestep_spacing=",
     "sigmas": "num_inference_steps= with scheduler= and timestep_spacing=",
-    "eta": "left out: ddim adds no noise, euler_ancestral does",
     "callback": "on_progress=, which is told of every step and can end the call by raising",
     "callback_steps": "left out: on_progress= is told of every step",
     "denoising_start": "strength=, a part of the steps",

@@ -75,18 +75,27 @@ class DrawingConfig(Checked):
     )
     scheduler: str | None = setting(
         None,
-        "ddim, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; for SD3 flow_euler, "
-        "flow_euler_karras, flow_euler_exponential or flow_dpmpp_2m.",
+        "ddim, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, unipc, lcm or tcd; for SD3 flow_euler or flow_dpmpp_2m. "
+        "euler, dpmpp_2m, dpmpp_2m_sde, unipc and flow_euler also with _karras, _exponential or _beta at the end.",
         shown="the model's",
         choices=Table("schedules", "SOLVERS"),
         column="scheduler",
     )
     timestep_spacing: str | None = setting(
         None,
-        "leading, linspace or trailing.",
-        shown="the model's",
+        "leading, linspace, trailing or distilled (those that LCM and TCD learn at).",
+        shown="the model's; of lcm and tcd distilled",
         choices=Table("schedules", "SPACINGS"),
         column="timestep_spacing",
+    )
+    eta: float | None = setting(
+        None,
+        "(tcd) Share of fresh noise in a step, 0 to 1.",
+        shown="0.3",
+        least=0,
+        most=1,
+        column="eta",
+        png="Eta",
     )
     noise: str = setting(
         "jax",
