@@ -165,6 +165,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
         "Prompt embeds": settings.get("prompt_embeds"),
         "Negative prompt embeds": settings.get("negative_prompt_embeds"),
         "LoRA scales": " ".join(f"{scale:g}" for scale in loras.values()) or None,
+        "LoRA roles": " ".join(settings.get("lora_roles") or ()) or None,
         **_own(settings),
         **_made_from(settings),
         "Version": f"autolora-jax {__version__}",

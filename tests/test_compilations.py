@@ -135,8 +135,8 @@ def test_other_loras_and_stacks_of_them_compile_nothing(
 ):
     alone, lora = draw(pipe), small_folder / LORA
     with count_compilations() as compiled:
-        for rank, only in ((2, ""), (8, ""), (1, "attn2")):
-            pipe.load_lora(of_rank(rank, lora, tmp_path, only), scale=0.5)
+        for rank, only, role in ((2, "", "tuned"), (8, "", "all"), (1, "attn2", "base")):
+            pipe.load_lora(of_rank(rank, lora, tmp_path, only), scale=0.5, role=role)
             together = draw(pipe)
             draw(pipe, guidance=SIX, seeds=[1])
     try:

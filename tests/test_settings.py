@@ -175,6 +175,7 @@ def test_an_older_jobs_pictures_are_known():
         "int8": None,
         "strength": None,
         "eta": None,
+        "lora_roles": None,
     }  # columns that version 0.1 did not have
     assert {**later, **{name: rows[7][name] for name in new if name in rows[7]}} == new
 

@@ -2,6 +2,7 @@
 
 from autolora_jax.lora.attach import LoraReport, attach, report
 from autolora_jax.lora.extract import Extraction, extract
+from autolora_jax.lora.loaded import Loaded, by_kind
 from autolora_jax.lora.merge import homeless, merge_into
 from autolora_jax.lora.merged_checkpoint import write_merged
 from autolora_jax.lora.resize import resize
@@ -13,11 +14,13 @@ __all__ = [
     "Extraction",
     "Fit",
     "Fits",
+    "Loaded",
     "LoraReport",
     "Tree",
     "Truncation",
     "at_scale",
     "attach",
+    "by_kind",
     "extract",
     "homeless",
     "is_leaf",

@@ -9,6 +9,7 @@ from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT, PICTURES, GenerateConfig
 from autolora_jax.settings.programs.program import Configured
+from autolora_jax.settings.values import tells_apart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Generate(Configured):
             raise ConfigError("draw what? Give a --prompt or a --prompt-file")
         if not self.settings.image and (self.settings.mask or self.settings.strength is not None):
             raise ConfigError("--mask and --strength are of a picture that is changed: give --image FILE, too")
-        if self.settings.compare and not (self.settings.loras or self.settings.lora_dir):
+        if self.settings.compare and not (tells_apart(self.settings.loras) or self.settings.lora_dir):
             raise ConfigError("--compare sets a LoRA beside the base model: add --lora FILE")
 
     EXAMPLES = """[bold]Examples[/]
