@@ -29,11 +29,10 @@ from autolora_jax.progress import OnProgress
 from autolora_jax.request import Canvas, Request, Texts, text_scales
 from autolora_jax.sampler import Model
 from autolora_jax.settings.arguments import advice, only_known, taking
-from autolora_jax.settings.fields import choose
 from autolora_jax.settings.model import INT8, TUNED_WEIGHTS, full_dtype
 from autolora_jax.settings.pictures import Call
-from autolora_jax.settings.rules import CFG, ROLES, Rule
-from autolora_jax.sharding import data_mesh, replicated
+from autolora_jax.settings.rules import CFG, Rule
+from autolora_jax.sharding import data_mesh
 from autolora_jax.shown import Shown
 from autolora_jax.text import Prompts, TextStage, Word
 from autolora_jax.text.embeds import Embeds
@@ -41,8 +40,8 @@ from autolora_jax.text.mentions import read_mentions
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.embeddings import read_embedding
-from autolora_jax.weights.lora.files import read_lora
 from autolora_jax.weights.lora.metadata import listing
+from autolora_jax.with_loras import WithLoras
 
 Tree = Mapping[str, Any]
 Size = tuple[int, int]
@@ -52,7 +51,7 @@ REHEARSED = 30  # steps of a run that is only compiled for: enough for any inter
 OnImages = Callable[[Output], None]
 
 
-class AutoLoRAPipeline(Shown):
+class AutoLoRAPipeline(WithLoras, Shown):
     """A loaded model with its (optional) LoRAs, ready to draw. Build it with `from_pretrained`."""
 
     def __init__(
@@ -75,9 +74,6 @@ class AutoLoRAPipeline(Shown):
         self.scheduler = scheduler
         self.mesh = mesh
         self.name = name
-        self.loras: tuple[lora.Loaded, ...] = ()
-        self._named: list[Path] = []  # files of the last of these, which are there because prompts named them
-        self._delta: Mapping[str, Tree] = {}  # stacked, on the devices
         model = Model(params[family.denoiser], {}, {})
         self._progress: bool | None = None  # of calls that do not say
         self.engine = Engine(self.denoiser, vae, text, model, params["vae"], mesh, tuned_weights)
@@ -100,11 +96,6 @@ class AutoLoRAPipeline(Shown):
     def canvas(self) -> Canvas:
         """What the model says of its pictures."""
         return Canvas.of(self.denoiser.config, self.vae.config, self.family.guidance_scale, self.scheduler)
-
-    @property
-    def reports(self) -> list[lora.LoraReport]:
-        """What the LoRAs hold."""
-        return [each.report for each in self.loras]
 
     # ---- loading ---------------------------------------------------------------------------------------------------
 
@@ -188,57 +179,6 @@ class AutoLoRAPipeline(Shown):
 
     from_single_file = from_pretrained  # diffusers' name for it, where the source is a file
 
-    def load_lora(self, source: str | PathLike[str], scale: float = 1.0, *, role: str = "tuned") -> lora.LoraReport:
-        """Adds a LoRA (path or hub id) on top of those loaded, and says what it holds; the base weights stay untouched.
-
-        scale: strength of its delta in later calls; a call's `lora_scale` overrides that of those that are "tuned".
-        role: which weights it acts on. "tuned": those that guidance compares with the base model's. "all": the base
-            model's, too, as a LoRA has to that makes it draw in few steps. "base": the base model's alone.
-        Raises WeightsError when any part of the file can't be applied exactly.
-        """
-        self._load_named([])
-        return self._load_lora(source, scale, role)
-
-    def _load_lora(self, source: str | PathLike[str], scale: float, role: str = "tuned") -> lora.LoraReport:
-        choose(ROLES, role, "role")
-        file = read_lora(source, self.lora_targets())
-        trees, report = lora.attach(file, self.denoiser.param_dtype, self.params)
-        words = [Word(name, vectors, report.path, len(self.loras)) for name, vectors in file.embeddings.items()]
-        self.text.set_words([*self.text.words, *words])
-        self._add_lora(lora.Loaded(report, float(scale), role, trees))
-        return report
-
-    def add_lora(self, trees: Mapping[str, Tree], report: lora.LoraReport, scale: float = 1.0) -> None:
-        """Adds a LoRA that is no file: component -> delta tree, as `lora.attach` gives them."""
-        self._load_named([])
-        self._add_lora(lora.Loaded(report, float(scale), trees=trees))
-
-    def _add_lora(self, loaded: lora.Loaded) -> None:
-        self.loras = (*self.loras, loaded)
-        self._stack()
-
-    def unload_lora(self) -> None:
-        """Drops every LoRA and the words that came with them: the base model alone again."""
-        self._named = []
-        self._keep_loras(0)
-
-    def _keep_loras(self, first: int) -> None:
-        """Drops all but so many LoRAs, and the words that came with the others."""
-        self.loras = self.loras[:first]
-        self.text.set_words(word for word in self.text.words if word.lora is None or word.lora < first)
-        self._stack()
-
-    def _load_named(self, files: Sequence[Path]) -> None:
-        """Makes these the LoRAs that are loaded because prompts name them, behind all others."""
-        if self._named == [*files]:
-            return
-        own = len(self.loras) - len(self._named)
-        self._named = []
-        self._keep_loras(own)
-        for file in files:
-            self._load_lora(file, 0.0)
-            self._named.append(file)
-
     def load_textual_inversion(self, source: str | PathLike[str], token: str | None = None) -> str:
         """Adds an embedding (path or hub id of a .safetensors file): the word that stands for its vectors in prompts.
 
@@ -258,20 +198,6 @@ class AutoLoRAPipeline(Shown):
             raise ValueError(f"no embedding {token!r} is loaded; there are {loaded or 'none'}")
         kept = [word for word in self.text.words if word.lora is not None or token not in (None, word.name)]
         self.text.set_words(kept)
-
-    def lora_targets(self) -> dict[str, Any]:
-        """What a LoRA can change: component -> (its parameters, its config)."""
-        networks = {self.family.denoiser: self.denoiser, **self.text.encoders}
-        return {name: (self.params[name], network.config) for name, network in networks.items()}
-
-    def _stack(self) -> None:
-        components = (self.family.denoiser, *self.text.encoders)
-        stacked = {name: lora.stack([each.trees.get(name, {}) for each in self.loras]) for name in components}
-        room = {name: lora.padded(tree, self.params[name]) for name, tree in stacked.items()}
-        self._delta = jax.device_put(room, replicated(self.mesh))
-        denoiser = self.family.denoiser
-        self.engine.set_delta(self._delta[denoiser], stacked[denoiser])
-        self.text.set_deltas({name: self._delta[name] for name in self.text.encoders}, len(self.loras))
 
     # ---- drawing ---------------------------------------------------------------------------------------------------
 
@@ -346,8 +272,9 @@ class AutoLoRAPipeline(Shown):
         if not named.files:
             return call
         own = self.loras[: len(self.loras) - len(named.files)]
-        known = [each.scale for each in own]
-        rows = np.array([[*known, *(scales.get(file, 0.0) for file in named.files)] for scales in named.scales])
+        told = [[*[0.0] * len(own), *(scales.get(file, 0.0) for file in named.files)] for scales in named.scales]
+        rows: Any = np.ma.array(told)
+        rows[:, : len(own)] = np.ma.masked  # these have strengths of their own
         if call.lora_scale is not None:
             if np.ndim(call.lora_scale):
                 raise ValueError(
@@ -356,19 +283,21 @@ class AutoLoRAPipeline(Shown):
                 )
             tuned = [each.role == "tuned" for each in own]
             changed = [[*tuned, *(file in scales for file in named.files)] for scales in named.scales]
-            rows = np.where(changed, call.lora_scale, rows)
+            rows[np.array(changed)] = call.lora_scale
         repeat = 1 if call.paired else len(call.all_seeds)
-        return dataclasses.replace(call, prompt=named.prompts, lora_scale=np.repeat(rows, repeat, axis=0))
+        return dataclasses.replace(call, prompt=named.prompts, lora_scale=rows.repeat(repeat, axis=0))
 
     def _loras_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The LoRAs of a picture: all that were loaded, and of those that prompts name its own."""
         own, scales = len(self.loras) - len(self._named), row["lora_scales"]
-        kept = [i for i in range(len(self.loras)) if i < own or (scales and scales[i])]
-        roles = [self.loras[i].role for i in kept]
+        enabled = [i for i, each in enumerate(self.loras) if each.enabled]
+        kept = [i for i in enabled if i < own or (scales and scales[i])]
+        loras = [self.loras[i] for i in kept]
         return {
-            "loras": [self.loras[i].report.name for i in kept],
+            "loras": [each.report.name for each in loras],
             "lora_scales": [scales[i] for i in kept if scales],
-            "lora_roles": roles if {*roles} - {"tuned"} else None,
+            "lora_roles": [each.role for each in loras] if any(each.role != "tuned" for each in loras) else None,
+            "lora_blocks": [each.blocks for each in loras] if any(each.blocks for each in loras) else None,
         }
 
     def encode_prompt(self, prompt: Texts, negative_prompt: Texts | None = "", **drawing: Any) -> Embeds:

@@ -346,43 +346,43 @@ def _filled(items: list[Any], n: int) -> list[Any]:
 def _told(scale: np.ndarray) -> float | list[float]:
     """A LoRA's scale over the steps: a number if it is one."""
     values: list[float] = scale.tolist()
-    return values[0] if len(values) == 1 else values
+    return values[0] if len({*values}) == 1 else values
 
 
 def _strengths(lora_scale: Any, loaded: Sequence[Loaded], n: int, steps: int) -> np.ndarray:
     """float32 [n, steps or 1, loras].
 
-    lora_scale: of a call; one that is not for each LoRA by itself is for those that make the tuned model.
+    lora_scale: of a call; one that is not for each LoRA by itself is for those that make the tuned model, and what is
+    masked is the LoRA's own. A LoRA that is disabled has none.
     """
-    tuned = np.array([lora.role == "tuned" for lora in loaded], bool)
-    own = np.array([[lora.scale for lora in loaded]], np.float32)
-    given = own if lora_scale is None else np.asarray(lora_scale, np.float32)
+    loras = len(loaded)
+    columns = [lora.over(steps) for lora in loaded]
+    own = np.stack(np.broadcast_arrays(*columns), axis=-1)[None] if loaded else np.zeros((1, 1, 0), np.float32)
+    given = own if lora_scale is None else np.ma.asarray(lora_scale, np.float32)
     if given.ndim < 2:
-        if len(loaded) and not tuned.any():
+        tuned = np.array([lora.role == "tuned" for lora in loaded], bool)
+        if loaded and not tuned.any():
             raise ValueError(
                 f"lora_scale={lora_scale} is of LoRAs with the role 'tuned', and none is loaded; give an array with a "
                 "scale for each LoRA"
             )
-        given = np.where(tuned, given.reshape(-1, 1), own)
-    return _image_scales(given, np.shape(lora_scale), n, steps, len(loaded))
-
-
-def _image_scales(scales: np.ndarray, shape: tuple[int, ...], n: int, steps: int, loras: int) -> np.ndarray:
-    """float32 [n, steps or 1, loras]. shape: as given, for the message."""
-    if scales.ndim < 3:
-        scales = np.expand_dims(scales, -2)
+        given = np.ma.array(given.reshape(-1, 1) + np.zeros(loras, np.float32)[None], mask=False)
+        given[:, ~tuned] = np.ma.masked
+    if given.ndim < 3:
+        given = given[:, None]
     try:
-        scales = np.broadcast_to(scales, (n, scales.shape[-2], loras)).astype(np.float32)
+        scales = np.where(np.ma.getmaskarray(given), own, np.ma.getdata(given))
+        scales = np.broadcast_to(scales, (n, scales.shape[1], loras)).astype(np.float32)
     except ValueError:
         scales = np.zeros((0, 0, 0))
     if scales.shape[1] not in (1, steps):
         raise ValueError(
-            f"lora_scale has shape {shape}; give a number, {n} numbers (one per picture), an array of "
+            f"lora_scale has shape {np.shape(lora_scale)}; give a number, {n} numbers (one per picture), an array of "
             f"shape ({n} or 1, {loras}): pictures, LoRAs loaded, or ({n} or 1, {steps}, {loras}): over the steps"
         )
     if not np.isfinite(scales).all():
         raise ValueError("lora_scale must be finite")
-    return scales
+    return scales * np.array([lora.enabled for lora in loaded], np.float32)
 
 
 def _per_image(value: Any, n: int, name: str) -> np.ndarray:
