@@ -176,7 +176,7 @@ def test_block_weights_are_diffusers(both: Both, tiny_pipeline: StableDiffusionX
     levels = {"unet": {"down": 0.3, "mid": 0.6, "up": {"block_0": 0.8, "block_1": [0.2, 0.4, 0.9][: layers_of(both)]}}}
     weights = {**levels, "text_encoder": 0.5, "text_encoder_2": 0.25}
     factors = loras.read_blocks(weights, params)
-    ours = {name: loras.blocks.weighted(part, factors[name]) for name, part in tree.items()}
+    ours = {name: loras.weighted(part, factors[name]) for name, part in tree.items()}
     both.pipe.load_lora_weights(str(path), adapter_name="a")
     try:
         both.pipe.set_adapters("a", weights)
@@ -227,6 +227,16 @@ def test_block_weights_equal_weights_merged_by_hand(small_folder: Path, folder: 
     assert error(ours, draw(by_hand, guidance=CFG(3.0))) < FINAL
     pipe.set_lora(file, blocks={})
     assert error(draw(pipe, guidance=CFG(3.0)), ours) > 1e-3
+
+
+def test_a_name_is_of_whole_words():
+    """SD3 has twenty-four blocks: the second's name begins that of the eleventh."""
+    blocks = {f"transformer_blocks_{i}": {"attn": {"to_q": {"kernel": 0}}} for i in (1, 10)}
+    factors = loras.read_blocks({"transformer": {"transformer_blocks.1": 0.5}}, {"transformer": blocks})
+    leaf = {"down": np.ones((2, 1), np.float32), "up": np.ones((1, 2), np.float32), "owner": np.zeros(1, np.int32)}
+    tree = {name: {"attn": {"to_q": leaf}} for name in blocks}
+    ups = [layer["attn"]["to_q"]["up"][0, 0] for layer in loras.weighted(tree, factors["transformer"]).values()]
+    assert ups == [0.5, 1.0]
 
 
 def test_block_weights_are_told(pipe: AutoLoRAPipeline):

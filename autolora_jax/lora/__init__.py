@@ -1,7 +1,7 @@
 """The LoRA delta as its own tree: attach a file, stack several, give them scales, merge, extract, resize, report."""
 
 from autolora_jax.lora.attach import LoraReport, attach, report
-from autolora_jax.lora.blocks import Blocks, read_blocks
+from autolora_jax.lora.blocks import Blocks, read_blocks, weighted
 from autolora_jax.lora.extract import Extraction, extract
 from autolora_jax.lora.loaded import Loaded, Strength, by_kind
 from autolora_jax.lora.merge import homeless, merge_into
@@ -35,5 +35,6 @@ __all__ = [
     "resize",
     "save_lora",
     "stack",
+    "weighted",
     "write_merged",
 ]
