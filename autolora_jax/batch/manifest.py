@@ -32,6 +32,7 @@ _LIST = "list<string>"
 # Column -> its type in Parquet.
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(["key", "status", "file", "member", "sha256", "prompt", "negative_prompt"], "string"),
+    **dict.fromkeys(["prompt_embeds", "negative_prompt_embeds"], "string"),
     "seed": "int64",
     **dict.fromkeys(["id", *GIVEN, "model", "model_sha256"], "string"),
     **columns_of(ModelConfig),
@@ -56,6 +57,7 @@ def make_row(row: Row, status: str, **found: str | None) -> dict[str, Any]:
     columns = {
         **row.recipe.columns,
         **(row.base.columns if row.base else {}),
+        **(row.embeds.columns if row.embeds else {}),
         **{"key": row.key, "status": status, **found},
         **{"prompt": row.prompt, "negative_prompt": row.negative_prompt, "seed": row.seed, "id": row.id},
         **{"autolora_jax": __version__, "jax": jax.__version__},

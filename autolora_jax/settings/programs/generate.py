@@ -32,8 +32,10 @@ class Generate(Configured):
         return super().configured(kind, options, {**changes, **prompts})
 
     def check(self) -> None:
-        if not self.settings.prompts:
-            raise ConfigError("draw what? Give a --prompt or a --prompt-file")
+        if not self.settings.prompts and not self.settings.embeds:
+            raise ConfigError("draw what? Give a --prompt, a --prompt-file, or --embeds")
+        if self.settings.prompts and self.settings.embeds:
+            raise ConfigError("--prompt and --embeds are both given: a picture is told one of them")
         if not self.settings.image and (self.settings.mask or self.settings.strength is not None):
             raise ConfigError("--mask and --strength are of a picture that is changed: give --image FILE, too")
         if self.settings.compare and not (self.settings.loras or self.settings.lora_dir):
