@@ -6,11 +6,11 @@ image, mask and embeds are paths beside the file, or URLs; a row with embeds nee
 import csv
 import difflib
 import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from autolora_jax import foreign
 from autolora_jax.batch.storage import read_anywhere
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.jobs import Prompt
@@ -37,10 +37,8 @@ def read_prompts(path: str) -> list[Prompt]:
         prompts = [_prompt(row, f"{path}, row {i}", os.path.dirname(path)) for i, row in rows]
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
-    except (json.JSONDecodeError, csv.Error) as e:
-        raise ConfigError(f"{path}: {e}") from None
-    except ConfigError as e:
-        raise e if str(e).startswith(path) else ConfigError(f"{path}: {e}") from None
+    except (ValueError, csv.Error) as e:  # a ConfigError is a ValueError
+        raise ConfigError(str(e) if str(e).startswith(path) else f"{path}: {e}") from None
     if not prompts:
         raise ConfigError(f"{path} holds no prompt")
     return prompts
@@ -77,7 +75,7 @@ def _text(content: bytes) -> Iterator[dict[str, Any]]:
 
 def _jsonl(content: bytes) -> Iterator[dict[str, Any]]:
     for line in _lines(content):
-        row = json.loads(line)
+        row = foreign.parse_json(line)
         if not isinstance(row, dict):
             raise ConfigError(f'{line[:80]} should be a JSON object such as {{"prompt": "a cat"}}')
         yield row

@@ -123,7 +123,10 @@ class Job(Many):
         {"rule": "cfg", "w": 5}.
         """
         given = dict(table)
-        prompts = [given.pop("prompts")] if isinstance(given.get("prompts"), str) else given.pop("prompts", [])
+        prompts = given.pop("prompts", [])
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        if not isinstance(prompts, list):
+            raise ConfigError(f"prompts = {prompts!r} should be a text, or a list of texts and tables")
         grid = given.pop("grid", {})
         grids = [{name: _axis(name, values) for name, values in part.items()} for part in _listed(grid)]
         return override(cls([_prompt(prompt) for prompt in prompts], grid=grids), dict(flatten(given)))

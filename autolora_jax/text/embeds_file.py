@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from autolora_jax import foreign
 from autolora_jax.config import ConfigError
 from autolora_jax.text.embeds import Embeds, pairs_of
 from autolora_jax.weights.files import FLOATS
@@ -37,7 +38,7 @@ def read_embeds(path: str | os.PathLike[str]) -> Arguments:
     Arrays are float32: [prompts, tokens, width], pooled ones [prompts, width]. Raises ConfigError for a file that
     holds none, or anything else; OSError when it can't be read.
     """
-    return parse_embeds(Path(path).read_bytes(), str(path))
+    return parse_embeds(foreign.read_file(path), str(path))
 
 
 def parse_embeds(content: bytes, source: str) -> Arguments:

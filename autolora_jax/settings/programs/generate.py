@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from autolora_jax import foreign
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT, PICTURES, GenerateConfig
@@ -67,7 +68,7 @@ The same run again, elsewhere:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = foreign.read_file(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
     prompts = [line.strip() for line in lines if line.strip()]
