@@ -29,10 +29,14 @@ SAMPLERS = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
     "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "tcd": "TCD",
     "flow_euler": "Euler",
     "flow_dpmpp_2m": "DPM++ 2M",
 }
-SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential"}
+SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential", "beta": "Beta"}
 
 
 class Picture(Image.Image):
@@ -167,6 +171,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
         "Prompt embeds": settings.get("prompt_embeds"),
         "Negative prompt embeds": settings.get("negative_prompt_embeds"),
         "LoRA scales": " ".join(f"{scale:g}" for scale in loras.values()) or None,
+        "LoRA roles": " ".join(settings.get("lora_roles") or ()) or None,
         **_own(settings),
         **_made_from(settings),
         "Version": f"autolora-jax {__version__}",

@@ -24,7 +24,7 @@ FLOORS = [
     "sampler request loading",
     "tuned",
     "run pacing engine pictures grid",
-    "output",
+    "output with_loras",
     "pipeline",
     "training pages",
     "evaluation",

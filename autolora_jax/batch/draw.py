@@ -104,10 +104,10 @@ class Artist:
         if before is None or before.names != load.names:
             pipe.unload_lora()
             pipe.unload_textual_inversion()
-            for i, lora in enumerate(load.loras):
+            for i, (lora, role) in enumerate(zip(load.loras, load.roles, strict=True)):
                 if self.on_progress:
                     self.on_progress(Progress("load", i, len(load.loras), lora.name))
-                pipe.load_lora(lora.source)
+                pipe.load_lora(lora.source, role=role)
             for word in load.embeddings:
                 pipe.load_textual_inversion(word.source)
         self._load, self._pipe = load, pipe

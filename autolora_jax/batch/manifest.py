@@ -36,7 +36,7 @@ COLUMNS: Mapping[str, str] = {
     "seed": "int64",
     **dict.fromkeys(["id", *GIVEN, "model", "model_sha256"], "string"),
     **columns_of(ModelConfig),
-    **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>"},
+    **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>", "lora_roles": _LIST},
     **{"lora": "string", "lora_scale": "double", "embeddings": _LIST},
     **{"embedding_sha256": _LIST, "guidance": "string"},
     **{name: "double" for name in numbers()},

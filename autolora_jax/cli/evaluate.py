@@ -32,8 +32,8 @@ WIDTH = 160  # columns of a table that goes to a file
 NAMED = 20  # pictures that could not be measured
 # Pictures that differ in these are not samples of one thing.
 SETTINGS = (
-    *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "scheduler", "steps"),
-    *("size", "width", "height", "negative_prompt"),
+    *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "lora_roles", "scheduler"),
+    *("steps", "size", "width", "height", "negative_prompt"),
 )
 
 

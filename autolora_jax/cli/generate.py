@@ -21,6 +21,7 @@ from autolora_jax.settings.changes import record as recorded
 from autolora_jax.settings.pictures import BUILTIN_PROMPTS, GenerateConfig
 from autolora_jax.settings.programs.generate import Generate
 from autolora_jax.settings.rules import CFG, AutoLoRA, PersonalizationGuidance, Rule, numbers_of
+from autolora_jax.settings.values import tells_apart
 from autolora_jax.text import embeds_file as embeds
 from autolora_jax.text.mentions import read_mentions
 from autolora_jax.weights.lora.describe import usable_lora
@@ -93,7 +94,7 @@ def run(asked: Generate) -> None:
             named = read_mentions(config.prompts, config.prompt_syntax, config.lora_dir)
             for source in (*(lora.source for lora in config.loras), *map(str, named.files)):
                 usable_lora(source)  # or it is told before anything is loaded
-            tuned = bool(config.loras or named.files)
+            tuned = tells_apart(config.loras) or bool(named.files)
             if config.compare and not tuned:
                 raise ConfigError(f"--compare sets a LoRA beside the base model, but no prompt names one {WRITTEN}")
             config = dataclasses.replace(config, guidance=config.rule_of(tuned))
@@ -129,7 +130,7 @@ def _load(config: GenerateConfig, display: Display) -> AutoLoRAPipeline:
     pipe = AutoLoRAPipeline.from_pretrained(**dataclasses.asdict(config.model), on_progress=display)
     for i, lora in enumerate(config.loras):
         display.update("LoRA", i, len(config.loras), Path(lora.source).name)
-        pipe.load_lora(lora.source, lora.scale)
+        pipe.load_lora(lora.source, lora.scale, role=lora.role)
         display.update("LoRA", i + 1, len(config.loras))
     for embedding in config.embeddings:
         pipe.load_textual_inversion(embedding)

@@ -51,7 +51,7 @@ class Settings(PictureConfig):
     def scales(self) -> tuple[float, ...]:
         """The strength of each LoRA."""
         shared: Any = self.lora_scale
-        return tuple(float(lora.scale if shared is None else shared) for lora in self.loras)
+        return tuple(float(lora.scale if shared is None or lora.role != "tuned" else shared) for lora in self.loras)
 
 
 @dataclasses.dataclass(frozen=True)

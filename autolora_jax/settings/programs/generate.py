@@ -10,6 +10,7 @@ from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT, PICTURES, GenerateConfig
 from autolora_jax.settings.programs.program import Configured
+from autolora_jax.settings.values import tells_apart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Generate(Configured):
             raise ConfigError("--prompt and --embeds are both given: a picture is told one of them")
         if not self.settings.image and (self.settings.mask or self.settings.strength is not None):
             raise ConfigError("--mask and --strength are of a picture that is changed: give --image FILE, too")
-        if self.settings.compare and not (self.settings.loras or self.settings.lora_dir):
+        if self.settings.compare and not (tells_apart(self.settings.loras) or self.settings.lora_dir):
             raise ConfigError("--compare sets a LoRA beside the base model: add --lora FILE")
 
     EXAMPLES = """[bold]Examples[/]
