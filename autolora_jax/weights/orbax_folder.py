@@ -27,6 +27,7 @@ from jaxtyping import DTypeLike
 
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.models.networks import Networks
+from autolora_jax.weights import reads
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.files import require_finite, sha256_of
 from autolora_jax.weights.hub import Folder, LocalFolder
@@ -75,6 +76,7 @@ class OrbaxWeights(NamedTuple):
         self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement, kept: Kept = as_it_is
     ) -> dict[str, Any]:
         """The parameter tree, every leaf restored onto its devices in this dtype. kept: see Checkpoint.load."""
+        reads.named(self.paths)
         if kept is not as_it_is:  # one by one, so that they never lie there together as they were
             wide, shapes = np.dtype(jnp.dtype(dtype)), flat_shapes(targets)
             with self.leaves(targets) as leaves:
