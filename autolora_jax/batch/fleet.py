@@ -71,8 +71,7 @@ def draw_fleet(
             work = open_for(rows=job.batch_size)
             if on_work:
                 on_work(work)
-            work.finish()
-            return Summary()
+            return Summary(**work.outcome())
         nodes = ray.nodes()
         needs = resources or usual_resources(nodes)
         if min(needs.values()) <= 0:
@@ -121,9 +120,8 @@ class _Fleet:
             for worker in list(self._actors):
                 self._drop(worker)
         self._raise_what_failed()
-        if self._work and not more:
-            more = not self._work.finish()
-        return dataclasses.replace(together(self._summaries or [Summary()]), more=more, **self._tally.counts())
+        outcome = self._work.outcome() if self._work and not more else {"more": more}
+        return dataclasses.replace(together(self._summaries or [Summary()]), **outcome, **self._tally.counts())
 
     def _draw_all(self, needs: str) -> None:
         for _ in range(self.workers):

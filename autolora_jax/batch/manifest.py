@@ -6,11 +6,11 @@ stopped and resumed is, byte for byte, that of one that was not.
 
 import json
 import os
-import tempfile
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from autolora_jax import __version__
 from autolora_jax.batch.plan import KEY_LENGTH, Row
 from autolora_jax.batch.storage import STATE, Storage, StorageError, open_storage
+from autolora_jax.batch.store import shard_number
 from autolora_jax.given import COLUMNS as GIVEN
 from autolora_jax.settings.model import ModelConfig
 from autolora_jax.settings.pictures import DrawingConfig
@@ -28,6 +29,7 @@ MANIFEST, PARQUET, LOG = "manifest.jsonl", "manifest.parquet", "log.jsonl"
 PARTS = f"{STATE}/parts"
 OK, FAILED, NOT_FINITE = "ok", "failed", "not_finite"  # what became of a picture
 _ROW, _LOG = b'{"key": "', b'{"log": '  # how lines begin
+_PART, _NOTE = re.compile(r"([0-9a-f]{8})-(\d{8,})\.jsonl"), re.compile(r"log-.+\.jsonl")
 _LIST = "list<string>"
 # Column -> its type in Parquet.
 COLUMNS: Mapping[str, str] = {
@@ -74,6 +76,42 @@ def _read(line: bytes) -> dict[str, Any]:
     return {**row, **_alone(row)}
 
 
+class Part(NamedTuple):
+    """Where a batch of a record is recorded."""
+
+    record: str
+    batch: int
+
+    @property
+    def file(self) -> str:
+        return f"{PARTS}/{self.record}-{self.batch:08}.jsonl"
+
+
+def parts_in(storage: Storage) -> list[Part]:
+    """Those that a place holds, in order; files of other names are nobody's."""
+    return [Part(match[1], int(match[2])) for match in map(_PART.fullmatch, storage.names(PARTS)) if match]
+
+
+def notes_in(storage: Storage) -> list[str]:
+    """The files that hold lines for the log alone."""
+    return [f"{PARTS}/{name}" for name in storage.names(PARTS) if _NOTE.fullmatch(name)]
+
+
+def note_file(name: str) -> str:
+    return f"{PARTS}/log-{name}.jsonl"
+
+
+def read_part(content: bytes) -> list[dict[str, Any]] | None:
+    """The rows of a part; None for one that is not whole."""
+    *rows, last = content.splitlines(keepends=True) or [b""]
+    if not last.startswith(_LOG) or not all(line.startswith(_ROW) for line in rows):
+        return None
+    try:
+        return [json.loads(line) for line in (*rows, last)][:-1]
+    except (ValueError, RecursionError):
+        return None
+
+
 def make_part(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> bytes:
     """A part's content. facts: of this run alone."""
     return "".join(json.dumps(line) + "\n" for line in (*rows, {"log": facts})).encode()
@@ -86,19 +124,33 @@ def read_manifest(out: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return list({row["key"]: row for row in rows}.values())
 
 
-def recorded(storage: Storage, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each of these keys: whether a place holds it, in parts or not; whether with its picture."""
-    joined, ok = bytearray(), bytearray()
+class Recorded(NamedTuple):
+    """Of some keys: whether a place holds them, in parts or not; whether with their pictures.
+
+    rows: of the place. shards: the numbers of those that rows name.
+    """
+
+    known: np.ndarray
+    ok: np.ndarray
+    rows: int
+    shards: frozenset[int]
+
+
+def recorded(storage: Storage, keys: np.ndarray) -> Recorded:
+    """What a place says of these keys."""
+    joined, ok, shards = bytearray(), bytearray(), set()
     for line in _lines(storage):
         if line.startswith(_ROW):
+            row = json.loads(line)
             joined += _key(line)
-            ok.append(json.loads(line)["status"] == OK)
+            ok.append(row["status"] == OK)
+            shards.add(shard_number(row["file"]))
     # Of a key that stands there twice the last row counts: it is first in the reversed order.
     found, first = np.unique(_as_keys(joined)[::-1], return_index=True)
     at, known = _find(keys, found)
     drawn = known.copy()
     drawn[known] = np.frombuffer(ok, bool)[::-1][first][at[known]]
-    return known, drawn
+    return Recorded(known, drawn, len(ok), frozenset(number for number in shards if number is not None))
 
 
 def fold(storage: Storage, plan_keys: np.ndarray) -> None:
@@ -106,23 +158,34 @@ def fold(storage: Storage, plan_keys: np.ndarray) -> None:
 
     Parts stay, to be removed when nothing depends on them any more: folding again changes nothing.
     """
-    keys, ends, logs = bytearray(), array("q", [0]), []
-    with tempfile.TemporaryFile() as spool:  # a row's place and length is all that memory holds
+    keys, ends = bytearray(), array("q", [0])
+    with storage.scratch() as rows, storage.scratch() as log:  # a row's place and length is all that memory holds
         for line in _lines(storage):
             if line.startswith(_LOG):
-                logs.append(json.dumps(json.loads(line)["log"]))
+                log.write(json.dumps(json.loads(line)["log"]).encode() + b"\n")
             else:
-                spool.write(line)
+                rows.write(line)
                 keys += _key(line)
                 ends.append(ends[-1] + len(line))
         with storage.writing(MANIFEST) as file:
             for i in _order(_as_keys(keys), plan_keys):
-                spool.seek(ends[i])
-                file.write(spool.read(ends[i + 1] - ends[i]))
-    _write_parquet(storage)
-    before = (storage.read(LOG) or b"").decode().splitlines()
-    known = set(before)
-    storage.write(LOG, "".join(f"{line}\n" for line in (*before, *(n for n in logs if n not in known))).encode())
+                rows.seek(ends[i])
+                file.write(rows.read(ends[i + 1] - ends[i]))
+        _write_parquet(storage)
+        _add_to_log(storage, log)
+
+
+def _add_to_log(storage: Storage, lines: IO[bytes]) -> None:
+    """Adds lines to the log, but for those that it has: a fold that was killed is done again."""
+    lines.seek(0)
+    known: set[int] = set()
+    with storage.writing(LOG) as log:
+        if LOG in storage.names(""):
+            with storage.reading(LOG) as before:
+                for line in before:
+                    known.add(hash(line))
+                    log.write(line)
+        log.writelines(line for line in lines if hash(line) not in known)
 
 
 def _order(keys: np.ndarray, plan_keys: np.ndarray) -> Iterator[int]:
@@ -149,7 +212,7 @@ def _lines(storage: Storage) -> Iterator[bytes]:
     if MANIFEST in storage.names(""):
         with storage.reading(MANIFEST) as file:
             yield from _checked(file, f"{storage.where}/{MANIFEST}")
-    names = [f"{PARTS}/{name}" for name in storage.names(PARTS)]
+    names = [*(part.file for part in parts_in(storage)), *notes_in(storage)]
     for name, content in zip(names, storage.read_all(names), strict=True):
         yield from _checked(content.splitlines(keepends=True), f"{storage.where}/{name}")
 

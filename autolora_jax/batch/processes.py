@@ -156,7 +156,7 @@ def draw_together(
                 if peers.number == 0:
                     ends = peers.wait("end", peers.count)
                     total = together([Summary(**ends[number]) for number in sorted(ends)])
-                    peers.tell("outcome", dataclasses.asdict(dataclasses.replace(total, more=not work.finish())))
+                    peers.tell("outcome", dataclasses.asdict(dataclasses.replace(total, **work.outcome())))
                 return Summary(**peers.wait("outcome")[0])
         peers.leave()
         with suppress(KeyboardInterrupt):  # that one has left is no news

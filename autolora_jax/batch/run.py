@@ -29,6 +29,7 @@ from autolora_jax.batch.draw import Artist, Draw, Drawing
 from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, make_row
 from autolora_jax.batch.plan import Batch, Row
+from autolora_jax.batch.storage import StorageError
 from autolora_jax.batch.store import Picture
 from autolora_jax.batch.work import Work, open_work
 from autolora_jax.compilation import keep_programs
@@ -38,6 +39,7 @@ from autolora_jax.settings.jobs import Job
 
 ON_DEVICES = 2  # batches that the devices have been given: one is drawn, one waits
 ON_THE_WAY = 4  # batches begun and not recorded
+ROUNDS = 3  # in which what is lost before it is in its place is drawn again
 WRITERS = max(4, min(16, os.cpu_count() or 1))  # threads that encode and write
 RowOfManifest = dict[str, Any]
 OnBatch = Callable[[Sequence[RowOfManifest]], None]
@@ -63,7 +65,7 @@ class Summary:
     seconds: from its begin to its end. busy: of the devices. preparing: idle while files were loaded and programs
     compiled. idle: idle otherwise: encoding prompts, waiting for the disk.
     more: whether it was interrupted and pictures are left to draw. problem: why the first picture that failed did, or
-    the first that was not finite.
+    the first that was not finite. lacking: pictures of the finished job that have no file, whenever that was.
     """
 
     ok: int = 0
@@ -74,6 +76,7 @@ class Summary:
     preparing: float = 0.0
     more: bool = False
     problem: str | None = None
+    lacking: int = 0
 
     @property
     def pictures(self) -> int:
@@ -94,13 +97,13 @@ class Summary:
         return dataclasses.asdict(self) | {"idle_share": self.idle_share, "overhead_per_picture": per_picture}
 
 
-def together(summaries: Sequence[Summary]) -> Summary:
-    """What processes did at the same time: pictures of all, times as their means."""
+def together(summaries: Sequence[Summary], times: Callable[[list[Any]], Any] = statistics.fmean) -> Summary:
+    """What processes did: pictures of all. times: what is made of theirs, which are at the same time: their means."""
 
     def by(kind: Callable[[list[Any]], Any], *names: str) -> dict[str, Any]:
         return {name: kind([getattr(summary, name) for summary in summaries]) for name in names}
 
-    sums, means = by(sum, "ok", "failed", "not_finite"), by(statistics.fmean, "seconds", "busy", "preparing")
+    sums, means = by(sum, "ok", "failed", "not_finite"), by(times, "seconds", "busy", "preparing")
     problem = next((summary.problem for summary in summaries if summary.problem), None)
     return Summary(**sums, **means, **by(any, "more"), problem=problem)
 
@@ -159,13 +162,20 @@ def draw_job(
     on_work: told what is to be done, before anything is loaded. on_progress: of loading. on_batch: rows as recorded.
     Raises ConfigError, WeightsError, ValueError for what can't be drawn, StorageError for what can't be kept.
     """
-    work = open_work(job, out, devices, retry)
-    if on_work:
-        on_work(work)
-    summary = draw_work(work, None, devices, compilation_cache, on_progress, on_batch)
-    if not summary.more:
-        work.finish()
-    return summary
+    summaries: list[Summary] = []
+    for _ in range(ROUNDS):
+        work = open_work(job, out, devices, retry)
+        if on_work:
+            on_work(work)
+        summaries.append(draw_work(work, None, devices, compilation_cache, on_progress, on_batch))
+        if summaries[-1].more:
+            return together(summaries, sum)
+        if not (outcome := work.outcome())["more"]:
+            return dataclasses.replace(together(summaries, sum), **outcome)
+    raise StorageError(
+        f"{work.storage.where}: what was drawn was gone or damaged when the job was to be closed, {ROUNDS} times. Does "
+        "something else write or remove files there? The same command draws what is missing"
+    )
 
 
 def draw_work(
@@ -309,5 +319,5 @@ def _finish(
         "seconds_to_keep": time.monotonic() - moments.drawn,
     }
     work.ledger.commit(batch.number, ordered, facts)
-    work.store.committed(batch.number)
+    work.ledger.forget(work.store.committed(batch.number))
     return ordered, moments._replace(recorded=time.monotonic())

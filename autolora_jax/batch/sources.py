@@ -10,6 +10,7 @@ which of them are drawn already.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 from autolora_jax.batch.storage import StorageError, read_anywhere
 from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.demo import MODEL, builtin
+from autolora_jax.files import files_in
 from autolora_jax.given import Given, Ground, check_mask, read_file, told
 from autolora_jax.image_files import PictureError, read_size
 from autolora_jax.models.networks import Networks
@@ -194,7 +196,7 @@ def check_read(
 
     configs: as Model.configs. read: (file, SHA-256) of all that was read for them.
     """
-    planned = {path: sha256 for source in (model, *others) for path, sha256 in source.read}
+    planned = dict(itertools.chain(model.read, *(file.read for file in others)))
     known = {*planned.values()}
     # A file of another name, as a repository's next revision has it, may hold the same.
     changed = [str(path) for path, sha256 in read if planned.get(path, sha256) != sha256 or sha256 not in known]
@@ -304,8 +306,7 @@ def _fingerprint(checkpoint: Checkpoint) -> tuple[str, Hashes]:
         for name, config in checkpoint.networks.items()
     }
     tokenizers = {
-        encoder: {path.name: of(path) for path in sorted(folder.iterdir()) if path.is_file()}
-        for encoder, folder in checkpoint.tokenizers.items()
+        encoder: {path.name: of(path) for path in files_in(folder)} for encoder, folder in checkpoint.tokenizers.items()
     }
     made_of = {
         "networks": networks,

@@ -63,6 +63,9 @@ class Storage(Protocol):
     def writing(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A new file, which appears, or replaces the old one, when the block ends well."""
 
+    def scratch(self) -> AbstractContextManager[IO[bytes]]:
+        """A file without a name, to write and to read, which nothing is left of: beside the others where that can be."""
+
     def remove(self, names: Iterable[str]) -> None:
         """Removes files, as far as they exist."""
 
@@ -83,8 +86,12 @@ class Folder(Storage):
 
     def read(self, name: str) -> bytes | None:
         path = self.root / name
-        with _told(path, "read"):
-            return path.read_bytes() if path.exists() else None
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:
+            raise _failed(path, "read", e) from e
 
     @contextmanager
     def reading(self, name: str) -> Iterator[IO[bytes]]:
@@ -100,6 +107,14 @@ class Folder(Storage):
             unfinished.mkdir(parents=True, exist_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             with files.writing(path, unfinished=unfinished, synced=True) as file:
+                yield file
+
+    @contextmanager
+    def scratch(self) -> Iterator[IO[bytes]]:
+        unfinished = self.root / _UNFINISHED
+        with _told(unfinished, "written"):
+            unfinished.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=unfinished) as file:
                 yield file
 
     def remove(self, names: Iterable[str]) -> None:
@@ -123,7 +138,11 @@ def _told(path: Path, what: str) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as e:
-        raise StorageError(f"{path} can't be {what}: {e.strerror or e}. {_AGAIN}") from e
+        raise _failed(path, what, e) from e
+
+
+def _failed(path: Path, what: str, error: OSError) -> StorageError:
+    return StorageError(f"{path} can't be {what}: {error.strerror or error}. {_AGAIN}")
 
 
 class Bucket(Storage):
@@ -177,6 +196,9 @@ class Bucket(Storage):
             with path.open("wb") as file:
                 yield file
             self._try(name, "written", lambda: self._fs.put_file(str(path), self._path(name)))
+
+    def scratch(self) -> AbstractContextManager[IO[bytes]]:
+        return tempfile.TemporaryFile()  # beside nothing: TMPDIR says where
 
     def remove(self, names: Iterable[str]) -> None:
         def remove(name: str) -> None:

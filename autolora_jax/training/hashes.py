@@ -18,8 +18,9 @@ def sha256s(paths: Sequence[Path], kept: Path) -> list[str]:
 
     def known(name: str) -> list[object]:
         stamp, noted = stamps[name], before.get(name)
-        valid = isinstance(noted, list) and noted[:-1] == stamp
-        return noted if valid else [*stamp, sha256_of(Path(name))]  # stamped before: what changes meanwhile shows
+        if isinstance(noted, list) and noted[:-1] == stamp:
+            return noted
+        return [*stamp, sha256_of(Path(name))]  # stamped before: what changes meanwhile shows
 
     with ThreadPoolExecutor(THREADS) as pool:
         after = dict(zip(stamps, pool.map(known, stamps), strict=True))

@@ -26,6 +26,7 @@ from flax import traverse_util
 from jaxtyping import DTypeLike
 
 from autolora_jax.config import ConfigError, read_json
+from autolora_jax.files import is_litter
 from autolora_jax.models.networks import Networks
 from autolora_jax.weights import reads
 from autolora_jax.weights.errors import WeightsError, shorten
@@ -55,7 +56,7 @@ class OrbaxWeights(NamedTuple):
 
     def paths(self) -> list[Path]:
         """The files that it is read from, in a fixed order."""
-        return sorted(path for path in self.path.rglob("*") if path.is_file())
+        return sorted(path for path in self.path.rglob("*") if path.is_file() and not is_litter(path.name))
 
     def check(self, targets: Mapping[str, Any]) -> None:
         """Raises WeightsError when the stored tree is not the one expected."""

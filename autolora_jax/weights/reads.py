@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from autolora_jax.weights.errors import WeightsError
 
 _THREADS = 4  # files that are hashed at once
+_PIECE = 1 << 20  # bytes
 _Inode = tuple[Path, int, int]
 
 
@@ -23,11 +24,11 @@ class Reads:
     """Files that are read."""
 
     def __init__(self) -> None:
-        self._opened: dict[_Inode, IO[bytes]] = {}
+        self._opened: dict[_Inode, BinaryIO] = {}
         self._read: dict[_Inode, None] = {}
         self._named: dict[Path, None] = {}
 
-    def opened(self, path: Path, file: IO[bytes]) -> Callable[[], None]:
+    def opened(self, path: Path, file: BinaryIO) -> Callable[[], None]:
         """Keeps an opened file; to be called when something of it is read."""
         stat = os.fstat(file.fileno())
         key = path, stat.st_dev, stat.st_ino
@@ -65,7 +66,7 @@ def noted() -> Iterator[Reads]:
         reads.close()
 
 
-def opened(path: Path, file: IO[bytes]) -> Callable[[], None]:
+def opened(path: Path, file: BinaryIO) -> Callable[[], None]:
     """What has to be called when something of an opened file is read."""
     reads = _NOTED.get()
     return reads.opened(path, file) if reads else lambda: None
@@ -77,9 +78,12 @@ def named(paths: Callable[[], Iterable[Path]]) -> None:
         reads.named(paths())
 
 
-def _sha256(file: IO[bytes]) -> str:
+def _sha256(file: BinaryIO) -> str:
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _by_name(path: Path) -> tuple[Path, str]:

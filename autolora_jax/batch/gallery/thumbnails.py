@@ -5,6 +5,7 @@ A thumbnail that is there is not made again. A sheet shows one prompt: a row for
 
 import io
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -127,7 +128,7 @@ def write_sheets(storage: Storage, table: Table, thumbnails: Thumbnails, on_done
             storage.write(names[-1], file.getvalue())
         if on_done:
             on_done(number + 1, len(prompts))
-    there = (f"{SHEETS}/{name}" for name in storage.names(SHEETS))
+    there = (f"{SHEETS}/{name}" for name in storage.names(SHEETS) if re.fullmatch(r"\d{4,}-\d{2,}\.jpg", name))
     storage.remove([name for name in there if name not in set(names)])
     return names
 
