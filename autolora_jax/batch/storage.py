@@ -64,7 +64,7 @@ class Storage(Protocol):
         """A new file, which appears, or replaces the old one, when the block ends well."""
 
     def scratch(self) -> AbstractContextManager[IO[bytes]]:
-        """A file without a name, to write and to read, which nothing is left of: beside the others where that can be."""
+        """A file without a name, to write and to read, of which nothing is left: beside the others if that can be."""
 
     def remove(self, names: Iterable[str]) -> None:
         """Removes files, as far as they exist."""

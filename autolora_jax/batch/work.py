@@ -267,8 +267,8 @@ def _require_manifest(storage: Storage, found: Recorded) -> None:
         )
     if not found.rows and storage.read(PLACE) is not None and any_picture(storage):
         warnings.warn(
-            f"{storage.where} holds pictures, but {MANIFEST} is missing or empty: those of this job are drawn again, in "
-            "their places",
+            f"{storage.where} holds pictures, but {MANIFEST} is missing or empty: those of this job are drawn again, "
+            "in their places",
             stacklevel=2,
         )
 
