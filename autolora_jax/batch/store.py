@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from autolora_jax import tars
 from autolora_jax.batch.storage import AT_ONCE, STATE, Storage
 
 IMAGES, SHARDS, STAGED = "images", "shards", f"{STATE}/staged"
@@ -183,6 +184,22 @@ def read_pictures(storage: Storage, places: Mapping[str, Place]) -> Iterator[tup
             yield keys[member], found
 
 
+def absent(storage: Storage, files: Iterable[str]) -> list[str]:
+    """Which of these files are not there; each of their folders is listed once. Raises StorageError."""
+    by_folder: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for file in sorted(files):
+        folder, _, name = file.rpartition("/")
+        by_folder[folder][name] = None
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        there = pool.map(lambda folder: set(storage.names(folder)), by_folder)
+        return [
+            f"{folder}/{name}"
+            for (folder, names), found in zip(by_folder.items(), there, strict=True)
+            for name in names
+            if name not in found
+        ]
+
+
 def _read_members(storage: Storage, shard: str, members: Mapping[str, object]) -> Iterator[tuple[str, bytes | str]]:
     """(member, content) of these members of a shard. In place of a content: why there is none. Raises StorageError."""
     folder, _, file = shard.rpartition("/")
@@ -191,12 +208,11 @@ def _read_members(storage: Storage, shard: str, members: Mapping[str, object]) -
         return
     left = dict.fromkeys(members)
     try:
-        with storage.reading(shard) as opened, tarfile.open(fileobj=opened) as tar:
-            for info in tar:
-                if info.name in left and (found := tar.extractfile(info)):
-                    content = found.read()
+        with storage.reading(shard) as opened:
+            for info, found in tars.members(opened):
+                if info.name in left and found:
                     del left[info.name]
-                    yield info.name, content
+                    yield info.name, found.read()
     except tarfile.TarError as e:
         yield from ((member, f"{shard}: {member} can't be read: {e}") for member in left)
         return
