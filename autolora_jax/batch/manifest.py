@@ -33,7 +33,9 @@ _PART, _NOTE = re.compile(r"([0-9a-f]{8})-(\d{8,})\.jsonl"), re.compile(r"log-.+
 _LIST = "list<string>"
 # Column -> its type in Parquet.
 COLUMNS: Mapping[str, str] = {
-    **dict.fromkeys(["key", "status", "file", "member", "sha256", "prompt", "negative_prompt"], "string"),
+    **dict.fromkeys(["key", "status", "file", "member"], "string"),
+    "position": "int64",
+    **dict.fromkeys(["sha256", "prompt", "negative_prompt"], "string"),
     "seed": "int64",
     **dict.fromkeys(["id", *GIVEN, "model", "model_sha256"], "string"),
     **columns_of(ModelConfig),
@@ -47,14 +49,18 @@ COLUMNS: Mapping[str, str] = {
 }
 
 
+# Columns that a run and the names of files decide, beside what a picture's key is made of.
+_OF_A_RUN = frozenset({"status", "file", "member", "position", "sha256", "reason", "autolora_jax", "jax"}) | frozenset(
+    {"model", "loras", "lora", "id", *(name for name in GIVEN if not name.endswith("_sha256"))}
+)
 ALONE = {
     "lora": "loras",
     "lora_scale": "lora_scales",
 }  # column -> the list whose only entry it holds; null beside others
 
 
-def make_row(row: Row, status: str, **found: str | None) -> dict[str, Any]:
-    """A picture's row: its columns in their order. found: file, member, sha256 of it; or the reason why it is not."""
+def make_row(row: Row, status: str, **found: str | int | None) -> dict[str, Any]:
+    """A picture's row: its columns in their order. found: its Place and sha256; or the reason why it is not."""
     columns = {
         **row.recipe.columns,
         **(row.base.columns if row.base else {}),
@@ -153,14 +159,15 @@ def recorded(storage: Storage, keys: np.ndarray) -> Recorded:
     return Recorded(known, drawn, len(ok), frozenset(number for number in shards if number is not None))
 
 
-def fold(storage: Storage, plan_keys: np.ndarray) -> None:
+def fold(storage: Storage, plan_keys: np.ndarray, mend: bool = False) -> None:
     """Makes one file of the manifest and its parts: rows of other jobs as they stand, then this plan's in its order.
 
     Parts stay, to be removed when nothing depends on them any more: folding again changes nothing.
+    mend: leave out lines that are no rows, in place of raising StorageError.
     """
     keys, ends = bytearray(), array("q", [0])
     with storage.scratch() as rows, storage.scratch() as log:  # a row's place and length is all that memory holds
-        for line in _lines(storage):
+        for line in _sound(storage) if mend else _lines(storage):
             if line.startswith(_LOG):
                 log.write(json.dumps(json.loads(line)["log"]).encode() + b"\n")
             else:
@@ -207,21 +214,76 @@ def _find(keys: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return at, known
 
 
-def _lines(storage: Storage) -> Iterator[bytes]:
-    """Of the manifest, then of its parts. Raises StorageError for a line that is neither a row nor a log's."""
+def lines_of(storage: Storage) -> Iterator[tuple[str, int, bytes]]:
+    """(file, number, line) of the manifest's lines, then of its parts', whatever they are. Raises StorageError."""
     if MANIFEST in storage.names(""):
         with storage.reading(MANIFEST) as file:
-            yield from _checked(file, f"{storage.where}/{MANIFEST}")
+            yield from ((MANIFEST, number, line) for number, line in enumerate(file, 1))
     names = [*(part.file for part in parts_in(storage)), *notes_in(storage)]
     for name, content in zip(names, storage.read_all(names), strict=True):
-        yield from _checked(content.splitlines(keepends=True), f"{storage.where}/{name}")
+        yield from ((name, number, line) for number, line in enumerate(content.splitlines(keepends=True), 1))
 
 
-def _checked(lines: Iterable[bytes], where: str) -> Iterator[bytes]:
-    for number, line in enumerate(lines, 1):
+def _lines(storage: Storage) -> Iterator[bytes]:
+    """The lines. Raises StorageError for one that is neither a row nor a log's."""
+    for file, number, line in lines_of(storage):
         if not line.startswith((_ROW, _LOG)) or not line.endswith(b"}\n"):
-            raise StorageError(f"{where}: line {number} is no row of a manifest; restore the file")
+            raise StorageError(
+                f"{storage.where}/{file}: line {number} is no row of a manifest; restore the file, or let --verify "
+                "--repair make the row anew"
+            )
         yield line
+
+
+def _sound(storage: Storage) -> Iterator[bytes]:
+    """The lines that are rows, and those of logs that can be read."""
+    for _, _, line in lines_of(storage):
+        if read_row(line) if is_row(line) else read_part(line) is not None:
+            yield line
+
+
+def is_row(line: bytes) -> bool:
+    """Whether a line should be one."""
+    return not line.startswith(_LOG)
+
+
+def read_row(line: bytes) -> dict[str, Any] | None:
+    """A row, by a line of the manifest; None for what is none."""
+    try:
+        row = json.loads(line) if line.startswith(_ROW) and line.endswith(b"}\n") else {}
+        if row["key"] != key_of(line) or row["status"] not in (OK, FAILED, NOT_FINITE):
+            return None
+        drawn = re.fullmatch(r"[0-9a-f]{64}", row["sha256"]) and row["file"] and isinstance(row["prompt"], str)
+        return row if row["status"] != OK or drawn else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def key_of(line: bytes) -> str | None:
+    """The key that a row begins with; None where there is none."""
+    key = _key(line).decode("ascii", "replace") if line.startswith(_ROW) else ""
+    return key if re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", key) else None
+
+
+def planned_columns(row: Row) -> dict[str, Any]:
+    """The columns that follow from a picture's key, with what they should hold."""
+    columns = json.loads(json.dumps(make_row(row, OK)))
+    return {name: value for name, value in columns.items() if name not in _OF_A_RUN}
+
+
+def parquet_keys(storage: Storage) -> list[bytes] | None:
+    """The keys in manifest.parquet; None where it is not there, or pyarrow is not. Raises StorageError."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        return None
+    if PARQUET not in storage.names(""):
+        return None
+    with storage.reading(PARQUET) as file:
+        try:
+            return [key.encode() for key in parquet.read_table(file, columns=["key"])["key"].to_pylist()]
+        except Exception as e:  # pyarrow's errors have no class of their own
+            raise StorageError(f"can't be read: {e}") from None
 
 
 def _key(line: bytes) -> bytes:

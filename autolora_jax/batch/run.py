@@ -291,10 +291,11 @@ def _finish(
     moments = moments._replace(drawn=time.monotonic())
     output, form = work.job.output, FORMATS[work.job.output.format]
 
-    def encode(row: Row, array: np.ndarray) -> Picture:
+    def encode(number: int, array: np.ndarray) -> Picture:
+        row = rows[number]
         by = {FEATURES: work.features.source._asdict()} if work.features else {}
         content = form.encode(array, row.settings | by, output.quality)
-        place = work.store.place(batch.number, row.key)
+        place = work.store.place(batch.number, number, row.key)
         told = make_row(row, OK, **place._asdict(), sha256=hashlib.sha256(content).hexdigest())
         return Picture(place, content, told)
 
@@ -303,7 +304,7 @@ def _finish(
     arrays = [array for array, finite in zip(pictures.arrays, pictures.finite, strict=True) if finite]
     if work.features:
         arrays = list(work.features.of(arrays, writers))
-    kept = list(writers.map(encode, [rows[i] for i in good], arrays))
+    kept = list(writers.map(encode, good, arrays))
     work.store.save(batch.number, kept, writers)
     told = {i: picture.row for i, picture in zip(good, kept, strict=True)}
     told |= {i: make_row(rows[i], FAILED, reason=why) for i, why in drawing.failed.items()}

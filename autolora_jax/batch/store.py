@@ -1,7 +1,6 @@
 """Where pictures go: every picture a file, named by its key, or many in a tar file as WebDataset reads them."""
 
 import itertools
-import json
 import re
 import tarfile
 import threading
@@ -11,6 +10,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from autolora_jax import tars
+from autolora_jax.batch.shard_files import end, sample
 from autolora_jax.batch.storage import AT_ONCE, STATE, Storage
 
 IMAGES, SHARDS, STAGED = "images", "shards", f"{STATE}/staged"
@@ -18,10 +18,14 @@ _SHARD, _PIECE = re.compile(r"(\d{6,})\.tar"), re.compile(r"(\d{6,})-(\d{8,})\.t
 
 
 class Place(NamedTuple):
-    """Where a picture is found: a file, and the name inside, if that is a shard."""
+    """Where a picture is found: a file, and the name inside, if that is a shard.
+
+    position: its number in the order of the shard, in which numbers may be left out.
+    """
 
     file: str
     member: str | None
+    position: int | None = None
 
 
 class Picture(NamedTuple):
@@ -38,8 +42,8 @@ class Store:
     def __init__(self, storage: Storage, suffix: str) -> None:
         self.storage, self.suffix = storage, suffix
 
-    def place(self, batch: int, key: str) -> Place:
-        """Where a picture of a batch will be found."""
+    def place(self, batch: int, number: int, key: str) -> Place:
+        """Where a picture of a batch will be found. number: its own in the batch."""
         return Place(f"{IMAGES}/{key[:2]}/{key}.{self.suffix}", None)
 
     def save(self, batch: int, pictures: Sequence[Picture], pool: Executor) -> None:
@@ -99,28 +103,24 @@ class Shards(Store):
     """
 
     def __init__(
-        self, storage: Storage, suffix: str, first: int, batches: int, total: int, finished: Iterable[int]
+        self, storage: Storage, suffix: str, first: int, batches: int, total: int, finished: Iterable[int], rows: int
     ) -> None:
-        """first: number of the first shard. batches: a shard, of `total` in all. finished: those that are recorded."""
+        """first: number of the first shard. batches: a shard, of `total` in all. finished: those that are recorded.
+        rows: of a batch."""
         super().__init__(storage, suffix)
-        self.first, self.batches, self.total = first, batches, total
+        self.first, self.batches, self.total, self.rows = first, batches, total, rows
         self._lock = threading.Lock()
         self._finished: defaultdict[int, set[int]] = defaultdict(set)
         for batch in finished:
             self._finished[batch // batches].add(batch)
 
-    def place(self, batch: int, key: str) -> Place:
-        return Place(shard_file(self.first + batch // self.batches), f"{key}.{self.suffix}")
+    def place(self, batch: int, number: int, key: str) -> Place:
+        shard, before = divmod(batch, self.batches)
+        return Place(shard_file(self.first + shard), f"{key}.{self.suffix}", before * self.rows + number)
 
     def save(self, batch: int, pictures: Sequence[Picture], pool: Executor) -> None:
-        members = []
-        for picture in pictures:
-            assert picture.place.member is not None
-            members.append(_member(picture.place.member, picture.content))
-            told = {"json": json.dumps(picture.row), "txt": picture.row["prompt"]}
-            for ending, text in told.items():
-                members.append(_member(f"{picture.row['key']}.{ending}", text.encode("utf-8", "replace")))
-        self.storage.write(Piece(self.first + batch // self.batches, batch).file, b"".join(members))
+        samples = (sample(picture.row, picture.content) for picture in pictures)
+        self.storage.write(Piece(self.first + batch // self.batches, batch).file, b"".join(samples))
 
     def committed(self, batch: int) -> list[int]:
         shard = batch // self.batches
@@ -154,17 +154,8 @@ def join_staged(storage: Storage, pieces: Iterable[Piece]) -> None:
             with storage.writing(shard_file(shard)) as tar:
                 for piece in storage.read_all(names):
                     tar.write(piece)
-                tar.write(bytes(2 * tarfile.BLOCKSIZE))
-                tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE))
+                tar.write(end(tar.tell()))
         storage.remove(names)
-
-
-def _member(name: str, content: bytes) -> bytes:
-    """A file's header and content as they stand in a tar file."""
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    padding = -len(content) % tarfile.BLOCKSIZE
-    return info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(padding)
 
 
 def read_pictures(storage: Storage, places: Mapping[str, Place]) -> Iterator[tuple[str, bytes | str]]:
@@ -173,7 +164,7 @@ def read_pictures(storage: Storage, places: Mapping[str, Place]) -> Iterator[tup
     places: key -> where the manifest says it is. Raises StorageError.
     """
     shards: dict[str, dict[str, str]] = {}
-    for key, (file, member) in places.items():
+    for key, (file, member, _) in places.items():
         if member is None:
             content = storage.read(file)
             yield key, f"{file} is not there" if content is None else content

@@ -187,10 +187,15 @@ def open_plan(
 ) -> Work:
     """The same of a job that is planned, in batches of so many rows."""
     features = open_features(job.output, plan, devices)
-    if not check_place(storage, job.output, features):
-        storage.write(PLACE, (json.dumps(_about(job.output, features), indent=2) + "\n").encode())
+    open_place(storage, job.output, features)
     record = open_record(storage, plan, rows, job.output, retry)
     return enter(job, plan, storage, record, features)
+
+
+def open_place(storage: Storage, output: OutputConfig, features: Features | None = None) -> None:
+    """Makes a place one for pictures of this form. Raises ConfigError when it holds others."""
+    if not check_place(storage, output, features):
+        storage.write(PLACE, (json.dumps(_about(output, features), indent=2) + "\n").encode())
 
 
 def enter(job: Job, plan: Plan, storage: Storage, record: Record, features: Features | None = None) -> Work:
@@ -199,7 +204,7 @@ def enter(job: Job, plan: Plan, storage: Storage, record: Record, features: Feat
     done, suffix = ledger.done(), FORMATS[job.output.format].suffix
     store = Store(storage, suffix)
     if record.shard_batches:
-        store = Shards(storage, suffix, record.first_shard, record.shard_batches, len(batches), done)
+        store = Shards(storage, suffix, record.first_shard, record.shard_batches, len(batches), done, record.rows)
     return Work(job, plan, storage, ledger, store, batches, frozenset(done), features)
 
 

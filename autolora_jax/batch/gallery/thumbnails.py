@@ -103,7 +103,7 @@ def _make(storage: Storage, thumbnails: Thumbnails, key: str, place: Place, cont
         small.thumbnail(size, reducing_gap=2.0)
         small.save(file, "WEBP", quality=82)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:  # what Pillow says of broken files
-        return f"{': '.join(filter(None, place))} can't be read: {e}"
+        return f"{': '.join(filter(None, place[:2]))} can't be read: {e}"
     storage.write(thumbnails.name(key), file.getvalue())
     return None
 
