@@ -24,6 +24,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from autolora_jax.batch.manifest import (
+    COLUMNS,
     MANIFEST,
     OK,
     PARQUET,
@@ -214,11 +215,11 @@ class Book:
                 self.undrawn += 1
                 continue
             row = json.loads(self.lines(number, number)[0])
-            for name, value in planned_columns(plan.row(int(item))).items():
-                if name in row and row[name] != value:
-                    why = f"the row of {row['key']} says {name} {row[name]!r}, and the job {value!r}"
-                    self.troubles.append(Trouble(MANIFEST, why, row["key"], shard_number(row["file"])))
-                    break
+            planned = planned_columns(plan.row(int(item)))
+            wrong = [name for name in row if name not in COLUMNS or row[name] != planned.get(name, row[name])]
+            if wrong:
+                why = f"the row of {row['key']} says {wrong[0]} {row[wrong[0]]!r}, and the job something else"
+                self.troubles.append(Trouble(MANIFEST, why, row["key"], shard_number(row["file"])))
 
 
 class Checked(NamedTuple):
