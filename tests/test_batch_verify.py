@@ -22,6 +22,7 @@ from autolora_jax.batch.storage import Bucket, Folder, Storage
 from autolora_jax.batch.verify import Report, verify
 from autolora_jax.settings import Job
 from tests.batch_jobs import counted, draw, draw_all, open_fake, plan_of, rows_of, small_job, tree
+from tests.test_batch_failures import poisoned
 
 SHARDS = 12  # pictures of a shard: three batches
 
@@ -313,6 +314,12 @@ def test_a_place_that_can_only_be_read_is_verified(whole, out: Path, monkeypatch
     for name in ("scratch", "writing", "write", "remove"):
         monkeypatch.setattr(Folder, name, refuse)
     assert checked(out, shard_size).troubles == []
+
+
+def test_pictures_that_failed_have_rows_and_no_files(tmp_path: Path):
+    draw_all(small_job(), tmp_path, draw=poisoned)
+    found = checked(tmp_path)
+    assert (found.pictures, found.troubles) == (16, [])
 
 
 def test_other_forms_are_verified(tmp_path: Path):

@@ -30,6 +30,8 @@ PARTS = f"{STATE}/parts"
 OK, FAILED, NOT_FINITE = "ok", "failed", "not_finite"  # what became of a picture
 _ROW, _LOG = b'{"key": "', b'{"log": '  # how lines begin
 _PART, _NOTE = re.compile(r"([0-9a-f]{8})-(\d{8,})\.jsonl"), re.compile(r"log-.+\.jsonl")
+_KEY = re.compile(rb'\{"key": "([0-9a-f]{%d})"' % KEY_LENGTH).match
+_SHA256 = re.compile(r"[0-9a-f]{64}").fullmatch
 _LIST = "list<string>"
 # Column -> its type in Parquet.
 COLUMNS: Mapping[str, str] = {
@@ -249,20 +251,43 @@ def is_row(line: bytes) -> bool:
 
 def read_row(line: bytes) -> dict[str, Any] | None:
     """A row, by a line of the manifest; None for what is none."""
-    try:
-        row = json.loads(line) if line.startswith(_ROW) and line.endswith(b"}\n") else {}
-        if row["key"] != key_of(line) or row["status"] not in (OK, FAILED, NOT_FINITE):
+    return Reader()(line)
+
+
+class Reader:
+    """Reads rows as read_row does, but of most only what stands before SHARED: equal ends are parsed once."""
+
+    SHARED = b', "model": '  # whose quotes no text can hold
+    _MOST = 10_000  # ends of rows that are remembered
+
+    def __init__(self) -> None:
+        self._ends: set[bytes] = set()
+
+    def __call__(self, line: bytes) -> dict[str, Any] | None:
+        start, shared, rest = line.partition(self.SHARED)
+        try:
+            if rest in self._ends:
+                return _checked(json.loads(start + b"}"), line)
+            row = _checked(json.loads(line), line)
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
-        drawn = re.fullmatch(r"[0-9a-f]{64}", row["sha256"]) and row["file"] and isinstance(row["prompt"], str)
-        return row if row["status"] != OK or drawn else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+        if row is not None and shared and len(self._ends) < self._MOST:
+            self._ends.add(rest)
+        return row
+
+
+def _checked(row: dict[str, Any], line: bytes) -> dict[str, Any] | None:
+    """Raises KeyError, TypeError for what is no row."""
+    whole = line.endswith(b"}\n") and row["key"] == key_of(line) and isinstance(row["prompt"], str)
+    if row["status"] == OK:
+        whole = whole and isinstance(row["file"], str) and _SHA256(row["sha256"]) is not None
+    return row if whole and row["status"] in (OK, FAILED, NOT_FINITE) else None
 
 
 def key_of(line: bytes) -> str | None:
     """The key that a row begins with; None where there is none."""
-    key = _key(line).decode("ascii", "replace") if line.startswith(_ROW) else ""
-    return key if re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", key) else None
+    found = _KEY(line)
+    return found[1].decode() if found else None
 
 
 def planned_columns(row: Row) -> dict[str, Any]:

@@ -85,13 +85,13 @@ class Folder(Storage):
             return sorted(entry.name for entry in os.scandir(path) if entry.is_file()) if path.is_dir() else []
 
     def read(self, name: str) -> bytes | None:
-        path = self.root / name
         try:
-            return path.read_bytes()
+            with open(f"{self.where}/{name}", "rb", buffering=0) as file:
+                return file.readall()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as e:
-            raise _failed(path, "read", e) from e
+            raise _failed(self.root / name, "read", e) from e
 
     @contextmanager
     def reading(self, name: str) -> Iterator[IO[bytes]]:

@@ -23,11 +23,13 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.manifest import (
     COLUMNS,
     MANIFEST,
     OK,
     PARQUET,
+    Reader,
     is_row,
     key_of,
     lines_of,
@@ -41,7 +43,7 @@ from autolora_jax.batch.shard_files import BESIDE, Damage, beside, walk
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import AT_ONCE, STATE, Bucket, Storage, StorageError, open_storage
 from autolora_jax.batch.store import IMAGES, Piece, pieces_in, shard_file, shard_number, shards_in
-from autolora_jax.batch.work import RECORD
+from autolora_jax.batch.work import PLACE, RECORD
 from autolora_jax.settings.jobs import Job
 
 STATE_FILE = f"{STATE}/verified.json"  # how far a verification is that was stopped
@@ -130,6 +132,9 @@ class Book:
         self._spool, self.troubles = spool, list[Trouble]()
         self._keys, self._ends = bytearray(), array("q", [0])
         self._shards, self._batches = array("i"), array("i")  # of each row; batches: of those in parts
+        self._sha256s, self._files = bytearray(), dict[int, str]()  # files: of rows whose name is not the usual one
+        about = json.loads(storage.read(PLACE) or b"{}")
+        self._suffix = FORMATS[about["pictures"]].suffix if about.get("pictures") in FORMATS else "png"
         self._hashes = hashlib.sha256()
         self._in_manifest = 0  # rows
         self._read(storage)
@@ -160,6 +165,11 @@ class Book:
         start, stop = self._ends[first], self._ends[last + 1]
         return os.pread(self._spool.fileno(), stop - start, start).splitlines()
 
+    def picture(self, number: int) -> tuple[str, str, bytes]:
+        """(key, file, SHA-256) of a row's picture."""
+        key = self.keys[number].decode()
+        return key, self._files.get(number) or self._usual(key), bytes(self._sha256s[32 * number : 32 * number + 32])
+
     def of_shard(self, number: int) -> dict[str, tuple[bytes, int]]:
         """Key -> (its row, the batch whose part that is in; -1: none) of a shard's pictures, in the shard's order."""
         rows = np.flatnonzero(self.counts & (self._shard_of == number))
@@ -178,12 +188,12 @@ class Book:
         return int(self._rank[at]) if at < len(self._rank) and self._sorted[at] == key else None
 
     def _read(self, storage: Storage) -> None:
-        batches = {part.file: part.batch for part in parts_in(storage)}
+        batches, read = {part.file: part.batch for part in parts_in(storage)}, Reader()
         for file, number, line in lines_of(storage):
             self._hashes.update(line)
             if not is_row(line):
                 continue
-            if (row := read_row(line)) is None:
+            if (row := read(line)) is None:
                 self.troubles.append(Trouble(f"{file}, line {number}", "is no row of a manifest", key_of(line)))
                 continue
             self._spool.write(line)
@@ -191,9 +201,15 @@ class Book:
             self._ends.append(self._ends[-1] + len(line))
             shard = shard_number(row["file"])
             self._shards.append(_NOWHERE if row["status"] != OK else _FILE if shard is None else shard)
+            self._sha256s += bytes.fromhex(row["sha256"] or "00" * 32)
+            if shard is None and row["file"] != self._usual(row["key"]):
+                self._files[len(self._batches)] = row["file"] or ""
             self._batches.append(batches.get(file, -1))
             self._in_manifest += file == MANIFEST
         self._spool.flush()
+
+    def _usual(self, key: str) -> str:
+        return f"{IMAGES}/{key[:2]}/{key}.{self._suffix}"
 
     def _check_counts(self) -> None:
         keys, counts = np.unique(self.keys[: self._in_manifest], return_counts=True)
@@ -245,15 +261,13 @@ def _checks(storage: Storage, book: Book, done: int) -> Iterator[Checked]:
 
 
 def _check_files(storage: Storage, book: Book, start: int) -> Checked:
-    numbers = book.files[start : start + TOGETHER]
-    lines, troubles, size = book.lines(int(numbers[0]), int(numbers[-1])), [], 0
-    for number in numbers - numbers[0]:
-        row = json.loads(lines[number])
-        content = storage.read(row["file"])
+    numbers, troubles, size = book.files[start : start + TOGETHER].tolist(), [], 0
+    for key, file, sha256 in map(book.picture, numbers):
+        content = storage.read(file)
         if content is None:
-            troubles.append(Trouble(row["file"], "is not there", row["key"]))
-        elif hashlib.sha256(content).hexdigest() != row["sha256"]:
-            troubles.append(Trouble(row["file"], "is not the picture that was recorded", row["key"]))
+            troubles.append(Trouble(file, "is not there", key))
+        elif hashlib.sha256(content).digest() != sha256:
+            troubles.append(Trouble(file, "is not the picture that was recorded", key))
         size += len(content or b"")
     return Checked(troubles, len(numbers), size)
 
