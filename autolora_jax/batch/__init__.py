@@ -9,6 +9,7 @@ job → plan → draw → store → work → run, and verify → repair of what 
 
 from autolora_jax.batch.draw import Artist, Draw, Drawing, Pictures
 from autolora_jax.batch.manifest import read_manifest
+from autolora_jax.batch.owner import OwnedError
 from autolora_jax.batch.repair import Repair, repair
 from autolora_jax.batch.run import Summary, draw_job, run
 from autolora_jax.batch.storage import StorageError
@@ -22,6 +23,7 @@ __all__ = [
     "Drawing",
     "Job",
     "OutputConfig",
+    "OwnedError",
     "Pictures",
     "Prompt",
     "Repair",

@@ -24,6 +24,7 @@ import numpy as np
 from autolora_jax.batch.draw import Artist, Draw
 from autolora_jax.batch.formats import FORMATS, Features, open_features
 from autolora_jax.batch.manifest import MANIFEST, OK, PARQUET, PARTS, Part, fold, make_part, parts_in
+from autolora_jax.batch.owner import owning
 from autolora_jax.batch.plan import Plan, make_plan
 from autolora_jax.batch.run import OnBatch, run
 from autolora_jax.batch.shard_files import BESIDE, Member, end, sample, walk
@@ -72,11 +73,13 @@ def repair(
     Raises as draw_job.
     """
     storage, plan = out if isinstance(out, Storage) else open_storage(out), make_plan(job, Sources())
-    report = verify(storage, plan=plan) if report is None else report
     keep_programs(compilation_cache)
     artist = Artist(devices, FORMATS[job.output.format].latents, on_progress)
     rows = job.batch_size * len(jax.devices() if devices is None else devices)
-    return mend(job, plan, storage, report.troubles, rows, artist, open_features(job.output, plan, devices), on_batch)
+    with owning(storage):
+        report = verify(storage, plan=plan) if report is None else report
+        features = open_features(job.output, plan, devices)
+        return mend(job, plan, storage, report.troubles, rows, artist, features, on_batch)
 
 
 def mend(

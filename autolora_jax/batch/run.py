@@ -28,10 +28,12 @@ import numpy as np
 from autolora_jax.batch.draw import Artist, Draw, Drawing
 from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, make_row
-from autolora_jax.batch.plan import Batch, Row
-from autolora_jax.batch.storage import StorageError
+from autolora_jax.batch.owner import owning
+from autolora_jax.batch.plan import Batch, Row, make_plan
+from autolora_jax.batch.sources import Sources
+from autolora_jax.batch.storage import StorageError, open_storage
 from autolora_jax.batch.store import Picture
-from autolora_jax.batch.work import Work, open_work
+from autolora_jax.batch.work import Work, open_plan
 from autolora_jax.compilation import keep_programs
 from autolora_jax.evaluation.kept import FEATURES
 from autolora_jax.progress import OnProgress
@@ -160,18 +162,22 @@ def draw_job(
     devices: default all. retry: draw also what failed before, or was not finite.
     compilation_cache: where compiled programs are kept, see compilation.keep_programs.
     on_work: told what is to be done, before anything is loaded. on_progress: of loading. on_batch: rows as recorded.
-    Raises ConfigError, WeightsError, ValueError for what can't be drawn, StorageError for what can't be kept.
+    Raises ConfigError, WeightsError, ValueError for what can't be drawn, StorageError for what can't be kept, and
+    OwnedError when another run draws there.
     """
-    summaries: list[Summary] = []
-    for _ in range(ROUNDS):
-        work = open_work(job, out, devices, retry)
-        if on_work:
-            on_work(work)
-        summaries.append(draw_work(work, None, devices, compilation_cache, on_progress, on_batch))
-        if summaries[-1].more:
-            return together(summaries, sum)
-        if not (outcome := work.outcome())["more"]:
-            return dataclasses.replace(together(summaries, sum), **outcome)
+    storage, plan, summaries = open_storage(out), make_plan(job, Sources()), list[Summary]()
+    rows = job.batch_size * len(jax.devices() if devices is None else devices)
+    with owning(storage) as owned:
+        for _ in range(ROUNDS):
+            work = open_plan(job, plan, storage, rows, devices, retry)
+            if on_work:
+                on_work(work)
+            todo = owned.checked(work.todo)
+            summaries.append(draw_work(work, todo, devices, compilation_cache, on_progress, on_batch))
+            if summaries[-1].more:
+                return together(summaries, sum)
+            if not (outcome := work.outcome())["more"]:
+                return dataclasses.replace(together(summaries, sum), **outcome)
     raise StorageError(
         f"{work.storage.where}: what was drawn was gone or damaged when the job was to be closed, {ROUNDS} times. Does "
         "something else write or remove files there? The same command draws what is missing"

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol, TypeVar, cast, runtime_checkable
 
@@ -126,7 +126,7 @@ class Folder(Storage):
         with _told(self.root / STATE, "removed"):
             shutil.rmtree(self.root / _UNFINISHED, ignore_errors=True)
             for folder, _, _ in os.walk(self.root / STATE, topdown=False):
-                if not os.listdir(folder):
+                with suppress(OSError):  # it is not empty
                     os.rmdir(folder)
 
 
