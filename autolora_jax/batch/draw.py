@@ -10,6 +10,7 @@ import numpy as np
 
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.recipe import Load
+from autolora_jax.batch.sources import check_read
 from autolora_jax.config import ConfigError
 from autolora_jax.engine import texts_of
 from autolora_jax.given import Given
@@ -18,6 +19,7 @@ from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import Request
 from autolora_jax.settings.pictures import Call, DrawingConfig
 from autolora_jax.text import embeds_file
+from autolora_jax.weights.reads import noted
 
 
 class Pictures(NamedTuple):
@@ -92,26 +94,39 @@ class Artist:
         return Drawing(failed, lambda: Pictures(*wait()))
 
     def pipeline(self, load: Load) -> AutoLoRAPipeline:
-        """The pipeline with exactly these files."""
+        """The pipeline with exactly these files. Raises WeightsError for those that are not what was planned."""
+        if self._load != load:
+            with noted() as reads:
+                pipe = self._loaded(load)
+                check_read(load.model, (*load.loras, *load.embeddings), _configs(pipe), reads.sha256s())
+            self._load, self._pipe = load, pipe
+        assert self._pipe is not None
+        return self._pipe
+
+    def _loaded(self, load: Load) -> AutoLoRAPipeline:
         before, pipe = self._load, self._pipe
         self._load = None  # until all is loaded
-        if pipe is None or before is None or before.model.config != load.model.config:
+        if pipe is None or before is None or before.model != load.model:
             self._pipe = pipe = None  # its memory is the next one's
             config = dataclasses.asdict(load.model.config)
             config |= {"devices": self.devices, "on_progress": self.on_progress, "progress": False}
             pipe = AutoLoRAPipeline.from_pretrained(**config)
-            before = None
-        if before is None or before.names != load.names:
-            pipe.unload_lora()
-            pipe.unload_textual_inversion()
-            for i, (lora, role) in enumerate(zip(load.loras, load.roles, strict=True)):
-                if self.on_progress:
-                    self.on_progress(Progress("load", i, len(load.loras), lora.name))
-                pipe.load_lora(lora.source, role=role)
-            for word in load.embeddings:
-                pipe.load_textual_inversion(word.source)
-        self._load, self._pipe = load, pipe
+        pipe.unload_lora()
+        pipe.unload_textual_inversion()
+        for i, (lora, role) in enumerate(zip(load.loras, load.roles, strict=True)):
+            if self.on_progress:
+                self.on_progress(Progress("load", i, len(load.loras), lora.name))
+            pipe.load_lora(lora.source, role=role)
+        for word in load.embeddings:
+            pipe.load_textual_inversion(word.source)
         return pipe
+
+
+def _configs(pipe: AutoLoRAPipeline) -> dict[str, Any]:
+    """As Model.configs."""
+    networks = {pipe.family.denoiser: pipe.denoiser, "vae": pipe.vae, **pipe.text.encoders}
+    own = {name: network.config for name, network in networks.items()}
+    return {**own, "scheduler": pipe.scheduler, "force_zeros_for_empty_prompt": pipe.text.force_zeros}
 
 
 def _keys(rows: Sequence[Row]) -> list[str]:

@@ -11,9 +11,10 @@ which of them are drawn already.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from autolora_jax.batch.storage import StorageError, read_anywhere
 from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.demo import MODEL, builtin
+from autolora_jax.files import files_in
 from autolora_jax.given import Given, Ground, check_mask, read_file, told
 from autolora_jax.image_files import PictureError, read_size
 from autolora_jax.models.networks import Networks
@@ -31,13 +33,15 @@ from autolora_jax.settings.model import ModelConfig
 from autolora_jax.text import embeds_file
 from autolora_jax.text.embeds import SAID
 from autolora_jax.weights.checkpoint import Checkpoint, open_checkpoint, overridden
-from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import SD3, SDXL, Family
 from autolora_jax.weights.files import sha256_of
 from autolora_jax.weights.hub import cached_copy, is_hub_id, published_sha256, split_hub_id
 from autolora_jax.weights.lora.describe import usable_lora
-from autolora_jax.weights.lora.source import PEFT_CONFIG, PEFT_WEIGHTS, find_lora
+from autolora_jax.weights.lora.source import find_lora, settings_beside
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_BASE
+
+Hashes = tuple[tuple[Path, str], ...]  # SHA-256 of files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +54,19 @@ class Model:
     family: Family
     networks: Mapping[str, Any]
     scheduler: SchedulerConfig
+    zeros: bool = False  # see Checkpoint.force_zeros_for_empty_prompt
+    read: Hashes = ()  # of the files that it is read from
 
     @property
     def canvas(self) -> Canvas:
         """What it says of its pictures."""
         denoiser, vae = self.networks[self.family.denoiser], self.networks["vae"]
         return Canvas.of(denoiser, vae, self.family.guidance_scale, self.scheduler)
+
+    @property
+    def configs(self) -> dict[str, Any]:
+        """What its files say beside weights and tokenizers."""
+        return {**self.networks, "scheduler": self.scheduler, "force_zeros_for_empty_prompt": self.zeros}
 
 
 class File(NamedTuple):
@@ -65,6 +76,7 @@ class File(NamedTuple):
     name: str
     sha256: str
     autov3: str = ""  # of a LoRA: civitai's name for it
+    read: Hashes = ()  # of the files that it is read from
 
 
 class PictureFile(NamedTuple):
@@ -142,13 +154,16 @@ class Sources:
             checkpoint = open_checkpoint(config.source or MODEL, **config.files())
             if config.text_encoder_3 is None:
                 checkpoint = checkpoint.without("text_encoder_3")
+            sha256, read = _fingerprint(checkpoint)
             self._models[config] = Model(
                 config=config,
                 name=Path(config.source or MODEL).name,
-                sha256=_fingerprint(checkpoint),
+                sha256=sha256,
                 family=checkpoint.family,
                 networks=checkpoint.networks,
                 scheduler=checkpoint.scheduler,
+                zeros=checkpoint.force_zeros_for_empty_prompt,
+                read=read,
             )
         return self._models[config]
 
@@ -156,18 +171,18 @@ class Sources:
         """A LoRA file that can be loaded."""
         if (source, True) not in self._files:
             path = usable_lora(source)
-            beside = path.with_name(PEFT_CONFIG)  # says what PEFT's tensors mean
-            parts = [path, beside] if path.name == PEFT_WEIGHTS and beside.exists() else [path]
-            hashes = [file_sha256(part) for part in parts]
-            sha256 = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-            self._files[source, True] = File(source, path.stem, sha256, lora_hash(path))
+            read = {part: file_sha256(part) for part in (path, *settings_beside(path))}
+            hashes = "".join(read.values())
+            sha256 = hashes if len(read) == 1 else hashlib.sha256(hashes.encode()).hexdigest()
+            self._files[source, True] = File(source, path.stem, sha256, lora_hash(path), (*read.items(),))
         return self._files[source, True]
 
     def embedding(self, source: str) -> File:
         """An embedding; its name is the word that a prompt calls it by."""
         if (source, False) not in self._files:
             path = find_lora(source)
-            self._files[source, False] = File(source, path.stem, file_sha256(path))
+            sha256 = file_sha256(path)
+            self._files[source, False] = File(source, path.stem, sha256, read=((path, sha256),))
         return self._files[source, False]
 
     def base(self, prompt: Prompt) -> Base | None:
@@ -224,6 +239,25 @@ def _content(source: str, what: str) -> bytes:
         raise
     except OSError as e:
         raise ConfigError(f"{what} {source} can't be read: {e.strerror or e}") from None
+
+
+def check_read(
+    model: Model, others: Iterable[File], configs: Mapping[str, Any], read: Iterable[tuple[Path, str]]
+) -> None:
+    """Raises WeightsError that names what was loaded and is not what a model, LoRAs and embeddings were planned as.
+
+    configs: as Model.configs. read: (file, SHA-256) of all that was read for them.
+    """
+    planned = dict(itertools.chain(model.read, *(file.read for file in others)))
+    known = {*planned.values()}
+    # A file of another name, as a repository's next revision has it, may hold the same.
+    changed = [str(path) for path, sha256 in read if planned.get(path, sha256) != sha256 or sha256 not in known]
+    changed += [f"{model.name} ({name})" for name, config in configs.items() if config != model.configs.get(name)]
+    if changed:
+        raise WeightsError(
+            f"{shorten(changed)}: not what it was when the job was planned, so nothing is drawn with it. The same "
+            "command plans the job anew, with what is there then"
+        )
 
 
 class Published(NamedTuple):
@@ -310,7 +344,8 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _fingerprint(checkpoint: Checkpoint) -> str:
+def _fingerprint(checkpoint: Checkpoint) -> tuple[str, Hashes]:
+    """(SHA-256 of all that it is, those of its files)."""
     known: dict[Path, str] = {}
 
     def of(path: Path) -> str:
@@ -323,17 +358,15 @@ def _fingerprint(checkpoint: Checkpoint) -> str:
         for name, config in checkpoint.networks.items()
     }
     tokenizers = {
-        encoder: {path.name: of(path) for path in sorted(folder.iterdir()) if path.is_file()}
-        for encoder, folder in checkpoint.tokenizers.items()
+        encoder: {path.name: of(path) for path in files_in(folder)} for encoder, folder in checkpoint.tokenizers.items()
     }
-    return digest(
-        {
-            "networks": networks,
-            "tokenizers": tokenizers,
-            "scheduler": _said(checkpoint.scheduler),
-            "zeros": checkpoint.force_zeros_for_empty_prompt,
-        }
-    )
+    made_of = {
+        "networks": networks,
+        "tokenizers": tokenizers,
+        "scheduler": _said(checkpoint.scheduler),
+        "zeros": checkpoint.force_zeros_for_empty_prompt,
+    }
+    return digest(made_of), (*known.items(),)
 
 
 def _said(config: Any) -> dict[str, Any]:

@@ -133,6 +133,7 @@ def _collect(
         else:
             encoders = {each.name: each for each in (encoder, scorer.pictures if scorer else None) if each}
             found = collect(pictures, list(encoders.values()), kept, show)
+        found.bad.update(pictures.missing)
         count = len(found.pictures) + len(found.bad)
         display.update("Pictures", count, count)
     for key, why in list(found.bad.items())[:NAMED]:

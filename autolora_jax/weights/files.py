@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from autolora_jax import foreign
+from autolora_jax.weights import reads
 from autolora_jax.weights.errors import WeightsError, printable, shorten
 
 # safetensors' dtype names of what we compute with; ml_dtypes is what teaches numpy (and safetensors) bfloat16.
@@ -182,11 +183,13 @@ class _Mapped:
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._on_read = reads.opened(path, file)
         self._start = 8 + int.from_bytes(self._bytes[:8], "little")
         self._header = json.loads(self._bytes[8 : self._start])
 
     def view(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         """A tensor: the file's bytes, read-only; a copy where they lie crooked."""
+        self._on_read()
         begin, end = self._header[name]["data_offsets"]
         if begin == end:  # there is nothing to map at the file's end
             return np.empty(shape, dtype)
