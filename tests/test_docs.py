@@ -109,3 +109,16 @@ def test_the_citation_is_of_this_version():
     names = ", ".join(f"{author['given-names']} {author['family-names']}" for author in paper["authors"])
     assert names in " ".join(readme.split()) and paper["title"] in " ".join(readme.split())
     assert paper["url"] in readme
+
+
+def test_the_workflow_does_what_contributors_are_told():
+    """And its files and the templates' are YAML."""
+    told = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / ".github").rglob("*.yml")}
+    jobs = told[ROOT / ".github" / "workflows" / "ci.yml"]["jobs"]
+    steps = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert ".ci/run" in steps and (ROOT / ".ci" / "run").exists()
+    contributing = TOP[2].read_text(encoding="utf-8")
+    assert (
+        any(step.startswith("sphinx-build -W -n") for step in steps)
+        and "`sphinx-build -W -n docs out/site`" in contributing
+    )
