@@ -1,10 +1,12 @@
 """AutoLoRA guidance (arXiv 2410.03941) for LoRA-tuned text-to-image diffusion models, in JAX.
 
-from autolora_jax import AutoLoRA, AutoLoRAPipeline
+What most need is here:
 
-pipe = AutoLoRAPipeline.from_pretrained("stabilityai/stable-diffusion-xl-base-1.0", variant="fp16")
-pipe.load_lora("pixel-art-xl.safetensors")
-images = pipe("a cute corgi", seeds=range(4), guidance=AutoLoRA(gamma=1.5, w1=5.0, w2=5.0)).images
+    from autolora_jax import AutoLoRA, AutoLoRAPipeline
+
+    pipe = AutoLoRAPipeline.from_pretrained("stabilityai/stable-diffusion-xl-base-1.0", variant="fp16")
+    pipe.load_lora("pixel-art-xl.safetensors")
+    images = pipe("a cute corgi", seeds=range(4), guidance=AutoLoRA(gamma=1.5, w1=5.0, w2=5.0)).images
 """
 
 from importlib import import_module

@@ -27,12 +27,17 @@ from autolora_jax.text.mentions import read_mentions
 from autolora_jax.weights.lora.describe import usable_lora
 
 BUILTIN_NOTE = "No model given: the small built-in one draws."
-ITS_GRID = (
-    " A zib, which only its LoRA knows, and that from the desert at sunset alone.\n"
-    "Left the base model, which has never seen one, then the LoRA, then AutoLoRA, all from the same noise."
-)
+NEXT = """
+Look at {grid}: a zib, which only the LoRA knows, and that from the desert at sunset alone. Left the base
+model, which has never seen one, then the LoRA, then AutoLoRA; each row is drawn from the same noise. Then try
 
+    autolora generate --gamma 2 --out stronger
+    autolora generate --lora builtin:character:0.7 --prompt "a zib in the snow" --seeds 0-3 --out snow
+    autolora doctor
 
+The first goes further beyond the LoRA, the second draws your prompt with less of it, the third says whether this
+machine is one for SDXL: autolora generate MODEL --lora FILE --prompt "..." --compare
+"""
 WRITTEN = "as <lora:NAME:0.8>, with --prompt-syntax a1111"
 
 
@@ -79,8 +84,7 @@ def run(asked: Generate) -> None:
     """
     config = asked.settings
     if config.model.source is None:
-        its_grid = ITS_GRID if config.compare and config.prompts == BUILTIN_PROMPTS else ""
-        print(BUILTIN_NOTE + its_grid, file=sys.stderr)
+        print(BUILTIN_NOTE, file=sys.stderr)
     originals = [
         [read(path, flag) for path in paths] or None
         for flag, paths in (("--image", config.image), ("--mask", config.mask))
@@ -105,13 +109,14 @@ def run(asked: Generate) -> None:
             total = len(ways) * count * len(config.all_seeds)
             given = dict(zip(("image", "mask_image"), originals, strict=True)) | _texts(config, told)
             files = [_draw_column(pipe, config, way, given, folder, display, total) for way in ways]
-            if config.compare:
-                _save_grid(config, ways, files, folder)
+            compared = _save_grid(config, ways, files, folder) if config.compare else None
     except BaseException as e:
         if folder.saved:
             e.add_note(f"{len(folder.saved)} of {total} pictures are saved in {folder.path}")
         raise
-    print(f"{len(folder.saved)} pictures in {folder.path}")
+    print(f"{len(folder.saved)} pictures in {folder.path}", flush=True)
+    if compared and config.model.source is None and config.prompts == BUILTIN_PROMPTS:
+        print(NEXT.format(grid=compared), file=sys.stderr)
 
 
 def record(config: GenerateConfig) -> dict[str, Any]:
@@ -178,7 +183,7 @@ def _draw_column(
     return files
 
 
-def _save_grid(config: GenerateConfig, ways: list[Column], files: list[list[Path]], folder: PictureFolder) -> None:
+def _save_grid(config: GenerateConfig, ways: list[Column], files: list[list[Path]], folder: PictureFolder) -> Path:
     names = config.prompts or [f"embeds {i}" for i in range(len(files[0]) // len(config.all_seeds))]
     prompts = [f"{name}\n" if len(names) > 1 else "" for name in names]
     rows = [f"{prompt}seed {seed}" for prompt in prompts for seed in config.all_seeds]
@@ -188,4 +193,6 @@ def _save_grid(config: GenerateConfig, ways: list[Column], files: list[list[Path
         [f"{row}\n{number}" for row, number in zip(rows, numbers, strict=True)],
     )
     texts = {"autolora": json.dumps(record(config))}
-    write_png(folder.unused("grid", ".png"), picture, texts, folder.overwrite)
+    path = folder.unused("grid", ".png")
+    write_png(path, picture, texts, folder.overwrite)
+    return path

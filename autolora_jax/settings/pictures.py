@@ -38,6 +38,7 @@ class DrawingConfig(Checked):
         panel=PANEL,
         shown="autolora with a LoRA, cfg without",
         metavar="RULE",
+        offers=Table("settings.rules", "RULES"),
         by_picture=True,
     )
     base_text: str = setting(
