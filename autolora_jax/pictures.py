@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from autolora_jax import foreign
 from autolora_jax.files import writing
 from autolora_jax.settings.fields import settings_of
 from autolora_jax.settings.pictures import DrawingConfig
@@ -110,12 +111,17 @@ def write_png(path: Path, image: Image.Image, texts: Mapping[str, str], overwrit
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that save_png put into a picture. Raises ValueError if there are none."""
-    with Image.open(path) as image:
-        text = image.text.get("autolora") if isinstance(image, PngImageFile) else None
-    if text is None:
+    """The settings that save_png put into a picture. Raises ValueError if there are none, OSError as foreign does."""
+    foreign.check_regular(path)
+    try:
+        with Image.open(path) as image:
+            text = image.text.get("autolora") if isinstance(image, PngImageFile) else None
+        found = {} if text is None else foreign.parse_object(text)
+    except Exception as e:  # whatever Pillow's decoders raise
+        raise ValueError(f"{path} can't be read as a picture ({e or type(e).__name__})") from None
+    if not found:
         raise ValueError(f"{path} says nothing about how it was made: it is not a picture as autolora saved it")
-    return json.loads(text)
+    return found
 
 
 def told(image: Image.Image) -> dict[str, Any]:
@@ -124,7 +130,7 @@ def told(image: Image.Image) -> dict[str, Any]:
     The settings that save_png put into it; else prompt and seed of a `parameters` chunk, without mentions of LoRAs.
     """
     if settings := image.info.get("autolora"):
-        return dict(json.loads(settings))
+        return foreign.parse_object(settings)
     text = image.info.get("parameters")
     if not isinstance(text, str):
         return {}

@@ -203,7 +203,7 @@ class AutoLoRAPipeline(WithLoras, Shown):
 
     @taking(Call)
     def __call__(self, call: Call) -> Output:
-        """One picture per (prompt, seed). New values compile nothing; docs/compilation.md says what does.
+        """One picture per (prompt, seed). New values compile nothing; docs/explanations/compilation.md says what does.
 
         Texts are one for all pictures or one per prompt; negative_prompt=None is 'none'. guidance is an AutoLoRA (the
         default where a LoRA is loaded), CFG (where none is), NoGuidance, AutoGuidance or PersonalizationGuidance, or

@@ -19,7 +19,7 @@ from autolora_jax.settings.fields import told
 from autolora_jax.settings.pictures import Call, DrawingConfig
 from autolora_jax.settings.rules import Rule
 from autolora_jax.text import Sizes, Text, TextSettings
-from autolora_jax.text.embeds import GivenEmbeds, read_given
+from autolora_jax.text.embeds import SAID, GivenEmbeds, pairs_of
 from autolora_jax.text.syntax import SYNTAXES, foreign
 
 Texts = str | Sequence[str]
@@ -134,8 +134,7 @@ class Request:
     @classmethod
     def of(cls, call: Call, canvas: Canvas, loaded: Sequence[Loaded]) -> "Request":
         """The request, or a ValueError that names the argument, what it should be and what came."""
-        yes = read_given(call.prompt_embeds, call.pooled_prompt_embeds, "prompt_embeds")
-        no = read_given(call.negative_prompt_embeds, call.negative_pooled_prompt_embeds, "negative_prompt_embeds")
+        yes, no = pairs_of(vars(call))
         texts = [""] * yes.prompts if yes else call.prompt
         assert texts is not None, "a Call has one of both"
         prompts = join_texts(texts, call.prompt_2, call.prompt_3)
@@ -270,7 +269,7 @@ class Request:
         return {
             **dict(zip(("prompt", "prompt_2", "prompt_3"), texts, strict=True)),
             "negative_prompt": negative,
-            **{given.name: given.digest(i) for given in (yes, no) if given},
+            **{given.name: given.digest(i)[:SAID] for given in (yes, no) if given},
         }
 
 

@@ -4,7 +4,7 @@ autolora generate MODEL --config configs/sdxl_dmd2.py --lora anna.safetensors:0.
     --lora dmd2_sdxl_4step_lora.safetensors@all --prompt "Anna in the snow" --out anna
 
 LCM's solver at the timesteps that it was trained at, 999, 749, 499 and 249, which 'trailing' are; and without CFG, so
-the guidance is Eq. 6. Where these settings are from: docs/few_steps.md.
+the guidance is Eq. 6. Where these settings are from: docs/guides/few_steps.md.
 """
 
 from autolora_jax import AutoLoRA

@@ -4,7 +4,7 @@ autolora generate MODEL --config configs/sdxl_hyper_cfg.py --lora anna.safetenso
     --lora Hyper-SDXL-8steps-CFG-lora.safetensors@all --prompt "Anna in the snow" --out anna
 
 With the 12-step LoRA: --steps 12. It keeps CFG, so the guidance is Eq. 7: four evaluations a step.
-Where these settings are from: docs/few_steps.md.
+Where these settings are from: docs/guides/few_steps.md.
 """
 
 from autolora_jax import AutoLoRA

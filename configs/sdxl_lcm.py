@@ -4,7 +4,7 @@ autolora generate MODEL --config configs/sdxl_lcm.py --lora pixel-art-xl.safeten
     --lora latent-consistency/lcm-lora-sdxl@all --prompt "pixel, a cute corgi" --out corgi
 
 Two to eight steps: --steps 4. It has learned to draw with little CFG or none, so the guidance is Eq. 6.
-Where these settings are from: docs/few_steps.md.
+Where these settings are from: docs/guides/few_steps.md.
 """
 
 from autolora_jax import AutoLoRA

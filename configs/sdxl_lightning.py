@@ -4,7 +4,7 @@ autolora generate MODEL --config configs/sdxl_lightning.py --lora anna.safetenso
     --lora sdxl_lightning_4step_lora.safetensors@all --prompt "Anna in the snow" --out anna
 
 With the 8-step LoRA: --steps 8. It has learned to draw without CFG, so the guidance is Eq. 6: two evaluations a step.
-Where these settings are from: docs/few_steps.md.
+Where these settings are from: docs/guides/few_steps.md.
 """
 
 from autolora_jax import AutoLoRA

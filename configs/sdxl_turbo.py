@@ -3,7 +3,7 @@
 autolora generate MODEL --config configs/sdxl_turbo.py --lora anna.safetensors:0.8 --prompt "Anna" --out anna
 
 MODEL is stabilityai/sdxl-turbo. It has learned to draw pictures of 512 pixels without CFG, so the guidance is Eq. 6.
-Where these settings are from: docs/few_steps.md.
+Where these settings are from: docs/guides/few_steps.md.
 """
 
 from autolora_jax import AutoLoRA

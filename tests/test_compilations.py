@@ -1,4 +1,4 @@
-"""What compiles, counted line by line: docs/compilation.md is this list in words."""
+"""What compiles, counted line by line: docs/explanations/compilation.md is this list in words."""
 
 import os
 import subprocess

@@ -87,7 +87,9 @@ def test_presets_of_few_steps_ask_where_their_models_learned(name: str):
     assert canvas.schedule(drawing).timestep.tolist() == timesteps
     assert guidance.evaluations(guidance.plan(drawing.guidance, 1, len(timesteps)).segments) == evaluations
     text = (ROOT / "configs" / f"{name}.py").read_text()
-    assert ("@all" in text) == (name != "sdxl_turbo") and f"`{name}.py`" in (ROOT / "docs" / "few_steps.md").read_text()
+    assert ("@all" in text) == (name != "sdxl_turbo") and f"`{name}.py`" in (
+        ROOT / "docs" / "guides" / "few_steps.md"
+    ).read_text()
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

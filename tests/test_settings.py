@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, ConfigError
 from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.sources import Sources
+from autolora_jax.cli import app
 from autolora_jax.cli.flags import build, flags_of, told
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.request import Canvas
@@ -235,3 +237,30 @@ def test_what_is_wrong_in_a_yaml_job_is_said_with_its_file(text: str, said: str,
     (tmp_path / "job.yaml").write_text(text)
     with pytest.raises(ConfigError, match=rf"(?s)job\.yaml.*{said}"):
         load_preset(tmp_path / "job.yaml", Job)
+
+
+def test_what_a_rule_is_told_stands_together_in_help():
+    numbers = [flag for flag in flags_of(Generate) if flag.name.startswith("settings.guidance.")]
+    assert len(numbers) == 7 and {flag.field.said.panel for flag in numbers} == {"Guidance"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("generate --guidance ", [*RULES]),
+        ("generate --dtype b", ["bfloat16"]),
+        ("generate --scheduler euler_", ["euler_karras", "euler_ancestral"]),
+        ("generate --lora ", []),  # files: the shell's matter
+        ("reproduce ta", ["table1", "table2"]),
+        ("judge out --question p", ["pc", "pc-sa"]),
+        ("resize a --dialect ", ["kohya", "peft"]),
+        ("evaluate out --metrics ", ["diversity", "vendi", "clipscore"]),
+    ],
+)
+def test_a_shell_completes_values(typed: str, offered: list[str], monkeypatch: pytest.MonkeyPatch):
+    line = f"autolora {typed}"
+    monkeypatch.setenv("_AUTOLORA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - (not line.endswith(" "))))
+    result = CliRunner().invoke(app, [], prog_name="autolora")
+    assert result.stdout.split() == offered

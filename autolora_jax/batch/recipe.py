@@ -16,6 +16,7 @@ from autolora_jax.settings.model import ModelConfig
 from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.rules import Rule, numbers, to_dict
 from autolora_jax.settings.values import tells_apart
+from autolora_jax.text.embeds_file import Form
 
 VERSION = 1  # of what the settings mean: raised when the same ones draw other pictures, whose keys then differ, too
 # Columns of version 0.1: they are part of a picture's key whatever they hold.
@@ -48,6 +49,7 @@ class Program(NamedTuple):
     drawing: DrawingConfig  # without what may differ among them
     segments: tuple[Segment, ...]
     masked: bool
+    told: Form | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Recipe:
     drawing: DrawingConfig
     segments: tuple[Segment, ...]
     masked: bool = False  # whether a mask keeps a part of a given picture
+    told: Form | None = None  # of embeddings in place of prompts
 
     @property
     def rule(self) -> Rule:
@@ -78,7 +81,7 @@ class Recipe:
         own = {field.name: field.default for field in settings_of(DrawingConfig) if field.said.by_picture}
         own["guidance_rescale"] = float(self.drawing.guidance_rescale != 0)  # whether there is any
         shared = dataclasses.replace(self.drawing, **own)
-        return Program(shared, self.segments, self.masked)
+        return Program(shared, self.segments, self.masked, self.told)
 
     @property
     def evaluations(self) -> int:
@@ -125,13 +128,16 @@ class Recipe:
         return canonical({name: value for name, value in names.items() if name in FIRST or value != USUAL.get(name)})
 
 
-def resolve(settings: Settings, sources: Sources, ground: Ground | None = None) -> Recipe:
-    """The recipe of settings. ground: what the pictures are made from; None: from noise.
+def resolve(settings: Settings, sources: Sources, ground: Ground | None = None, told: Form | None = None) -> Recipe:
+    """The recipe of settings. ground: what the pictures are made from; None: from noise. told: the form of what is told
+    in place of texts; None: texts.
 
     Raises ConfigError, WeightsError or ValueError for what could not be drawn.
     """
     model = sources.model(settings.model)
     masked = ground is not None and ground.masked
+    if told is not None and settings.clip_skip is not None:
+        raise ConfigError(f"clip_skip = {settings.clip_skip} is of texts that are encoded here, and embeds are none")
     tuned = tells_apart(settings.loras)
     drawing = model.canvas.resolved(DrawingConfig(**settings.drawing()), tuned, ground)
     drawing = dataclasses.replace(drawing, lora_scale=None)
@@ -147,4 +153,4 @@ def resolve(settings: Settings, sources: Sources, ground: Ground | None = None) 
         tuple(lora.role for lora in settings.loras),
         tuple(sources.embedding(source) for source in settings.embeddings),
     )
-    return Recipe(load, settings.scales(), drawing, plan.segments, masked)
+    return Recipe(load, settings.scales(), drawing, plan.segments, masked, told)

@@ -38,6 +38,7 @@ class DrawingConfig(Checked):
         panel=PANEL,
         shown="autolora with a LoRA, cfg without",
         metavar="RULE",
+        offers=Table("settings.rules", "RULES"),
         by_picture=True,
     )
     base_text: str = setting(
@@ -335,6 +336,13 @@ class GenerateConfig(Many, PictureConfig):
     prompts: Texts = setting(
         (), "What to draw. Repeat it for several prompts.", flag="--prompt", short="-p", panel=PICTURES
     )
+    embeds: Texts = setting(
+        (),
+        "Embeddings in place of prompts (.safetensors): prompt_embeds, pooled_prompt_embeds and their negative "
+        "companions, as diffusers calls them. Repeat it for several.",
+        panel=PICTURES,
+        metavar="FILE",
+    )
     negative_prompt: str | None = negative_setting()
     image: Texts = setting(
         (),
@@ -371,7 +379,7 @@ class GenerateConfig(Many, PictureConfig):
             start,
             model=ModelConfig(dtype="float32") if start.model == ModelConfig() else start.model,
             loras=start.loras or (Lora(f"{BUILTIN}:character"),),
-            prompts=start.prompts or BUILTIN_PROMPTS,
+            prompts=start.prompts or (() if changes.get("embeds") or start.embeds else BUILTIN_PROMPTS),
             seeds=start.seeds if preset else (0, 1),
             compare=start.compare if preset else True,
         )

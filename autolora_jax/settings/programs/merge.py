@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
-from autolora_jax.settings.model import Checkpoint
+from autolora_jax.settings.model import DTYPES, Checkpoint
 from autolora_jax.settings.pictures import OUTPUT
 from autolora_jax.settings.programs.lora_file import Ranked
 from autolora_jax.settings.programs.program import Program
@@ -35,12 +35,15 @@ class Merge(Program, Checkpoint):
     )
     out: Path = setting(help="New folder. It appears when all is written, or not at all.", short="-o", metavar="DIR")
     format: str = setting(
-        "diffusers", "diffusers, a folder that diffusers and autolora load; or orbax, which loads faster here."
+        "diffusers",
+        "diffusers, a folder that diffusers and autolora load; or orbax, which loads faster here.",
+        offers=("diffusers", "orbax"),
     )
     dtype: str | None = setting(
         None,
         "float32, float16 or bfloat16 of the new weights. Sums are taken in float32 and rounded once.",
         shown="as stored",
+        offers=DTYPES,
     )
 
     def check(self) -> None:
