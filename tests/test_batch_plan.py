@@ -36,8 +36,10 @@ def key(**changes) -> str:
 # Setting -> values that draw different pictures.
 DECISIVE = {
     "model": [ModelConfig("m"), ModelConfig("m", dtype="float32"), ModelConfig("m", vae_dtype="float32")],
-    "loras": [(), (Lora("a"),), (Lora("b"),), (Lora("a"), Lora("b")), (Lora("b"), Lora("a")), (Lora("a", 0.7),)]
-    + [(Lora("a", role="all"),), (Lora("a", role="base"),)],
+    "loras": [
+        *((), (Lora("a"),), (Lora("b"),), (Lora("a"), Lora("b")), (Lora("b"), Lora("a")), (Lora("a", 0.7),)),
+        *((Lora("a", role="all"),), (Lora("a", role="base"),)),
+    ],
     "embeddings": [("a",), ("b",)],
     "lora_scale": [0.2, 0.3],
     "guidance": [
