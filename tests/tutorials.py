@@ -43,7 +43,21 @@ SHORTER = {
 }
 FEWER = {"compare": ("--seeds", "1"), "measure": ("--pictures", "3"), "watch": ("--pictures", "2")}
 ELSEWHERE = re.compile(r"gs://|--distributed|--ray|--scores|^judge|^reproduce (?!table1 --dry-run)|clipscore")
-OTHERS = ("pip", "git", "cd", "gcloud", "curl", "tmux", "~/.local/bin/uv", "python", "bash", "for", "done", "NAME=")
+OTHERS = (
+    "pip",
+    "git",
+    "cd",
+    "gcloud",
+    "curl",
+    "tmux",
+    "export",
+    "~/.local/bin/uv",
+    "python",
+    "bash",
+    "for",
+    "done",
+    "NAME=",
+)
 
 
 def main(pages: list[Path]) -> int:
