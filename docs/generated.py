@@ -251,8 +251,8 @@ def _restructured(lines: Iterable[str], arguments: Iterable[str]) -> list[str]:
         names = match[1].split(", ") if match else []
         if match and (known.issuperset(names) if known else False):
             default = f" = {match[2]}" if match[2] else ""
-            term = ", ".join(f"``{name}``" for name in names)
-            out += ["", f"{term}{_escaped(default)}", f"   {_escaped(match[3] or '—')}"]
+            term = ", ".join(f"``{name}{default}``" for name in names)
+            out += ["", term, f"   {_escaped(match[3] or '—')}"]
             literal, before = False, "argument"
         elif not line.strip():
             out.append("")
