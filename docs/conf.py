@@ -19,13 +19,11 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["recipes"]
 nitpicky = True
 highlight_language = "text"  # of what is indented in a docstring
-# Types of signatures are shown as they are written; only what has a page is a link.
-nitpick_ignore_regex = [("py:.*", r".*")]
 
 myst_heading_anchors = 4  # as GitHub makes them
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # they are in the arguments' own lines
+autodoc_typehints = "none"  # docstrings say shapes, ranges and units; a signature stays readable
 autodoc_preserve_defaults = True
 
 copybutton_exclude = ".linenos, .gp, .go"
