@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from autolora_jax.pipeline import AutoLoRAPipeline
     from autolora_jax.progress import Progress
     from autolora_jax.settings.rules import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance
+    from autolora_jax.text.embeds_file import read_embeds, write_embeds
     from autolora_jax.weights.errors import WeightsError
 
 
@@ -36,6 +37,8 @@ _HOMES = {
     "ConfigError": "config",
     "WeightsError": "weights.errors",
     "LoraReport": "lora",
+    "read_embeds": "text.embeds_file",
+    "write_embeds": "text.embeds_file",
 }
 __all__ = [
     "CFG",
@@ -50,6 +53,8 @@ __all__ = [
     "Progress",
     "WeightsError",
     "__version__",
+    "read_embeds",
+    "write_embeds",
 ]
 
 

@@ -2,11 +2,24 @@
 
 import errno
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+_LITTER = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a file is what file browsers leave beside others, which is nobody's."""
+    return _LITTER.fullmatch(name) is not None
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of a folder, sorted, without litter and those in folders of it. Raises OSError."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not is_litter(path.name))
 
 
 @contextmanager

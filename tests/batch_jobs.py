@@ -13,13 +13,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autolora_jax.batch.draw import Draw, Drawing, Pictures
+from autolora_jax.batch.owner import OwnedError, owning
 from autolora_jax.batch.plan import Batch, Plan, Row, make_plan
 from autolora_jax.batch.run import Summary, run
 from autolora_jax.batch.sources import File, Model, Sources, digest
@@ -181,9 +182,15 @@ class Runs:
         self._process.wait()
 
 
-def _obey(order: Mapping[str, Any]) -> None:
-    with crash(order.get("crash")):
-        draw_all(small_job(order.get("shard_size")), Path(order["out"]), draw=slow_draw)
+def _obey(order: Mapping[str, Any]) -> int:
+    out = Path(order["out"])
+    try:
+        with crash(order.get("crash")), owning(Folder(out)) if order.get("owned") else nullcontext():
+            draw_all(small_job(order.get("shard_size")), out, draw=slow_draw)
+    except OwnedError as e:
+        (out.parent / f"{out.name}.refused").write_text(str(e))
+        return OwnedError.EXIT_CODE
+    return 0
 
 
 def serve(obey: Callable[[Mapping[str, Any]], int | None]) -> None:

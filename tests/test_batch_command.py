@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from autolora_jax.batch import read_manifest
+from tests.batch_jobs import tree
 from tests.programs import autolora
 
 LORA = "small:0.5.safetensors"
@@ -82,6 +83,36 @@ def test_nothing_but_failures_is_an_error(file: Path, tmp_path: Path):
     result = autolora("batch", file, "--out", tmp_path / "out")
     assert result.exit_code == 1
     assert "Error: none of 8 pictures could be drawn. The first: " in result.stderr
+
+
+def test_pictures_that_fail_are_no_exit_code_0(file: Path, tmp_path: Path):
+    file.write_text(file.read_text().replace('("a cat", "süß, the 猫")', '("a cat", "\\udcff")'))
+    for drawn in (8, 0):
+        result = autolora("batch", file, "--out", tmp_path / "out")
+        assert result.exit_code == 3 and f"{drawn} pictures drawn" in result.stdout, result.output
+        assert "8 pictures are recorded without a file; --retry draws them again" in result.stderr
+
+
+def test_what_is_damaged_is_found_and_drawn_again(file: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert autolora("batch", file, "--out", out).exit_code == 0
+    files = tree(out)
+    whole = autolora("batch", file, "--out", out, "--verify")
+    assert whole.exit_code == 0 and "16 pictures checked" in whole.stdout and "nothing wrong" in whole.stdout
+    rows = read_manifest(out)
+    gone, flip = (out / rows[i]["file"] for i in (3, 9))
+    gone.unlink()
+    flip.write_bytes(flip.read_bytes()[:-30] + b"?" + flip.read_bytes()[-29:])
+    said = autolora("batch", "--out", out, "--verify")
+    assert said.exit_code == 3 and "2 wrong" in said.stdout, said.output
+    assert f"{rows[3]['file']}: is not there" in said.stderr
+    assert f"{rows[9]['file']}: is not the picture that was recorded" in said.stderr
+    mended = autolora("batch", file, "--out", out, "--verify", "--repair")
+    assert mended.exit_code == 0 and "2 pictures drawn again" in mended.stdout, mended.output
+    assert tree(out) == files  # on the same devices: to the byte
+    for flags in (["--repair"], ["--verify", "--distributed"], ["--verify", "--dry-run"]):
+        assert autolora("batch", file, "--out", out, *flags).exit_code == 2
+    assert autolora("batch", "--out", out, "--verify", "--repair").exit_code == 2
 
 
 @pytest.mark.parametrize(

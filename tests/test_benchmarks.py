@@ -32,6 +32,7 @@ def test_tracing_is_timed_for_both_families(
         ("tpu_compile", "| AutoLoRA step | v5e:2x2 |"),
         ("tpu_train_compile", "| LoRA training step | v5e:2x2 |"),
         ("splash_tiles", "| 512 |"),
+        ("verify", "| shards | 200 |"),
     ],
 )
 def test_tiny(name: str, said: str):

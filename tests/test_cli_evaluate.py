@@ -160,6 +160,16 @@ def test_bad_pictures_are_named(folder: Path, tmp_path: Path):
     assert "4" in result.stdout
 
 
+def test_pictures_that_are_gone_are_named(folder: Path, tmp_path: Path):
+    rows = [{"file": f"{i:04}.png", "status": "ok"} for i in (0, 3, 11)] + [{"file": None, "status": "failed"}]
+    (folder / "manifest.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    out = tmp_path / "t.json"
+    result = autolora("evaluate", folder, "--features", "builtin", "--json", out)
+    assert result.exit_code == 3 and "0011.png is not there" in result.stderr
+    found = json.loads(out.read_text())
+    assert found["all"]["pictures"] == 8 and list(found["not measured"]) == ["0011.png"]
+
+
 def test_one_picture_has_no_diversity(folder: Path, tmp_path: Path):
     out = tmp_path / "t.json"
     found = table(autolora("evaluate", folder / "0000.png", "--features", "builtin", "--json", out), out)

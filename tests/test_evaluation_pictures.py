@@ -13,6 +13,7 @@ from PIL import Image
 from autolora_jax import CFG, pictures
 from autolora_jax.evaluation.pictures import Pictures, as_text, labels
 from autolora_jax.image_files import PictureError
+from tests.batch_jobs import draw_all, rows_of, small_job
 from tests.test_cli import settings
 
 
@@ -143,15 +144,74 @@ def test_places_that_are_wrong(tmp_path: Path):
     with pytest.raises(ValueError, match=r"holds no pictures \(.png, .jpg, .jpeg, …\) and no .tar files"):
         Pictures(tmp_path)
     (tmp_path / "a.png").write_bytes(encoded(picture(1)))
-    for line, said in {"{": "line 1 is not valid JSON", "[1]": "line 1 should hold a JSON object, not a list"}.items():
+    for line, said in {"{": "line 1 is not valid JSON", "[1]": "line 1 is not valid JSON .expected an object"}.items():
         (tmp_path / "manifest.jsonl").write_text(line)
         with pytest.raises(ValueError, match=said):
             list(Pictures(tmp_path))
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:700], lambda b: b"no tar" * 200, lambda b: b[:512] + b"?" * 600])
-def test_a_broken_shard_is_an_error(damage, tmp_path: Path):
+def member_at(shard: bytes, number: int) -> int:
+    """Where a member's header begins."""
+    return [member.offset for member in tarfile.open(fileobj=io.BytesIO(shard))][number]
+
+
+def flipped(shard: bytes, place: int) -> bytes:
+    return shard[:place] + bytes([shard[place] ^ 4]) + shard[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda b: b[:700], ""),
+        (lambda b: b"no tar" * 200, ""),
+        (lambda b: b[:512] + b"?" * 600, ""),
+        (lambda b: flipped(b, member_at(b, 0) + 3), ""),
+        (lambda b: flipped(b, member_at(b, 1) + 3), "is no member, and not its end"),
+        (lambda b: flipped(b, member_at(b, 2) + 130), "is no member, and not its end"),
+        (lambda b: b[: member_at(b, 2)], "without its end mark: it was cut there"),
+        (lambda b: b[: member_at(b, 1)] + bytes(len(b) - member_at(b, 1) - 1) + b"x", "is no member, and not its end"),
+        (lambda b: bytes(len(b)), "it holds nothing"),
+        (lambda b: b"", ""),
+    ],
+)
+def test_a_broken_shard_is_an_error(damage, why: str, tmp_path: Path):
+    """Never fewer pictures without a word."""
     shard = write_shard(tmp_path / "s.tar", {f"{i}.png": encoded(picture(i)) for i in range(3)})
+    assert len(list(Pictures(shard))) == 3
     shard.write_bytes(damage(shard.read_bytes()))
-    with pytest.raises(ValueError, match=r"s\.tar is no whole tar file .*copy it again"):
+    with pytest.raises(ValueError, match=rf"s\.tar is no whole tar file .*{why}.*copy it again"):
         list(Pictures(shard))
+
+
+@pytest.mark.parametrize("shard_size", [None, 12])
+def test_a_jobs_pictures_are_counted(shard_size: int | None, tmp_path: Path, recwarn):
+    draw_all(small_job(shard_size), tmp_path)
+    found = Pictures(tmp_path)
+    assert len(list(found)) == 30 and not found.missing and not found.changed and not recwarn.list
+    rows = rows_of(tmp_path)
+    if shard_size:
+        (tmp_path / "shards" / "000002.tar").unlink()
+        shard, gone = tmp_path / "shards" / "000001.tar", [row for row in rows if "000002" in row["file"]]
+        content = shard.read_bytes()
+        place = member_at(content, 3) + 512 + 60
+    else:
+        gone = rows[:4]
+        for row in gone:
+            (tmp_path / row["file"]).unlink()
+        shard = tmp_path / rows[5]["file"]
+        content, place = shard.read_bytes(), -40
+    shard.write_bytes(flipped(content, len(content) + place if place < 0 else place))
+    with pytest.warns(UserWarning) as said:
+        assert len(list(Pictures(tmp_path))) == 30 - len(gone)
+    texts = " ".join(str(each.message) for each in said)
+    assert f"{len(gone)} pictures of manifest.jsonl are not there" in texts
+    assert "1 are not the pictures that manifest.jsonl means" in texts
+
+
+def test_what_is_left_out_is_not_missing(tmp_path: Path):
+    draw_all(small_job(), tmp_path / "files")
+    draw_all(small_job(12), tmp_path / "shards")
+    found = Pictures(tmp_path)
+    with pytest.warns(UserWarning, match=r"3 shards \(.tar\) beside other files"):
+        assert len(list(found)) == 30
+    assert not found.missing

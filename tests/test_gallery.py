@@ -210,6 +210,15 @@ def test_sheets_of_many_seeds_have_parts_and_old_ones_go(tmp_path: Path):
         assert [name.removeprefix("sheets/") for name in written] == storage.names("sheets") == names
 
 
+def test_pictures_that_are_gone_are_said(tmp_path: Path):
+    draw_all(JOB, tmp_path)
+    assert "not there" not in autolora("gallery", tmp_path).stderr
+    gone = read_manifest(tmp_path)[1]["file"]
+    (tmp_path / gone).unlink()
+    said = autolora("gallery", tmp_path).stderr
+    assert f"Warning: 1 files of manifest.jsonl are not there ({gone}); autolora batch --verify says more" in said
+
+
 def test_what_is_no_batch_is_an_error(tmp_path: Path):
     result = autolora("gallery", tmp_path)
     assert result.exit_code == 1 and "holds no pictures of a batch" in result.stderr

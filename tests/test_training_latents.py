@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from PIL import Image
 
 from autolora_jax import AutoLoRAPipeline
 from autolora_jax.text.sdxl import ENCODERS
-from autolora_jax.training import DataConfig, LoraConfig, TrainConfig, cache
+from autolora_jax.training import DataConfig, LoraConfig, TrainConfig, cache, hashes
 from autolora_jax.training import data as training_data
 from autolora_jax.training.buckets import load_pixels
 from autolora_jax.training.data import TrainingData, open_data
 from autolora_jax.training.dataset import DatasetError
+from autolora_jax.weights.files import sha256_of
 from recipes.builtin.world import character_set, write_folder
 from tests.parity import error
 
@@ -43,6 +45,8 @@ def pictures(tmp_path: Path) -> Path:
     drawn = character_set(2, size=96)
     drawn[1] = drawn[1][0].resize((96, 70)), "a cat"
     write_folder(drawn, tmp_path / "pictures")
+    for path in (tmp_path / "pictures").glob("*.png"):
+        Image.open(path).copy().save(path, compress_level=0)  # whatever they show, as many bytes
     return tmp_path / "pictures"
 
 
@@ -57,6 +61,15 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def open_(pipe: AutoLoRAPipeline, pictures: Path, config: TrainConfig = CONFIG, **more: Any) -> TrainingData:
     return open_data(pipe, pictures, pictures.parent / "latents", config, more.get("tell", lambda progress: None))
+
+
+def other_pixel(path: Path) -> None:
+    """Another picture in as many bytes, of the same time; and back."""
+    stat, pixels = path.stat(), np.array(Image.open(path))
+    pixels[0, 0] ^= 1
+    Image.fromarray(pixels).save(path, compress_level=0)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
 
 
 # ---- latents ---------------------------------------------------------------------------------------------------------
@@ -91,15 +104,42 @@ def test_what_changes_a_latent_has_it_encoded_again(pipe, pictures, encoded):
     first = open_(pipe, pictures)
     before = first.latents.load(0, False)
     os.utime(first.examples[0].path, ns=(1, 1))
-    open_(pipe, pictures)
+    assert open_(pipe, pictures).digest() == first.digest() and len(encoded) == 4
+    other_pixel(first.examples[0].path)
+    changed = open_(pipe, pictures)
+    assert changed.digest() != first.digest() and changed.digest(by_size=True) == first.digest(by_size=True)
     assert len(encoded) == 4 + 2
     smaller = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, resolution=48))
     open_(pipe, pictures, smaller)
     assert len(encoded) == 6 + 4
     other = dataclasses.replace(first.latents, fingerprint=cache.fingerprint(pipe.vae, {"another": np.ones(1)}))
+    other_pixel(first.examples[0].path)  # as it was
     assert list(other.fill(pipe.vae, pipe.params["vae"], (False,))) == [1, 2]
     assert len(encoded) == 10 + 2
     np.testing.assert_array_equal(other.load(0, False)["mean"], before["mean"])
+
+
+def test_pictures_are_hashed_once(pipe, pictures, monkeypatch):
+    read: list[Path] = []
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: read.append(path) or sha256_of(path))
+    first = open_(pipe, pictures)
+    assert len(read) == 2 and open_(pipe, pictures).digest() == first.digest() and len(read) == 2
+    (pictures.parent / "pictures.json").write_text('{"half')
+    assert open_(pipe, pictures).digest() == first.digest() and len(read) == 4
+    other_pixel(first.examples[1].path)
+    assert open_(pipe, pictures).digest() != first.digest() and len(read) == 5
+
+
+def test_latents_are_of_the_picture_that_was_hashed(pipe, pictures, monkeypatch):
+    def then_changed(path: Path) -> str:
+        found = sha256_of(path)
+        other_pixel(path)
+        return found
+
+    monkeypatch.setattr(hashes, "sha256_of", then_changed)
+    with pytest.raises(DatasetError, match="is not the picture that it was a moment ago"):
+        open_(pipe, pictures)
+    assert list((pictures.parent / "latents").iterdir()) == []
 
 
 def test_a_picture_that_changes_during_a_run_does_not_stop_it(pipe, pictures):

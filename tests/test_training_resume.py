@@ -20,6 +20,7 @@ from autolora_jax import AutoLoRAPipeline
 from autolora_jax.config import ConfigError
 from autolora_jax.lora import at_scale
 from autolora_jax.training import DataConfig, LoraConfig, OptimizerConfig, TrainConfig, TrainProgress, train_lora
+from autolora_jax.training.data import open_data
 from autolora_jax.training.loop import TrainingError
 from autolora_jax.weights.errors import WeightsError
 from autolora_jax.weights.lora.files import read_lora
@@ -72,7 +73,7 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 
 
 def steps(out: Path) -> list[int]:
-    return sorted(int(p.name) for p in (out.with_suffix(".train") / "checkpoints").iterdir() if p.is_dir())
+    return sorted(int(p.name) for p in (out.with_suffix(".train") / "checkpoints").iterdir() if p.name.isdecimal())
 
 
 def at(step: int, act: Callable[[], Any]) -> Callable[[TrainProgress], None]:
@@ -170,11 +171,36 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_goes_on(pipe, pictures,
     shutil.copytree(whole.parent / newest, copied.parent / newest)
     for path in (copied.parent / newest).rglob("d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(WeightsError, match=r"step 6 in .* can't be read: .*; remove that step's folder to go on"):
+    finished: list[int] = []
+    with pytest.warns(
+        UserWarning, match=r"step 6 in .* can't be read .* as unreadable-6, and training goes on from step 4"
+    ):
+        train_lora(pipe, pictures, copied, CONFIG, on_start=lambda summary: finished.append(summary.finished))
+    assert finished == [4] and copied.read_bytes() == whole.read_bytes() and steps(copied) == [4, 6]
+
+
+def test_checkpoints_none_of_which_can_be_read_are_kept(pipe, pictures, copied):
+    for path in copied.with_suffix(".train").rglob("checkpoints/*/default/d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(WeightsError, match=r"step 4 in .* can't be read, and there is none before it: "):
         train_lora(pipe, pictures, copied, CONFIG)
-    shutil.rmtree(copied.parent / newest)
-    train_lora(pipe, pictures, copied, CONFIG)
-    assert copied.read_bytes() == whole.read_bytes()
+    assert steps(copied) == [4]
+
+
+def test_a_picture_of_the_same_size_is_another_picture(pipe, pictures, copied, tmp_path):
+    """Also where the checkpoint is of a version that looked at sizes, as long as it is the same."""
+    other = tmp_path / "pictures"
+    shutil.copytree(pictures, other)
+    settings = copied.with_suffix(".train") / "checkpoints" / "settings.json"
+    now = json.loads(settings.read_text())
+    data = open_data(pipe, other, tmp_path / "latents", CONFIG, lambda progress: None)
+    settings.write_text(json.dumps({**now, "pictures": data.digest(by_size=True)}))
+    train_lora(pipe, other, copied, CONFIG)
+    assert json.loads(settings.read_text()) == now
+    picture = next(other.glob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:-12] + picture.read_bytes()[-12:-4] + bytes(4))  # the end's checksum
+    with pytest.raises(ConfigError, match="pictures was"):
+        train_lora(pipe, other, copied, CONFIG)
 
 
 def test_what_would_fail_in_the_end_fails_in_the_beginning(pipe, pictures, tmp_path):

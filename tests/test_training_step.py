@@ -21,7 +21,7 @@ from autolora_jax.settings.training import LossConfig
 from autolora_jax.sharding import batch_rows, data_mesh, replicated
 from autolora_jax.text.sdxl import join
 from autolora_jax.training import loop
-from autolora_jax.training.checkpoints import Checkpoints
+from autolora_jax.training.checkpoints import Checkpoints, discard
 from autolora_jax.training.deltas import choose_layers, new_delta
 from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.loop import TrainingError, fit
@@ -371,13 +371,33 @@ def test_ctrl_c_between_two_states_waits_for_the_second(tmp_path, monkeypatch):
 # ---- folders of checkpoints ------------------------------------------------------------------------------------------
 
 
-def test_a_damaged_checkpoint_is_said_with_a_remedy(tmp_path):
-    run(tmp_path)
-    for path in (tmp_path / "5").rglob("d/*"):
+def damage(folder: Path, step: int) -> None:
+    for path in (folder / str(step)).rglob("d/*"):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(WeightsError, match=r"step 5 in .* can't be read: .*size \d+; remove that step's folder") as e:
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_goes_on(tmp_path):
+    run(tmp_path)
+    damage(tmp_path, 5)
+    with pytest.warns(
+        UserWarning, match=r"step 5 in .* can't be read .*kept as unreadable-5, and .* from step 4"
+    ) as said:
+        again = run(tmp_path, 7)
+    assert str(tmp_path) in str(said[0].message)
+    assert_equal(again, run(count=7))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["6", "7", "unreadable-5"]
+    discard(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_set_aside_where_no_checkpoint_can_be_read(tmp_path):
+    """It may be the memory, the disk or the network that is at fault."""
+    run(tmp_path)
+    for step in (4, 5):
+        damage(tmp_path, step)
+    with pytest.raises(WeightsError, match=r"step 5 in .* can't be read, nor can those before it: .*size \d+"):
         run(tmp_path, 7)
-    assert str(tmp_path) in str(e.value)
+    assert saved(tmp_path) == [4, 5]
 
 
 def test_a_last_checkpoint_that_can_not_be_written_is_said(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from typing import Any
 
 from autolora_jax.batch.cluster import LOCAL, Resources, connected, options, room, said, usual_resources
 from autolora_jax.batch.dispatch import ATTEMPTS, Dispatch
+from autolora_jax.batch.owner import owning
 from autolora_jax.batch.run import OnBatch, RowOfManifest, Summary, Tally, together
 from autolora_jax.batch.storage import open_storage
 from autolora_jax.batch.work import Work, find_record, open_plan
@@ -66,24 +67,26 @@ def draw_fleet(
         # The file of prompts is read once, here.
         job = dataclasses.replace(job, prompts=tuple(plan.prompts), prompt_file=None)
         storage = open_storage(place)
-        open_for = functools.partial(open_plan, job, plan, storage, retry=retry)
-        if not find_record(storage, plan, 0, retry)[0].items:  # nobody needs to come
-            work = open_for(rows=job.batch_size)
-            if on_work:
-                on_work(work)
-            work.finish()
-            return Summary()
-        nodes = ray.nodes()
-        needs = resources or usual_resources(nodes)
-        if min(needs.values()) <= 0:
-            raise ConfigError(f"resources of a worker, {said(needs)}, should be above 0")
-        fitting = sum(room(node, needs) for node in nodes)
-        if not fitting and (address == LOCAL or not workers):
-            raise ConfigError(f"no machine of the cluster has {said(needs)}, which a worker needs; see resources")
-        actor = ray.remote(Worker).options(**options(needs))
-        hire = functools.partial(actor.remote, ray.put(job), place, os.getcwd(), ray.put(studio))
-        fleet = _Fleet(ray, hire, workers or fitting, open_for, job.batch_size, retry, on_work, on_batch)
-        return fleet.run(said(needs))
+        with owning(storage) as owned:
+            open_for = functools.partial(open_plan, job, plan, storage, retry=retry)
+            if not find_record(storage, plan, 0, retry)[0].items:  # nobody needs to come
+                work = open_for(rows=job.batch_size)
+                if on_work:
+                    on_work(work)
+                return Summary(**work.outcome())
+            nodes = ray.nodes()
+            needs = resources or usual_resources(nodes)
+            if min(needs.values()) <= 0:
+                raise ConfigError(f"resources of a worker, {said(needs)}, should be above 0")
+            fitting = sum(room(node, needs) for node in nodes)
+            if not fitting and (address == LOCAL or not workers):
+                raise ConfigError(f"no machine of the cluster has {said(needs)}, which a worker needs; see resources")
+            actor = ray.remote(Worker).options(**options(needs))
+            hire = functools.partial(actor.remote, ray.put(job), place, os.getcwd(), ray.put(studio))
+            fleet = _Fleet(
+                ray, hire, workers or fitting, open_for, job.batch_size, retry, on_work, on_batch, owned.check
+            )
+            return fleet.run(said(needs))
 
 
 @dataclasses.dataclass
@@ -98,6 +101,7 @@ class _Fleet:
     retry: bool
     on_work: Callable[[Work], None] | None
     on_batch: OnBatch | None
+    check: Callable[[], None]  # raises what ends the run
 
     def __post_init__(self) -> None:
         self._work: Work | None = None
@@ -121,14 +125,14 @@ class _Fleet:
             for worker in list(self._actors):
                 self._drop(worker)
         self._raise_what_failed()
-        if self._work and not more:
-            more = not self._work.finish()
-        return dataclasses.replace(together(self._summaries or [Summary()]), more=more, **self._tally.counts())
+        outcome = self._work.outcome() if self._work and not more else {"more": more}
+        return dataclasses.replace(together(self._summaries or [Summary()]), **outcome, **self._tally.counts())
 
     def _draw_all(self, needs: str) -> None:
         for _ in range(self.workers):
             self._hire()
         while not self._over:
+            self.check()
             if not self._handle_next(PATIENCE) and not self._ready:
                 self._warn(f"No worker has come yet: each needs {needs}, and `ray status` says what there is")
             self._send()

@@ -6,11 +6,11 @@ stopped and resumed is, byte for byte, that of one that was not.
 
 import json
 import os
-import tempfile
+import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from autolora_jax import __version__
 from autolora_jax.batch.plan import KEY_LENGTH, Row
 from autolora_jax.batch.storage import STATE, Storage, StorageError, open_storage
+from autolora_jax.batch.store import shard_number
 from autolora_jax.given import COLUMNS as GIVEN
 from autolora_jax.settings.model import ModelConfig
 from autolora_jax.settings.pictures import DrawingConfig
@@ -28,14 +29,19 @@ MANIFEST, PARQUET, LOG = "manifest.jsonl", "manifest.parquet", "log.jsonl"
 PARTS = f"{STATE}/parts"
 OK, FAILED, NOT_FINITE = "ok", "failed", "not_finite"  # what became of a picture
 _ROW, _LOG = b'{"key": "', b'{"log": '  # how lines begin
+_PART, _NOTE = re.compile(r"([0-9a-f]{8})-(\d{8,})\.jsonl"), re.compile(r"log-.+\.jsonl")
+_KEY = re.compile(rb'\{"key": "([0-9a-f]{%d})"' % KEY_LENGTH).match
+_SHA256 = re.compile(r"[0-9a-f]{64}").fullmatch
 _LIST = "list<string>"
 # Column -> its type in Parquet.
 COLUMNS: Mapping[str, str] = {
-    **dict.fromkeys(["key", "status", "file", "member", "sha256", "prompt", "negative_prompt"], "string"),
+    **dict.fromkeys(["key", "status", "file", "member"], "string"),
+    "position": "int64",
+    **dict.fromkeys(["sha256", "prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds"], "string"),
     "seed": "int64",
     **dict.fromkeys(["id", *GIVEN, "model", "model_sha256"], "string"),
     **columns_of(ModelConfig),
-    **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>"},
+    **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>", "lora_roles": _LIST},
     **{"lora": "string", "lora_scale": "double", "embeddings": _LIST},
     **{"embedding_sha256": _LIST, "guidance": "string"},
     **{name: "double" for name in numbers()},
@@ -45,17 +51,22 @@ COLUMNS: Mapping[str, str] = {
 }
 
 
+# Columns that a run and the names of files decide, beside what a picture's key is made of.
+_OF_A_RUN = frozenset({"status", "file", "member", "position", "sha256", "reason", "autolora_jax", "jax"}) | frozenset(
+    {"model", "loras", "lora", "id", *(name for name in GIVEN if not name.endswith("_sha256"))}
+)
 ALONE = {
     "lora": "loras",
     "lora_scale": "lora_scales",
 }  # column -> the list whose only entry it holds; null beside others
 
 
-def make_row(row: Row, status: str, **found: str | None) -> dict[str, Any]:
-    """A picture's row: its columns in their order. found: file, member, sha256 of it; or the reason why it is not."""
+def make_row(row: Row, status: str, **found: str | int | None) -> dict[str, Any]:
+    """A picture's row: its columns in their order. found: its Place and sha256; or the reason why it is not."""
     columns = {
         **row.recipe.columns,
         **(row.base.columns if row.base else {}),
+        **(row.embeds.columns if row.embeds else {}),
         **{"key": row.key, "status": status, **found},
         **{"prompt": row.prompt, "negative_prompt": row.negative_prompt, "seed": row.seed, "id": row.id},
         **{"autolora_jax": __version__, "jax": jax.__version__},
@@ -74,6 +85,42 @@ def _read(line: bytes) -> dict[str, Any]:
     return {**row, **_alone(row)}
 
 
+class Part(NamedTuple):
+    """Where a batch of a record is recorded."""
+
+    record: str
+    batch: int
+
+    @property
+    def file(self) -> str:
+        return f"{PARTS}/{self.record}-{self.batch:08}.jsonl"
+
+
+def parts_in(storage: Storage) -> list[Part]:
+    """Those that a place holds, in order; files of other names are nobody's."""
+    return [Part(match[1], int(match[2])) for match in map(_PART.fullmatch, storage.names(PARTS)) if match]
+
+
+def notes_in(storage: Storage) -> list[str]:
+    """The files that hold lines for the log alone."""
+    return [f"{PARTS}/{name}" for name in storage.names(PARTS) if _NOTE.fullmatch(name)]
+
+
+def note_file(name: str) -> str:
+    return f"{PARTS}/log-{name}.jsonl"
+
+
+def read_part(content: bytes) -> list[dict[str, Any]] | None:
+    """The rows of a part; None for one that is not whole."""
+    *rows, last = content.splitlines(keepends=True) or [b""]
+    if not last.startswith(_LOG) or not all(line.startswith(_ROW) for line in rows):
+        return None
+    try:
+        return [json.loads(line) for line in (*rows, last)][:-1]
+    except (ValueError, RecursionError):
+        return None
+
+
 def make_part(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> bytes:
     """A part's content. facts: of this run alone."""
     return "".join(json.dumps(line) + "\n" for line in (*rows, {"log": facts})).encode()
@@ -86,43 +133,69 @@ def read_manifest(out: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return list({row["key"]: row for row in rows}.values())
 
 
-def recorded(storage: Storage, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each of these keys: whether a place holds it, in parts or not; whether with its picture."""
-    joined, ok = bytearray(), bytearray()
+class Recorded(NamedTuple):
+    """Of some keys: whether a place holds them, in parts or not; whether with their pictures.
+
+    rows: of the place. shards: the numbers of those that rows name.
+    """
+
+    known: np.ndarray
+    ok: np.ndarray
+    rows: int
+    shards: frozenset[int]
+
+
+def recorded(storage: Storage, keys: np.ndarray) -> Recorded:
+    """What a place says of these keys."""
+    joined, ok, shards = bytearray(), bytearray(), set()
     for line in _lines(storage):
         if line.startswith(_ROW):
+            row = json.loads(line)
             joined += _key(line)
-            ok.append(json.loads(line)["status"] == OK)
+            ok.append(row["status"] == OK)
+            shards.add(shard_number(row["file"]))
     # Of a key that stands there twice the last row counts: it is first in the reversed order.
     found, first = np.unique(_as_keys(joined)[::-1], return_index=True)
     at, known = _find(keys, found)
     drawn = known.copy()
     drawn[known] = np.frombuffer(ok, bool)[::-1][first][at[known]]
-    return known, drawn
+    return Recorded(known, drawn, len(ok), frozenset(number for number in shards if number is not None))
 
 
-def fold(storage: Storage, plan_keys: np.ndarray) -> None:
+def fold(storage: Storage, plan_keys: np.ndarray, mend: bool = False) -> None:
     """Makes one file of the manifest and its parts: rows of other jobs as they stand, then this plan's in its order.
 
     Parts stay, to be removed when nothing depends on them any more: folding again changes nothing.
+    mend: leave out lines that are no rows, in place of raising StorageError.
     """
-    keys, ends, logs = bytearray(), array("q", [0]), []
-    with tempfile.TemporaryFile() as spool:  # a row's place and length is all that memory holds
-        for line in _lines(storage):
+    keys, ends = bytearray(), array("q", [0])
+    with storage.scratch() as rows, storage.scratch() as log:  # a row's place and length is all that memory holds
+        for line in _sound(storage) if mend else _lines(storage):
             if line.startswith(_LOG):
-                logs.append(json.dumps(json.loads(line)["log"]))
+                log.write(json.dumps(json.loads(line)["log"]).encode() + b"\n")
             else:
-                spool.write(line)
+                rows.write(line)
                 keys += _key(line)
                 ends.append(ends[-1] + len(line))
         with storage.writing(MANIFEST) as file:
             for i in _order(_as_keys(keys), plan_keys):
-                spool.seek(ends[i])
-                file.write(spool.read(ends[i + 1] - ends[i]))
-    _write_parquet(storage)
-    before = (storage.read(LOG) or b"").decode().splitlines()
-    known = set(before)
-    storage.write(LOG, "".join(f"{line}\n" for line in (*before, *(n for n in logs if n not in known))).encode())
+                rows.seek(ends[i])
+                file.write(rows.read(ends[i + 1] - ends[i]))
+        _write_parquet(storage)
+        _add_to_log(storage, log)
+
+
+def _add_to_log(storage: Storage, lines: IO[bytes]) -> None:
+    """Adds lines to the log, but for those that it has: a fold that was killed is done again."""
+    lines.seek(0)
+    known: set[int] = set()
+    with storage.writing(LOG) as log:
+        if LOG in storage.names(""):
+            with storage.reading(LOG) as before:
+                for line in before:
+                    known.add(hash(line))
+                    log.write(line)
+        log.writelines(line for line in lines if hash(line) not in known)
 
 
 def _order(keys: np.ndarray, plan_keys: np.ndarray) -> Iterator[int]:
@@ -144,21 +217,99 @@ def _find(keys: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return at, known
 
 
-def _lines(storage: Storage) -> Iterator[bytes]:
-    """Of the manifest, then of its parts. Raises StorageError for a line that is neither a row nor a log's."""
+def lines_of(storage: Storage) -> Iterator[tuple[str, int, bytes]]:
+    """(file, number, line) of the manifest's lines, then of its parts', whatever they are. Raises StorageError."""
     if MANIFEST in storage.names(""):
         with storage.reading(MANIFEST) as file:
-            yield from _checked(file, f"{storage.where}/{MANIFEST}")
-    names = [f"{PARTS}/{name}" for name in storage.names(PARTS)]
+            yield from ((MANIFEST, number, line) for number, line in enumerate(file, 1))
+    names = [*(part.file for part in parts_in(storage)), *notes_in(storage)]
     for name, content in zip(names, storage.read_all(names), strict=True):
-        yield from _checked(content.splitlines(keepends=True), f"{storage.where}/{name}")
+        yield from ((name, number, line) for number, line in enumerate(content.splitlines(keepends=True), 1))
 
 
-def _checked(lines: Iterable[bytes], where: str) -> Iterator[bytes]:
-    for number, line in enumerate(lines, 1):
+def _lines(storage: Storage) -> Iterator[bytes]:
+    """The lines. Raises StorageError for one that is neither a row nor a log's."""
+    for file, number, line in lines_of(storage):
         if not line.startswith((_ROW, _LOG)) or not line.endswith(b"}\n"):
-            raise StorageError(f"{where}: line {number} is no row of a manifest; restore the file")
+            raise StorageError(
+                f"{storage.where}/{file}: line {number} is no row of a manifest; restore the file, or let --verify "
+                "--repair make the row anew"
+            )
         yield line
+
+
+def _sound(storage: Storage) -> Iterator[bytes]:
+    """The lines that are rows, and those of logs that can be read."""
+    for _, _, line in lines_of(storage):
+        if read_row(line) if is_row(line) else read_part(line) is not None:
+            yield line
+
+
+def is_row(line: bytes) -> bool:
+    """Whether a line should be one."""
+    return not line.startswith(_LOG)
+
+
+def read_row(line: bytes) -> dict[str, Any] | None:
+    """A row, by a line of the manifest; None for what is none."""
+    return Reader()(line)
+
+
+class Reader:
+    """Reads rows as read_row does, but of most only what stands before SHARED: equal ends are parsed once."""
+
+    SHARED = b', "model": '  # whose quotes no text can hold
+    _MOST = 10_000  # ends of rows that are remembered
+
+    def __init__(self) -> None:
+        self._ends: set[bytes] = set()
+
+    def __call__(self, line: bytes) -> dict[str, Any] | None:
+        start, shared, rest = line.partition(self.SHARED)
+        try:
+            if rest in self._ends:
+                return _checked(json.loads(start + b"}"), line)
+            row = _checked(json.loads(line), line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        if row is not None and shared and len(self._ends) < self._MOST:
+            self._ends.add(rest)
+        return row
+
+
+def _checked(row: dict[str, Any], line: bytes) -> dict[str, Any] | None:
+    """Raises KeyError, TypeError for what is no row."""
+    whole = line.endswith(b"}\n") and row["key"] == key_of(line) and isinstance(row["prompt"], str)
+    if row["status"] == OK:
+        whole = whole and isinstance(row["file"], str) and _SHA256(row["sha256"]) is not None
+    return row if whole and row["status"] in (OK, FAILED, NOT_FINITE) else None
+
+
+def key_of(line: bytes) -> str | None:
+    """The key that a row begins with; None where there is none."""
+    found = _KEY(line)
+    return found[1].decode() if found else None
+
+
+def planned_columns(row: Row) -> dict[str, Any]:
+    """The columns that follow from a picture's key, with what they should hold."""
+    columns = json.loads(json.dumps(make_row(row, OK)))
+    return {name: value for name, value in columns.items() if name not in _OF_A_RUN}
+
+
+def parquet_keys(storage: Storage) -> list[bytes] | None:
+    """The keys in manifest.parquet; None where it is not there, or pyarrow is not. Raises StorageError."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        return None
+    if PARQUET not in storage.names(""):
+        return None
+    with storage.reading(PARQUET) as file:
+        try:
+            return [key.encode() for key in parquet.read_table(file, columns=["key"])["key"].to_pylist()]
+        except Exception as e:  # pyarrow's errors have no class of their own
+            raise StorageError(f"can't be read: {e}") from None
 
 
 def _key(line: bytes) -> bytes:

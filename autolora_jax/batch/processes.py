@@ -17,7 +17,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 from orbax.checkpoint import multihost  # JAX itself has no public name for the client of its service
 
 from autolora_jax.batch.formats import open_features
+from autolora_jax.batch.owner import OwnedError, owning
 from autolora_jax.batch.plan import Batch, make_plan
 from autolora_jax.batch.run import OnBatch, Summary, draw_work, together
 from autolora_jax.batch.sources import Sources
@@ -42,6 +43,10 @@ OnWork = Callable[[Work, Sequence[Batch]], None]
 
 class PeerError(RuntimeError):
     """Another process of the job can't go on. Says which and why."""
+
+
+# After these the same command goes on, and the other processes end as if they had been stopped.
+_COMES_AGAIN = (KeyboardInterrupt, PeerError, OwnedError)
 
 
 class Peers:
@@ -76,7 +81,7 @@ class Peers:
 
     def leave(self, error: BaseException | None = None) -> None:
         """Says that this process stops, and why if that is not because it was told to."""
-        why = None if error is None or isinstance(error, KeyboardInterrupt | PeerError) else str(error)
+        why = None if error is None or isinstance(error, _COMES_AGAIN) else str(error)
         self.tell("left", {"why": why, "host": socket.gethostname()})
 
     def check(self) -> None:
@@ -144,20 +149,23 @@ def draw_together(
     """
     peers.next_job()
     try:
-        devices = _devices()
-        work = _open(job, out, peers, devices, retry)
-        batches = part(work, peers.number, peers.count)
-        if on_work:
-            on_work(work, batches)
-        own = draw_work(work, _until_one_leaves(batches, peers), devices, compilation_cache, on_progress, on_batch)
-        if not own.more:
-            peers.tell("end", dataclasses.asdict(own))
-            with suppress(KeyboardInterrupt):
-                if peers.number == 0:
-                    ends = peers.wait("end", peers.count)
-                    total = together([Summary(**ends[number]) for number in sorted(ends)])
-                    peers.tell("outcome", dataclasses.asdict(dataclasses.replace(total, more=not work.finish())))
-                return Summary(**peers.wait("outcome")[0])
+        with owning(open_storage(out)) if peers.number == 0 else nullcontext() as owned:
+            devices = _devices()
+            work = _open(job, out, peers, devices, retry)
+            batches = part(work, peers.number, peers.count)
+            if on_work:
+                on_work(work, batches)
+            mine = _until_one_leaves(batches, peers)
+            mine = owned.checked(mine) if owned else mine
+            own = draw_work(work, mine, devices, compilation_cache, on_progress, on_batch)
+            if not own.more:
+                peers.tell("end", dataclasses.asdict(own))
+                with suppress(KeyboardInterrupt):
+                    if peers.number == 0:
+                        ends = peers.wait("end", peers.count)
+                        total = together([Summary(**ends[number]) for number in sorted(ends)])
+                        peers.tell("outcome", dataclasses.asdict(dataclasses.replace(total, **work.outcome())))
+                    return Summary(**peers.wait("outcome")[0])
         peers.leave()
         with suppress(KeyboardInterrupt):  # that one has left is no news
             peers.check()

@@ -28,9 +28,12 @@ import numpy as np
 from autolora_jax.batch.draw import Artist, Draw, Drawing
 from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, make_row
-from autolora_jax.batch.plan import Batch, Row
+from autolora_jax.batch.owner import owning
+from autolora_jax.batch.plan import Batch, Row, make_plan
+from autolora_jax.batch.sources import Sources
+from autolora_jax.batch.storage import StorageError, open_storage
 from autolora_jax.batch.store import Picture
-from autolora_jax.batch.work import Work, open_work
+from autolora_jax.batch.work import Work, open_plan
 from autolora_jax.compilation import keep_programs
 from autolora_jax.evaluation.kept import FEATURES
 from autolora_jax.progress import OnProgress
@@ -38,6 +41,7 @@ from autolora_jax.settings.jobs import Job
 
 ON_DEVICES = 2  # batches that the devices have been given: one is drawn, one waits
 ON_THE_WAY = 4  # batches begun and not recorded
+ROUNDS = 3  # in which what is lost before it is in its place is drawn again
 WRITERS = max(4, min(16, os.cpu_count() or 1))  # threads that encode and write
 RowOfManifest = dict[str, Any]
 OnBatch = Callable[[Sequence[RowOfManifest]], None]
@@ -63,7 +67,7 @@ class Summary:
     seconds: from its begin to its end. busy: of the devices. preparing: idle while files were loaded and programs
     compiled. idle: idle otherwise: encoding prompts, waiting for the disk.
     more: whether it was interrupted and pictures are left to draw. problem: why the first picture that failed did, or
-    the first that was not finite.
+    the first that was not finite. lacking: pictures of the finished job that have no file, whenever that was.
     """
 
     ok: int = 0
@@ -74,6 +78,7 @@ class Summary:
     preparing: float = 0.0
     more: bool = False
     problem: str | None = None
+    lacking: int = 0
 
     @property
     def pictures(self) -> int:
@@ -94,13 +99,13 @@ class Summary:
         return dataclasses.asdict(self) | {"idle_share": self.idle_share, "overhead_per_picture": per_picture}
 
 
-def together(summaries: Sequence[Summary]) -> Summary:
-    """What processes did at the same time: pictures of all, times as their means."""
+def together(summaries: Sequence[Summary], times: Callable[[list[Any]], Any] = statistics.fmean) -> Summary:
+    """What processes did: pictures of all. times: what is made of theirs, which are at the same time: their means."""
 
     def by(kind: Callable[[list[Any]], Any], *names: str) -> dict[str, Any]:
         return {name: kind([getattr(summary, name) for summary in summaries]) for name in names}
 
-    sums, means = by(sum, "ok", "failed", "not_finite"), by(statistics.fmean, "seconds", "busy", "preparing")
+    sums, means = by(sum, "ok", "failed", "not_finite"), by(times, "seconds", "busy", "preparing")
     problem = next((summary.problem for summary in summaries if summary.problem), None)
     return Summary(**sums, **means, **by(any, "more"), problem=problem)
 
@@ -157,15 +162,26 @@ def draw_job(
     devices: default all. retry: draw also what failed before, or was not finite.
     compilation_cache: where compiled programs are kept, see compilation.keep_programs.
     on_work: told what is to be done, before anything is loaded. on_progress: of loading. on_batch: rows as recorded.
-    Raises ConfigError, WeightsError, ValueError for what can't be drawn, StorageError for what can't be kept.
+    Raises ConfigError, WeightsError, ValueError for what can't be drawn, StorageError for what can't be kept, and
+    OwnedError when another run draws there.
     """
-    work = open_work(job, out, devices, retry)
-    if on_work:
-        on_work(work)
-    summary = draw_work(work, None, devices, compilation_cache, on_progress, on_batch)
-    if not summary.more:
-        work.finish()
-    return summary
+    storage, plan, summaries = open_storage(out), make_plan(job, Sources()), list[Summary]()
+    rows = job.batch_size * len(jax.devices() if devices is None else devices)
+    with owning(storage) as owned:
+        for _ in range(ROUNDS):
+            work = open_plan(job, plan, storage, rows, devices, retry)
+            if on_work:
+                on_work(work)
+            todo = owned.checked(work.todo)
+            summaries.append(draw_work(work, todo, devices, compilation_cache, on_progress, on_batch))
+            if summaries[-1].more:
+                return together(summaries, sum)
+            if not (outcome := work.outcome())["more"]:
+                return dataclasses.replace(together(summaries, sum), **outcome)
+    raise StorageError(
+        f"{work.storage.where}: what was drawn was gone or damaged when the job was to be closed, {ROUNDS} times. Does "
+        "something else write or remove files there? The same command draws what is missing"
+    )
 
 
 def draw_work(
@@ -281,10 +297,11 @@ def _finish(
     moments = moments._replace(drawn=time.monotonic())
     output, form = work.job.output, FORMATS[work.job.output.format]
 
-    def encode(row: Row, array: np.ndarray) -> Picture:
+    def encode(number: int, array: np.ndarray) -> Picture:
+        row = rows[number]
         by = {FEATURES: work.features.source._asdict()} if work.features else {}
         content = form.encode(array, row.settings | by, output.quality)
-        place = work.store.place(batch.number, row.key)
+        place = work.store.place(batch.number, number, row.key)
         told = make_row(row, OK, **place._asdict(), sha256=hashlib.sha256(content).hexdigest())
         return Picture(place, content, told)
 
@@ -293,7 +310,7 @@ def _finish(
     arrays = [array for array, finite in zip(pictures.arrays, pictures.finite, strict=True) if finite]
     if work.features:
         arrays = list(work.features.of(arrays, writers))
-    kept = list(writers.map(encode, [rows[i] for i in good], arrays))
+    kept = list(writers.map(encode, good, arrays))
     work.store.save(batch.number, kept, writers)
     told = {i: picture.row for i, picture in zip(good, kept, strict=True)}
     told |= {i: make_row(rows[i], FAILED, reason=why) for i, why in drawing.failed.items()}
@@ -309,5 +326,5 @@ def _finish(
         "seconds_to_keep": time.monotonic() - moments.drawn,
     }
     work.ledger.commit(batch.number, ordered, facts)
-    work.store.committed(batch.number)
+    work.ledger.forget(work.store.committed(batch.number))
     return ordered, moments._replace(recorded=time.monotonic())

@@ -9,10 +9,12 @@ which of them are drawn already.
 """
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 from autolora_jax.batch.storage import StorageError, read_anywhere
 from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.demo import MODEL, builtin
+from autolora_jax.files import files_in
 from autolora_jax.given import Given, Ground, check_mask, read_file, told
 from autolora_jax.image_files import PictureError, read_size
 from autolora_jax.models.networks import Networks
@@ -27,14 +30,18 @@ from autolora_jax.pictures import lora_hash
 from autolora_jax.request import Canvas
 from autolora_jax.settings.jobs import Prompt
 from autolora_jax.settings.model import ModelConfig
+from autolora_jax.text import embeds_file
+from autolora_jax.text.embeds import SAID
 from autolora_jax.weights.checkpoint import Checkpoint, open_checkpoint, overridden
-from autolora_jax.weights.errors import WeightsError
+from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import SD3, SDXL, Family
 from autolora_jax.weights.files import sha256_of
 from autolora_jax.weights.hub import cached_copy, is_hub_id, published_sha256, split_hub_id
 from autolora_jax.weights.lora.describe import usable_lora
-from autolora_jax.weights.lora.source import PEFT_CONFIG, PEFT_WEIGHTS, find_lora
+from autolora_jax.weights.lora.source import find_lora, settings_beside
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_BASE
+
+Hashes = tuple[tuple[Path, str], ...]  # SHA-256 of files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +54,19 @@ class Model:
     family: Family
     networks: Mapping[str, Any]
     scheduler: SchedulerConfig
+    zeros: bool = False  # see Checkpoint.force_zeros_for_empty_prompt
+    read: Hashes = ()  # of the files that it is read from
 
     @property
     def canvas(self) -> Canvas:
         """What it says of its pictures."""
         denoiser, vae = self.networks[self.family.denoiser], self.networks["vae"]
         return Canvas.of(denoiser, vae, self.family.guidance_scale, self.scheduler)
+
+    @property
+    def configs(self) -> dict[str, Any]:
+        """What its files say beside weights and tokenizers."""
+        return {**self.networks, "scheduler": self.scheduler, "force_zeros_for_empty_prompt": self.zeros}
 
 
 class File(NamedTuple):
@@ -62,6 +76,7 @@ class File(NamedTuple):
     name: str
     sha256: str
     autov3: str = ""  # of a LoRA: civitai's name for it
+    read: Hashes = ()  # of the files that it is read from
 
 
 class PictureFile(NamedTuple):
@@ -74,7 +89,7 @@ class PictureFile(NamedTuple):
 
     def opened(self) -> Given:
         """Its pixels. Raises ConfigError when it can't be read, or is not what it was when this was made."""
-        found = read_file(_content(self.source), self.source, "picture")
+        found = read_file(_content(self.source, "picture"), self.source, "picture")
         if found.sha256 != self.sha256:
             raise ConfigError(f"picture {self.source} is not what it was when the job was planned; run the job again")
         return found
@@ -97,6 +112,33 @@ class Base(NamedTuple):
         return told(self.image, self.mask)
 
 
+class EmbedsFile(NamedTuple):
+    """What is told in place of one of a job's prompts. number: of the prompt in its file.
+
+    sha256: of the file. told: name, digest of each side's arrays. form: see text.embeds_file.form.
+    """
+
+    source: str
+    number: int
+    sha256: str
+    told: tuple[tuple[str, str], ...]
+    form: embeds_file.Form
+
+    def opened(self) -> embeds_file.Arguments:
+        """As a call takes it. Raises ConfigError when it can't be read, or is not what it was when this was made."""
+        return embeds_file.one_of(_embeds(self.source, self.sha256), self.number)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What a manifest, and a picture, says of it."""
+        return {name: digest[:SAID] for name, digest in self.told}
+
+    @property
+    def negative(self) -> bool:
+        """Whether the negative prompt is among it."""
+        return "negative_prompt_embeds" in dict(self.told)
+
+
 class Sources:
     """What files hold, each looked at once. Its methods raise WeightsError or ConfigError for files of no use."""
 
@@ -104,6 +146,7 @@ class Sources:
         self._models: dict[ModelConfig, Model] = {}
         self._files: dict[tuple[str, bool], File] = {}
         self._pictures: dict[str, PictureFile] = {}
+        self._embeds: dict[str, list[EmbedsFile]] = {}
 
     def model(self, config: ModelConfig) -> Model:
         """The model that a config loads."""
@@ -111,13 +154,16 @@ class Sources:
             checkpoint = open_checkpoint(config.source or MODEL, **config.files())
             if config.text_encoder_3 is None:
                 checkpoint = checkpoint.without("text_encoder_3")
+            sha256, read = _fingerprint(checkpoint)
             self._models[config] = Model(
                 config=config,
                 name=Path(config.source or MODEL).name,
-                sha256=_fingerprint(checkpoint),
+                sha256=sha256,
                 family=checkpoint.family,
                 networks=checkpoint.networks,
                 scheduler=checkpoint.scheduler,
+                zeros=checkpoint.force_zeros_for_empty_prompt,
+                read=read,
             )
         return self._models[config]
 
@@ -125,18 +171,18 @@ class Sources:
         """A LoRA file that can be loaded."""
         if (source, True) not in self._files:
             path = usable_lora(source)
-            beside = path.with_name(PEFT_CONFIG)  # says what PEFT's tensors mean
-            parts = [path, beside] if path.name == PEFT_WEIGHTS and beside.exists() else [path]
-            hashes = [file_sha256(part) for part in parts]
-            sha256 = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-            self._files[source, True] = File(source, path.stem, sha256, lora_hash(path))
+            read = {part: file_sha256(part) for part in (path, *settings_beside(path))}
+            hashes = "".join(read.values())
+            sha256 = hashes if len(read) == 1 else hashlib.sha256(hashes.encode()).hexdigest()
+            self._files[source, True] = File(source, path.stem, sha256, lora_hash(path), (*read.items(),))
         return self._files[source, True]
 
     def embedding(self, source: str) -> File:
         """An embedding; its name is the word that a prompt calls it by."""
         if (source, False) not in self._files:
             path = find_lora(source)
-            self._files[source, False] = File(source, path.stem, file_sha256(path))
+            sha256 = file_sha256(path)
+            self._files[source, False] = File(source, path.stem, sha256, read=((path, sha256),))
         return self._files[source, False]
 
     def base(self, prompt: Prompt) -> Base | None:
@@ -151,11 +197,24 @@ class Sources:
             check_mask(image.size, mask.size, f"mask {mask.source} of image {image.source}")
         return Base(image, mask)
 
+    def embeds(self, prompt: Prompt) -> list[EmbedsFile]:
+        """What is told in place of a prompt: each of its file's. Raises ConfigError."""
+        source = os.fspath(prompt.embeds or "")
+        if source not in self._embeds:
+            content = _content(source, "embeds")
+            given, sha256 = embeds_file.parse_embeds(content, source), hashlib.sha256(content).hexdigest()
+            each = [embeds_file.one_of(given, i) for i in range(embeds_file.prompts_of(given))]
+            self._embeds[source] = [
+                EmbedsFile(source, i, sha256, tuple(embeds_file.digests(one).items()), embeds_file.form(one))
+                for i, one in enumerate(each)
+            ]
+        return self._embeds[source]
+
     def _picture(self, source: str, what: str) -> PictureFile:
         """A picture that can be read, at a path or URL: its head is looked at, and whether it is whole."""
         source = os.fspath(source)
         if source not in self._pictures:
-            content = _content(source)
+            content = _content(source, "picture")
             try:
                 height, width = read_size(BytesIO(content))
             except PictureError as e:
@@ -165,13 +224,40 @@ class Sources:
         return self._pictures[source]
 
 
-def _content(source: str) -> bytes:
+@functools.lru_cache(maxsize=2)  # rows of one file stand together
+def _embeds(source: str, sha256: str) -> embeds_file.Arguments:
+    content = _content(source, "embeds")
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ConfigError(f"embeds {source} are not what they were when the job was planned; run the job again")
+    return embeds_file.parse_embeds(content, source)
+
+
+def _content(source: str, what: str) -> bytes:
     try:
         return read_anywhere(source)
     except StorageError:
         raise
     except OSError as e:
-        raise ConfigError(f"picture {source} can't be read: {e.strerror or e}") from None
+        raise ConfigError(f"{what} {source} can't be read: {e.strerror or e}") from None
+
+
+def check_read(
+    model: Model, others: Iterable[File], configs: Mapping[str, Any], read: Iterable[tuple[Path, str]]
+) -> None:
+    """Raises WeightsError that names what was loaded and is not what a model, LoRAs and embeddings were planned as.
+
+    configs: as Model.configs. read: (file, SHA-256) of all that was read for them.
+    """
+    planned = dict(itertools.chain(model.read, *(file.read for file in others)))
+    known = {*planned.values()}
+    # A file of another name, as a repository's next revision has it, may hold the same.
+    changed = [str(path) for path, sha256 in read if planned.get(path, sha256) != sha256 or sha256 not in known]
+    changed += [f"{model.name} ({name})" for name, config in configs.items() if config != model.configs.get(name)]
+    if changed:
+        raise WeightsError(
+            f"{shorten(changed)}: not what it was when the job was planned, so nothing is drawn with it. The same "
+            "command plans the job anew, with what is there then"
+        )
 
 
 class Published(NamedTuple):
@@ -258,7 +344,8 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _fingerprint(checkpoint: Checkpoint) -> str:
+def _fingerprint(checkpoint: Checkpoint) -> tuple[str, Hashes]:
+    """(SHA-256 of all that it is, those of its files)."""
     known: dict[Path, str] = {}
 
     def of(path: Path) -> str:
@@ -271,17 +358,15 @@ def _fingerprint(checkpoint: Checkpoint) -> str:
         for name, config in checkpoint.networks.items()
     }
     tokenizers = {
-        encoder: {path.name: of(path) for path in sorted(folder.iterdir()) if path.is_file()}
-        for encoder, folder in checkpoint.tokenizers.items()
+        encoder: {path.name: of(path) for path in files_in(folder)} for encoder, folder in checkpoint.tokenizers.items()
     }
-    return digest(
-        {
-            "networks": networks,
-            "tokenizers": tokenizers,
-            "scheduler": _said(checkpoint.scheduler),
-            "zeros": checkpoint.force_zeros_for_empty_prompt,
-        }
-    )
+    made_of = {
+        "networks": networks,
+        "tokenizers": tokenizers,
+        "scheduler": _said(checkpoint.scheduler),
+        "zeros": checkpoint.force_zeros_for_empty_prompt,
+    }
+    return digest(made_of), (*known.items(),)
 
 
 def _said(config: Any) -> dict[str, Any]:

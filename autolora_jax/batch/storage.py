@@ -14,11 +14,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol, TypeVar, cast, runtime_checkable
 
-from autolora_jax import files
+from autolora_jax import files, foreign
 from autolora_jax.config import ConfigError
 
 T = TypeVar("T")
@@ -63,6 +63,9 @@ class Storage(Protocol):
     def writing(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A new file, which appears, or replaces the old one, when the block ends well."""
 
+    def scratch(self) -> AbstractContextManager[IO[bytes]]:
+        """A file without a name, to write and to read, of which nothing is left: beside the others if that can be."""
+
     def remove(self, names: Iterable[str]) -> None:
         """Removes files, as far as they exist."""
 
@@ -82,9 +85,13 @@ class Folder(Storage):
             return sorted(entry.name for entry in os.scandir(path) if entry.is_file()) if path.is_dir() else []
 
     def read(self, name: str) -> bytes | None:
-        path = self.root / name
-        with _told(path, "read"):
-            return path.read_bytes() if path.exists() else None
+        try:
+            with open(f"{self.where}/{name}", "rb", buffering=0) as file:
+                return file.readall()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:
+            raise _failed(self.root / name, "read", e) from e
 
     @contextmanager
     def reading(self, name: str) -> Iterator[IO[bytes]]:
@@ -102,6 +109,14 @@ class Folder(Storage):
             with files.writing(path, unfinished=unfinished, synced=True) as file:
                 yield file
 
+    @contextmanager
+    def scratch(self) -> Iterator[IO[bytes]]:
+        unfinished = self.root / _UNFINISHED
+        with _told(unfinished, "written"):
+            unfinished.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=unfinished) as file:
+                yield file
+
     def remove(self, names: Iterable[str]) -> None:
         for name in names:
             with _told(self.root / name, "removed"):
@@ -111,7 +126,7 @@ class Folder(Storage):
         with _told(self.root / STATE, "removed"):
             shutil.rmtree(self.root / _UNFINISHED, ignore_errors=True)
             for folder, _, _ in os.walk(self.root / STATE, topdown=False):
-                if not os.listdir(folder):
+                with suppress(OSError):  # it is not empty
                     os.rmdir(folder)
 
 
@@ -123,7 +138,11 @@ def _told(path: Path, what: str) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as e:
-        raise StorageError(f"{path} can't be {what}: {e.strerror or e}. {_AGAIN}") from e
+        raise _failed(path, what, e) from e
+
+
+def _failed(path: Path, what: str, error: OSError) -> StorageError:
+    return StorageError(f"{path} can't be {what}: {error.strerror or error}. {_AGAIN}")
 
 
 class Bucket(Storage):
@@ -178,6 +197,9 @@ class Bucket(Storage):
                 yield file
             self._try(name, "written", lambda: self._fs.put_file(str(path), self._path(name)))
 
+    def scratch(self) -> AbstractContextManager[IO[bytes]]:
+        return tempfile.TemporaryFile()  # beside nothing: TMPDIR says where
+
     def remove(self, names: Iterable[str]) -> None:
         def remove(name: str) -> None:
             self._try(name, "removed", lambda: self._fs.rm_file(self._path(name)))
@@ -223,7 +245,7 @@ def read_anywhere(path: str) -> bytes:
     """A file's content, of this machine or at a URL. Raises OSError or ConfigError."""
     folder, slash, name = path.rpartition("/")
     if "://" not in path:
-        return Path(path).read_bytes()
+        return foreign.read_file(path)
     content = Bucket(folder + slash).read(name)
     if content is None:
         raise FileNotFoundError(2, os.strerror(2), path)

@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,17 +24,40 @@ import jax
 import numpy as np
 
 from autolora_jax.batch.formats import FORMATS, Features, open_features
-from autolora_jax.batch.manifest import PARTS, fold, make_part, recorded
+from autolora_jax.batch.manifest import (
+    MANIFEST,
+    Part,
+    Recorded,
+    fold,
+    make_part,
+    note_file,
+    notes_in,
+    parts_in,
+    read_part,
+    recorded,
+)
 from autolora_jax.batch.plan import Batch, Items, Plan, make_plan
 from autolora_jax.batch.sources import Sources
-from autolora_jax.batch.storage import STATE, Storage, open_storage
-from autolora_jax.batch.store import Shards, Store, drop_staged, join_staged, shards_there
+from autolora_jax.batch.storage import STATE, Storage, StorageError, open_storage
+from autolora_jax.batch.store import (
+    STAGED,
+    Piece,
+    Shards,
+    Store,
+    any_picture,
+    join_staged,
+    lost_pieces,
+    pieces_in,
+    shard_file,
+    shard_number,
+    shards_in,
+)
 from autolora_jax.config import ConfigError
 from autolora_jax.evaluation.kept import FEATURES
 from autolora_jax.settings.jobs import Job, OutputConfig
+from autolora_jax.weights.errors import shorten
 
 PLACE, RECORD = "batch.json", f"{STATE}/plan.json"
-_LOG = "log-"  # how names of parts begin that hold no rows
 FORMAT = "autolora-jax batch"
 VERSION = 1
 
@@ -67,32 +91,29 @@ class Ledger:
 
     def __init__(self, storage: Storage, record: Record) -> None:
         self.storage, self.record = storage, record
-        self._prefix = f"{record.name}-"
 
     def done(self) -> set[int]:
         """The numbers of the batches that are done."""
-        return _batches_of(name for name in self.storage.names(PARTS) if name.startswith(self._prefix))
+        return {part.batch for part in parts_in(self.storage) if part.record == self.record.name}
 
     def commit(self, batch: int, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
         """Records a batch whose pictures are safe. facts: of this run alone, for the log."""
         self.storage.write(self._part(batch), make_part(rows, facts))
 
+    def forget(self, batches: Iterable[int]) -> None:
+        """Makes batches count as not done."""
+        self.storage.remove(map(self._part, batches))
+
     def rows(self, batch: int) -> list[dict[str, Any]]:
         """What is recorded of a batch; [] while it is not done."""
-        lines = (self.storage.read(self._part(batch)) or b"").splitlines()
-        return [row for row in map(json.loads, lines) if "key" in row]
+        return read_part(self.storage.read(self._part(batch)) or b"") or []
 
     def note(self, name: str, facts: Mapping[str, Any]) -> None:
         """Adds a line to the log."""
-        self.storage.write(f"{PARTS}/{_LOG}{name}.jsonl", make_part([], facts))
+        self.storage.write(note_file(name), make_part([], facts))
 
     def _part(self, batch: int) -> str:
-        return f"{PARTS}/{self._prefix}{batch:08}.jsonl"
-
-
-def _batches_of(parts: Iterable[str]) -> set[int]:
-    """The batches that parts of these names record."""
-    return {int(name.partition(".")[0].split("-")[1]) for name in parts if not name.startswith(_LOG)}
+        return Part(self.record.name, batch).file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +146,18 @@ class Work:
 
     def finish(self) -> bool:
         """Closes the job if all its batches are done, by whomever, and says whether it is closed."""
+        sound = sound_parts(self.storage, self.ledger.record, self.batches, self.plan)
         if len(self.ledger.done()) < len(self.batches):
             return False
-        settle(self.storage, self.plan)
+        settle(self.storage, self.plan, sound)
         return True
+
+    def outcome(self) -> dict[str, Any]:
+        """Closes the job as `finish` does, and says what a run's summary tells of it."""
+        if not self.finish():
+            return {"more": True}
+        found = recorded(self.storage, self.plan.keys)
+        return {"more": False, "lacking": int((self.plan.first & found.known & ~found.ok).sum())}
 
 
 def open_work(
@@ -158,10 +187,15 @@ def open_plan(
 ) -> Work:
     """The same of a job that is planned, in batches of so many rows."""
     features = open_features(job.output, plan, devices)
-    if not check_place(storage, job.output, features):
-        storage.write(PLACE, (json.dumps(_about(job.output, features), indent=2) + "\n").encode())
+    open_place(storage, job.output, features)
     record = open_record(storage, plan, rows, job.output, retry)
     return enter(job, plan, storage, record, features)
+
+
+def open_place(storage: Storage, output: OutputConfig, features: Features | None = None) -> None:
+    """Makes a place one for pictures of this form. Raises ConfigError when it holds others."""
+    if not check_place(storage, output, features):
+        storage.write(PLACE, (json.dumps(_about(output, features), indent=2) + "\n").encode())
 
 
 def enter(job: Job, plan: Plan, storage: Storage, record: Record, features: Features | None = None) -> Work:
@@ -170,7 +204,7 @@ def enter(job: Job, plan: Plan, storage: Storage, record: Record, features: Feat
     done, suffix = ledger.done(), FORMATS[job.output.format].suffix
     store = Store(storage, suffix)
     if record.shard_batches:
-        store = Shards(storage, suffix, record.first_shard, record.shard_batches, len(batches), done)
+        store = Shards(storage, suffix, record.first_shard, record.shard_batches, len(batches), done, record.rows)
     return Work(job, plan, storage, ledger, store, batches, frozenset(done), features)
 
 
@@ -210,14 +244,38 @@ def find_record(storage: Storage, plan: Plan, rows: int, retry: bool = False) ->
 
     retry: draw also what failed before, or was not finite. Nothing is written.
     """
-    if (content := storage.read(RECORD)) is not None:
-        told = json.loads(content)
-        found = Record(**{**told, "items": tuple(map(tuple, told["items"]))})
-        if (found.plan, found.rows) == (plan.fingerprint, rows):
-            return found, True
-    known, ok = recorded(storage, plan.keys)
-    wanted = np.flatnonzero(plan.first & ~(ok if retry else known))  # each key once
+    if (unfinished := _unfinished(storage, plan, rows)) is not None:
+        return unfinished, True
+    found = recorded(storage, plan.keys)
+    _require_manifest(storage, found)
+    wanted = np.flatnonzero(plan.first & ~(found.ok if retry else found.known))  # each key once
     return Record(plan.fingerprint, rows, spans(wanted)), False
+
+
+def _unfinished(storage: Storage, plan: Plan, rows: int) -> Record | None:
+    """The record of the unfinished job, if it is this one."""
+    if (content := storage.read(RECORD)) is None:
+        return None
+    told = json.loads(content)
+    found = Record(**{**told, "items": tuple(map(tuple, told["items"]))})
+    return found if (found.plan, found.rows) == (plan.fingerprint, rows) else None
+
+
+def _require_manifest(storage: Storage, found: Recorded) -> None:
+    """Raises StorageError for shards that the manifest does not know; warns of other pictures where it is empty."""
+    lost = sorted(shards_in(storage) - found.shards)
+    if lost:
+        raise StorageError(
+            f"{storage.where}: {shorten([shard_file(number) for number in lost])} stand in no row of {MANIFEST}, which "
+            "is missing, or was emptied or cut. Put a copy of it back, or --verify --repair makes it anew of what the "
+            "shards say; to draw all of it again, remove the shards first"
+        )
+    if not found.rows and storage.read(PLACE) is not None and any_picture(storage):
+        warnings.warn(
+            f"{storage.where} holds pictures, but {MANIFEST} is missing or empty: those of this job are drawn again, "
+            "in their places",
+            stacklevel=2,
+        )
 
 
 def open_record(storage: Storage, plan: Plan, rows: int, output: OutputConfig, retry: bool = False) -> Record:
@@ -225,31 +283,64 @@ def open_record(storage: Storage, plan: Plan, rows: int, output: OutputConfig, r
 
     Another unfinished job is closed: what it has drawn stays, and what it has not is no longer wanted.
     """
-    record, there = find_record(storage, plan, rows, retry)
-    if there:
-        return record
-    settle(storage, plan)
+    if (unfinished := _unfinished(storage, plan, rows)) is not None:
+        sound_parts(storage, unfinished, unfinished.batches(plan), plan)
+        return unfinished
+    pieces = sound_parts(storage)
+    record, _ = find_record(storage, plan, rows, retry)
+    settle(storage, plan, pieces)
     if output.shard_size is not None:
-        size = max(1, round(output.shard_size / rows))
-        record = record._replace(first_shard=shards_there(storage), shard_batches=size)
+        size, first = max(1, round(output.shard_size / rows)), max(shards_in(storage), default=-1) + 1
+        record = record._replace(first_shard=first, shard_batches=size)
     if record.items:
         storage.write(RECORD, (json.dumps(record._asdict()) + "\n").encode())
     return record
 
 
-def settle(storage: Storage, plan: Plan) -> None:
+def sound_parts(
+    storage: Storage, record: Record | None = None, batches: Sequence[Batch] = (), plan: Plan | None = None
+) -> list[Piece]:
+    """The pieces of shards to come, of all recorded batches. A warning tells of batches that have to be drawn again.
+
+    Those are no longer recorded: their parts were cut or damaged, or their pieces are gone.
+    record, batches, plan: whose parts are to hold the batches' very pictures.
+    """
+    parts = parts_in(storage)
+    bad: list[Part] = []
+    pieces: dict[Piece, Part] = {}
+    for part, content in zip(parts, storage.read_all([part.file for part in parts]), strict=True):
+        rows = read_part(content)
+        if rows is None or (record and plan and part.record == record.name and not _is_of(rows, batches, part, plan)):
+            bad.append(part)
+            continue
+        for number in {shard_number(row["file"]) for row in rows} - {None}:
+            pieces[Piece(int(number or 0), part.batch)] = part
+    lost = lost_pieces(storage, pieces)
+    if gone := [*bad, *(pieces.pop(piece) for piece in lost)]:
+        storage.remove(part.file for part in gone)
+        why = f"{len(bad)} records are cut or damaged, pictures of {len(lost)} are gone from {storage.where}/{STAGED}"
+        warnings.warn(f"{len(gone)} finished batches are drawn again: {why}", stacklevel=2)
+    return [*pieces]
+
+
+def _is_of(rows: Sequence[Mapping[str, Any]], batches: Sequence[Batch], part: Part, plan: Plan) -> bool:
+    keys = [str(row["key"]).encode() for row in rows]
+    return part.batch < len(batches) and keys == plan.keys[batches[part.batch].items].tolist()
+
+
+def settle(storage: Storage, plan: Plan, sound: Sequence[Piece] | None = None) -> None:
     """Closes the unfinished job: everything drawn goes to its place, everything needed on the way is removed.
 
     Killed anywhere in between, it can be called again: only the record goes before the rest is safe in its place, and
-    without it nobody counts on more pictures to come.
+    without it nobody counts on more pictures to come. sound: what sound_parts has just returned.
     """
     storage.remove([RECORD])
-    parts = storage.names(PARTS)
-    drop_staged(storage, _batches_of(parts))
-    join_staged(storage)
-    if parts:
+    pieces = sound_parts(storage) if sound is None else sound
+    join_staged(storage, pieces)
+    storage.remove(piece.file for piece in pieces_in(storage))  # whose batches are not recorded
+    if files := [*(part.file for part in parts_in(storage)), *notes_in(storage)]:
         fold(storage, plan.keys)
-        storage.remove(f"{PARTS}/{name}" for name in parts)
+        storage.remove(files)
     storage.tidy()
 
 

@@ -16,9 +16,11 @@ from autolora_jax.batch.manifest import OK
 from autolora_jax.batch.plan import Batch as Planned
 from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.processes import Peers
+from autolora_jax.batch.repair import repair
 from autolora_jax.batch.run import RowOfManifest
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
+from autolora_jax.batch.verify import Trouble, verify
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import ConfigError
 from autolora_jax.display import Display, say
@@ -29,6 +31,8 @@ from autolora_jax.weights.lora.metadata import listing
 
 JOB = "job.json"  # what flags alone said, beside the pictures: a job's file like any other
 MOST_PROBLEMS = 5  # that are said while drawing; all are in the manifest
+MOST_TROUBLES = 20  # that are said of what a verification found
+LACKING = 3  # exit code: pictures can't be drawn, or are not what they should be
 
 
 class Counter:
@@ -37,7 +41,7 @@ class Counter:
     def __init__(self, display: Display, asked: Batch | Reproduce) -> None:
         self._display = display
         self._only_flags = isinstance(asked, Batch) and asked.job is None
-        self._total = self._done = 0
+        self.total = self._done = 0
         self.problems = 0
 
     def begin(self, work: Work, own: Sequence[Planned] | None = None) -> None:
@@ -46,9 +50,9 @@ class Counter:
             content = json.dumps(work.job.to_table(), indent=2, ensure_ascii=False) + "\n"
             work.storage.write(JOB, content.encode())
         left = sum(len(batch.items) for batch in work.todo)
-        self._total = left if own is None else sum(len(batch.items) for batch in own)
+        self.total = left if own is None else sum(len(batch.items) for batch in own)
         wanted = len(work.plan) - work.plan.duplicates
-        part = "" if own is None else f", {self._total} of them by this process, which counts its own"
+        part = "" if own is None else f", {self.total} of them by this process, which counts its own"
         say(f"{wanted - left} of {wanted} pictures are there, {left} to draw in {len(work.todo)} batches{part}")
         if work.plan.duplicates:
             say(f"{work.plan.duplicates} more are wanted twice, and drawn once", "dim")
@@ -60,14 +64,16 @@ class Counter:
             self.problems += 1
             if self.problems <= MOST_PROBLEMS:
                 say(f"Warning: {row['prompt']!r}, seed {row['seed']}: {row['reason']}", "yellow")
-        self._display.update("Draw", self._done, self._total, "pictures")
+        self._display.update("Draw", self._done, self.total, "pictures")
 
 
 def run(asked: Batch) -> int:
-    """Draws what is left of a job. MORE: it was stopped; 1: nothing could be drawn."""
+    """Draws what is left of a job. MORE: it was stopped; LACKING: pictures have no file; 1: nothing could be drawn."""
     if asked.dry_run:
         print(describe(asked.settings, asked.out, asked))
         return 0
+    if asked.verify:
+        return check(asked)
     team = fleet(asked)
     address = asked.coordinator_address, asked.num_processes, asked.process_id
     peers = processes.join(*address) if asked.distributed or address != (None, None, None) else None
@@ -80,7 +86,48 @@ def run(asked: Batch) -> int:
         return 1
     if peers is None or peers.number == 0:
         print(f"{summary.ok} pictures drawn into {asked.out}")
-    return 0
+    return LACKING if summary.lacking else 0
+
+
+def check(asked: Batch) -> int:
+    """Verifies a place, and repairs it if that is asked for. LACKING: something is wrong in the end; MORE: stopped."""
+    plan = make_plan(asked.settings, Sources()) if asked.has_job else None
+    with Display() as display:
+        found = verify(asked.out, plan=plan, on_progress=display.row("Verify"))
+    _say_all(found.troubles)
+    print(f"{found.pictures:,} pictures checked in {asked.out}, {found.bytes / 1e9:.3g} GB: {_count(found.troubles)}")
+    if found.undrawn:
+        say(f"{found.undrawn:,} pictures of the job are not drawn yet", "dim")
+    if not asked.repair or not found.troubles:
+        return LACKING if found.troubles else 0
+    wrong = len({trouble.key for trouble in found.troubles} - {None})
+    with Display() as display:
+        counter = Counter(display, asked)
+        counter.total = wrong
+        made = repair(
+            asked.settings,
+            asked.out,
+            found,
+            compilation_cache=asked.compilation_cache,
+            on_progress=display,
+            on_batch=counter.count,
+        )
+    _say_all(made.left)
+    if made.forgotten:
+        say(f"{made.forgotten} batches of the unfinished job are drawn with the rest: run it again", "yellow")
+    print(f"{made.drawn:,} pictures drawn again in {asked.out}: {_count(made.left)} left")
+    return MORE if made.more else LACKING if made.left or made.forgotten else 0
+
+
+def _say_all(troubles: Sequence[Trouble]) -> None:
+    for trouble in troubles[:MOST_TROUBLES]:
+        say(str(trouble), "yellow")
+    if len(troubles) > MOST_TROUBLES:
+        say(f"… and {len(troubles) - MOST_TROUBLES:,} more", "yellow")
+
+
+def _count(troubles: Sequence[Trouble]) -> str:
+    return f"{len(troubles):,} wrong" if troubles else "nothing wrong"
 
 
 def fleet(asked: Batch) -> Mapping[str, Any] | None:
@@ -132,7 +179,7 @@ def draw(
             summary = draw_here(job, out, **options)
     if quiet:
         return summary
-    if missing := summary.failed + summary.not_finite:
+    if missing := summary.lacking or summary.failed + summary.not_finite:
         say(f"{missing} pictures are recorded without a file; --retry draws them again", "yellow")
     if summary.pictures:
         say(tell(summary), "dim")

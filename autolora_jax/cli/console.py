@@ -66,7 +66,7 @@ def reported(exit_code: int = 1) -> Iterator[None]:
         if debugging or not (problem := _problem(e)):
             raise
         say(". ".join([problem.rstrip("."), *getattr(e, "__notes__", [])]), "red")
-        raise typer.Exit(EXIT_CODES.get(type(e), exit_code)) from None
+        raise typer.Exit(EXIT_CODES.get(type(e), getattr(e, "EXIT_CODE", exit_code))) from None
 
 
 def _problem(e: BaseException) -> str:

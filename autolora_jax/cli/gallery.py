@@ -2,9 +2,13 @@
 
 from autolora_jax.batch import gallery, read_manifest
 from autolora_jax.batch.gallery.thumbnails import SIZE
+from autolora_jax.batch.manifest import MANIFEST
 from autolora_jax.batch.storage import open_storage
+from autolora_jax.batch.store import absent, pieces_in, shard_file
 from autolora_jax.display import Display, say
+from autolora_jax.evaluation.pictures import VERIFY
 from autolora_jax.settings.programs.gallery import Gallery
+from autolora_jax.weights.errors import shorten
 
 
 def run(asked: Gallery) -> None:
@@ -22,5 +26,9 @@ def run(asked: Gallery) -> None:
             gallery.write_sheets(storage, table, small, display.row("Sheets"))
     if small and small.problems:
         say(f"Warning: {len(small.problems)} have no thumbnail. The first: {small.problems[0]}", "yellow")
+    to_come = {shard_file(piece.shard) for piece in pieces_in(storage)}
+    if gone := absent(storage, {row["file"] for row in rows} - to_come - {None}):
+        files = shorten(gone, 3)
+        say(f"Warning: {len(gone)} files of {MANIFEST} are not there ({files}); {VERIFY}", "yellow")
     page = gallery.write_page(storage, table, storage.where.rpartition("/")[2] or storage.where, small)
     print(f"{len(rows)} pictures in {storage.where}/{page}")

@@ -55,7 +55,7 @@ def run(asked: Asked) -> int:
     _tell(found)
     if asked.out:
         _write(asked.out, {"endpoint": endpoint(asked.base_url), **found.json()})
-    return 0 if all(each.verdict.final for each in found.judged) else INCOMPLETE
+    return 0 if all(each.verdict.final for each in found.judged) and not pictures.missing else INCOMPLETE
 
 
 def _question(asked: Asked) -> Question:

@@ -8,22 +8,23 @@ pictures, the features that a job kept in their place are found as they would ha
 import hashlib
 import io
 import itertools
-import json
 import tarfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from autolora_jax import foreign, tars
 from autolora_jax.image_files import EXTENSIONS, FOREIGN_EXTENSIONS, FORMATS, read_rgb
 from autolora_jax.pictures import told
 from autolora_jax.weights.errors import shorten
 
 MANIFEST = "manifest.jsonl"
 SHARD = ".tar"
+VERIFY = "autolora batch --verify says more"
 KEPT = ".safetensors"  # what a job kept in place of a picture
 JOB = "batch.json"  # in the folder that a job was drawn into
 MADE = ("gallery", "sheets")  # folders beside it that hold its pictures once more, made smaller
@@ -58,7 +59,8 @@ class Pictures:
     """The pictures of some places, in a stable order: `for picture in Pictures("out")`, as often as wanted.
 
     Files that begin with a dot are left out, and so are grids, thumbnails and sheets that autolora makes of pictures.
-    What else is there and is not read, `left_out` names; a warning says so once all pictures have been seen.
+    What else is there and is not read, `left_out` names; `missing`, what folders' manifests tell of and is not there;
+    `changed`, what is not as they tell. A warning says so once all pictures have been seen.
     """
 
     def __init__(self, *places: str | PathLike[str]) -> None:
@@ -68,6 +70,10 @@ class Pictures:
         """
         self.files: list[tuple[Path, Path]] = []  # (the place it is in, picture or shard)
         self.left_out: dict[str, dict[str, None]] = {}  # why -> names, in the order in which they were met
+        self.missing: dict[str, str] = {}  # name -> why
+        self.changed: dict[str, None] = {}  # names
+        self._told_of: list[Path] = []  # folders with manifests
+        self._seen: set[tuple[Path, str | None]] = set()  # (file, None), (shard, name in it)
         for place in map(Path, places):
             found = [place] if place.is_file() else self._files(place)
             if not found:
@@ -88,6 +94,7 @@ class Pictures:
 
     def __iter__(self) -> Iterator[Picture]:
         """Raises ValueError for a broken shard, manifest or JSON file, OSError for what can't be read."""
+        self.missing, self.changed, self._seen = {}, {}, set()
         pictures = (
             picture
             for place, file in self.files
@@ -96,16 +103,38 @@ class Pictures:
         for picture in pictures:
             if _is_grid(picture.fields):
                 self._leave("grids", picture.key)
-            else:
-                yield picture
-        if self.left_out:
-            said = (f"{len(names)} {why} ({shorten([*names], 3)})" for why, names in self.left_out.items())
-            warnings.warn(f"not among the pictures: {'; '.join(said)}", stacklevel=2)
+                continue
+            if picture.fields.get("sha256") not in (None, picture.sha256):
+                self.changed[picture.key] = None
+            yield picture
+        self._find_missing()
+        left_out = [f"{len(names)} {why} ({shorten([*names], 3)})" for why, names in self.left_out.items()]
+        for names, text in (
+            (left_out, f"not among the pictures: {'; '.join(left_out)}"),
+            (self.missing, f"{len(self.missing)} pictures of {MANIFEST} are not there ({_few(self.missing)})"),
+            (self.changed, f"{len(self.changed)} are not the pictures that {MANIFEST} means ({_few(self.changed)})"),
+        ):
+            if names:
+                warnings.warn(text, stacklevel=2)
+
+    def _find_missing(self) -> None:
+        for folder in self._told_of:
+            for row in self._manifest(folder).values():
+                file, member = row.get("file"), row.get("member")
+                if (
+                    not isinstance(file, str)
+                    or row.get("status", "ok") != "ok"
+                    or (folder / file, member) in self._seen
+                ):
+                    continue
+                if (folder / file, None) in self._seen or not (folder / file).is_file():  # else it was left out
+                    self.missing[f"{file}/{member}" if member else file] = "is not there"
 
     def _leave(self, why: str, name: str) -> None:
         self.left_out.setdefault(why, {})[name] = None
 
     def _file(self, place: Path, file: Path) -> Iterator[Picture]:
+        self._seen.add((file, None))
         beside = file.with_suffix(".json")
         sidecar = _object(beside.read_bytes(), str(beside)) if beside.is_file() else {}
         key = file.relative_to(place).as_posix()
@@ -124,7 +153,9 @@ class Pictures:
 
     def _shard(self, file: Path) -> Iterator[Picture]:
         rows = self._manifest(file.parent)
+        self._seen.add((file, None))
         for key, members in _groups(file):
+            self._seen |= {(file, name) for name in members}
             kinds: tuple[Collection[str], ...] = (SUFFIXES, {KEPT})
             found = ([name for name in members if _suffix(name) in suffixes] for suffixes in kinds)
             pictures: list[str] = next(filter(None, found), [])
@@ -150,7 +181,9 @@ class Pictures:
 
     def _files(self, place: Path) -> list[Path]:
         """Pictures of a folder and its subfolders; else shards, or else what was kept in their place."""
-        kinds = _kinds_in(place)
+        visible = _visible(place)
+        self._told_of += [path.parent for path in visible if path.name == MANIFEST]
+        kinds = _kinds_of(visible)
         found = next(filter(None, kinds.values()), [])
         for kind, files in kinds.items():
             if files is not found:
@@ -159,8 +192,8 @@ class Pictures:
         return found
 
 
-def _kinds_in(place: Path) -> dict[str, list[Path]]:
-    """What of a folder and its subfolders can be read, by its kind; of the first that there is any all is read."""
+def _visible(place: Path) -> list[Path]:
+    """The files of a folder and its subfolders that are neither hidden nor made of others."""
     if not place.is_dir():
         raise FileNotFoundError(2, "there is no such file or folder", str(place))
     visible = [
@@ -170,9 +203,17 @@ def _kinds_in(place: Path) -> dict[str, list[Path]]:
     ]
     made = [file.parent / name for file in visible if file.name == JOB for name in MADE]
     visible = [path for path in visible if not any(folder in path.parents for folder in made)]
-    visible.sort(key=lambda path: path.relative_to(place).parts)
+    return sorted(visible, key=lambda path: path.relative_to(place).parts)
+
+
+def _kinds_of(visible: Sequence[Path]) -> dict[str, list[Path]]:
+    """What of these can be read, by its kind; of the first that there is any all is read."""
     kinds: dict[str, Collection[str]] = {"pictures": SUFFIXES, "shards (.tar)": {SHARD}, "kept features": {KEPT}}
     return {kind: [path for path in visible if path.suffix.lower() in suffixes] for kind, suffixes in kinds.items()}
+
+
+def _few(names: Iterable[str]) -> str:
+    return f"{shorten([*names], 3)}; {VERIFY}"
 
 
 def _suffix(name: str) -> str:
@@ -194,20 +235,18 @@ def _groups(file: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     stands behind the last: img.v1.0.png is a picture.
     """
     try:
-        with tarfile.open(file, "r|") as tar:
-            for key, members in itertools.groupby(_members(tar), key=lambda member: member[0]):
+        with file.open("rb") as opened:
+            for key, members in itertools.groupby(_members(opened), key=lambda member: member[0]):
                 yield key, {name: content for _, name, content in members}
     except tarfile.TarError as e:
         raise ValueError(f"{file} is no whole tar file ({e}); write or copy it again") from None
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, bytes]]:
+def _members(tar: IO[bytes]) -> Iterator[tuple[str, str, bytes]]:
     """(key, name, content) of each file that is not hidden."""
-    for member in tar:
+    for member, opened in tars.members(tar):
         path = PurePosixPath(member.name)
-        if member.isfile() and not any(part.startswith(".") for part in path.parts):
-            opened = tar.extractfile(member)
-            assert opened is not None  # it is a regular file
+        if opened and not any(part.startswith(".") for part in path.parts):
             yield str(path.with_name(path.name.partition(".")[0])), str(path), opened.read()
 
 
@@ -220,8 +259,8 @@ def _own(key: str, data: bytes) -> dict[str, Any]:
     """What a file says of itself; {} where it is broken: whoever decodes it will say why that can't be."""
     try:
         if key.endswith(KEPT):
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            return dict(json.loads(header["__metadata__"]["autolora"]))
+            header = foreign.parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            return foreign.parse_object(header["__metadata__"]["autolora"])
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return told(image)
     except _BROKEN:
@@ -231,11 +270,9 @@ def _own(key: str, data: bytes) -> dict[str, Any]:
 def _object(content: bytes, where: str) -> dict[str, Any]:
     """A JSON object without what is null in it."""
     try:
-        found = json.loads(content)
+        found = foreign.parse_object(content)
     except ValueError as e:
         raise ValueError(f"{where} is not valid JSON ({e})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} should hold a JSON object, not a {type(found).__name__}")
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autolora_jax.config import ConfigError
+from autolora_jax.files import is_litter
 from autolora_jax.text.syntax import SYNTAXES
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.files import open_tensors
@@ -91,7 +92,7 @@ def _find(named: Mapping[str, str], folder: str | None) -> dict[str, Path]:
             f"the prompt {text!r} names the LoRA {name!r}: say which folder it is in, lora_dir='loras' (--lora-dir "
             "loras); or load it by load_lora (--lora FILE:SCALE) and leave this out"
         )
-    there = sorted(Path(folder).rglob("*.safetensors"))
+    there = sorted(path for path in Path(folder).rglob("*.safetensors") if not is_litter(path.name))
     if not there:
         raise ConfigError(f"lora_dir = {folder!r} holds no .safetensors file, but the prompt {text!r} names {name!r}")
     stems = {path.stem for path in there}

@@ -4,8 +4,10 @@ Source: kohya-ss/sd-scripts@48d368fa library/model_util.py make_bucket_resolutio
 diffusers@58eb52c0 examples/text_to_image/train_text_to_image_lora_sdxl.py preprocess_train (resize, crop, time ids).
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -144,13 +146,21 @@ def assign_all(
     return tuple(crops)
 
 
-def load_pixels(example: Example, crop: Crop, flip: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+def load_pixels(
+    example: Example, crop: Crop, flip: bool = False, sha256: str | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
     """The picture resized (Lanczos, antialiased) and cropped to its bucket; `flip` mirrors the result left to right.
 
+    sha256: what its file should hold; None: anything.
     Raises DatasetError if the file can't be decoded or is not the one that was listed.
     """
     try:
-        image = read_rgb(example.path)
+        content = example.path.read_bytes()
+        if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+            raise PictureError("is not the picture that it was a moment ago; run again when nobody writes there")
+        image = read_rgb(BytesIO(content))
+    except OSError as e:
+        raise DatasetError(example.path, [f"can't be read: {e.strerror}"]) from e
     except PictureError as e:
         raise DatasetError(example.path, [str(e)]) from e
     if (image.height, image.width) != crop.original:

@@ -32,7 +32,7 @@ class LatentCache:
     examples: Sequence[Example]
     crops: Sequence[Crop]
     fingerprint: str  # of the VAE
-    _paths: dict[tuple[int, bool], Path] = dataclasses.field(default_factory=dict, init=False, repr=False)
+    sha256s: Sequence[str]  # of the pictures' files
 
     def load(self, index: int, flip: bool) -> Latent:
         """mean and std of a picture's scaled latents."""
@@ -41,13 +41,13 @@ class LatentCache:
     def fill(self, vae: AutoencoderKL, params: Any, flips: Sequence[bool]) -> Iterator[int]:
         """Encodes what is not there yet, picture by picture; yields how many are done.
 
-        Raises DatasetError for a picture that can't be decoded, or whose latents are not finite.
+        Raises DatasetError for a picture that can't be decoded, is another one by now, or whose latents are not finite.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         for done, (index, flip) in enumerate((i, f) for i in range(len(self.examples)) for f in flips):
             path = self._path(index, flip)
             if not _readable(path):
-                pixels = load_pixels(self.examples[index], self.crops[index], flip)
+                pixels = load_pixels(self.examples[index], self.crops[index], flip, self.sha256s[index])
                 mean, std = jax.device_get(_encode(vae, params, pixels[None]))
                 if not (np.isfinite(mean).all() and np.isfinite(std).all()):
                     problem = "its latents are not finite; load the pipeline in float32, or with another VAE"
@@ -56,14 +56,9 @@ class LatentCache:
             yield done + 1
 
     def _path(self, index: int, flip: bool) -> Path:
-        """Found once: a picture that is changed or removed while a run goes on is the next run's concern."""
-        if (index, flip) not in self._paths:
-            example, crop = self.examples[index], self.crops[index]
-            stat = example.path.stat()
-            text = f"{example.path.resolve()} {stat.st_size} {stat.st_mtime_ns} {crop} {flip} {self.fingerprint}"
-            name = f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
-            self._paths[index, flip] = self.folder / name
-        return self._paths[index, flip]
+        """By what the picture was: one that is changed while a run goes on is the next run's concern."""
+        text = f"{self.sha256s[index]} {self.crops[index]} {flip} {self.fingerprint}"
+        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 
 
 def fingerprint(network: nn.Module, params: Any) -> str:

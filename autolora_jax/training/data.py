@@ -16,11 +16,13 @@ from autolora_jax.text.stage import ANY_SIZE, same_text
 from autolora_jax.training.buckets import Plan, assign_all, make_buckets
 from autolora_jax.training.cache import LatentCache, fingerprint
 from autolora_jax.training.dataset import Example, read_folder
+from autolora_jax.training.hashes import sha256s
 from autolora_jax.training.progress import OnTrain, TrainProgress
 
 # Captions' embeddings are kept up to here (0.3 MB each for SDXL in bfloat16, 2.7 MB for SD3); with more, the text
 # encoders run in every step.
 MOST_EMBEDDED = 2**31  # bytes
+HASHES = "pictures.json"  # beside the latents
 BUCKET_STEP = 64  # of SDXL's buckets; of smaller models' the VAE's factor
 Prompt = Mapping[str, np.ndarray]
 
@@ -62,11 +64,16 @@ class TrainingData(NamedTuple):
 
         return batch_at
 
-    def digest(self) -> str:
-        """Of the pictures' names, captions, sizes and crops."""
+    def digest(self, by_size: bool = False) -> str:
+        """Of the pictures' names, contents, captions and crops.
+
+        by_size: with sizes in place of contents, as checkpoints of version 0.1 have it.
+        """
+        sizes = (e.path.stat().st_size for e in self.examples)
+        held = sizes if by_size else self.latents.sha256s
         rows = [
-            (e.path.name, e.path.stat().st_size, e.caption, e.repeats, crop)
-            for e, crop in zip(self.examples, self.latents.crops, strict=True)
+            (e.path.name, content, e.caption, e.repeats, crop)
+            for e, content, crop in zip(self.examples, held, self.latents.crops, strict=True)
         ]
         return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
@@ -85,7 +92,8 @@ def open_data(
         place="random" if config.data.crop == "random" else "center",
         seed=config.seed,
     )
-    latents = LatentCache(cache, examples, crops, fingerprint(pipe.vae, pipe.params["vae"]))
+    hashes = sha256s([example.path for example in examples], cache.with_name(HASHES))
+    latents = LatentCache(cache, examples, crops, fingerprint(pipe.vae, pipe.params["vae"]), hashes)
     flips = (False, True) if config.data.flip else (False,)
     for done in latents.fill(pipe.vae, pipe.params["vae"], flips):
         tell(TrainProgress("latents", done, len(examples) * len(flips)))

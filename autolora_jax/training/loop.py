@@ -59,7 +59,7 @@ def fit(
     """
     state = jax.device_put(state, replicated(mesh))
     frozen = jax.device_put(frozen, replicated(mesh))
-    if checkpoints and checkpoints.latest is not None:
+    if checkpoints:
         state = checkpoints.restore(state)
     first = finished = int(state.step)
     late: list[tuple[int, Any]] = []

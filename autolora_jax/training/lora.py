@@ -16,7 +16,7 @@ from autolora_jax.config import ConfigError
 from autolora_jax.pipeline import AutoLoRAPipeline, Output
 from autolora_jax.settings.rules import CFG
 from autolora_jax.settings.training import TrainConfig
-from autolora_jax.sharding import WEIGHTS
+from autolora_jax.sharding import WEIGHTS, replicated
 from autolora_jax.training.cache import fingerprint
 from autolora_jax.training.checkpoints import Checkpoints
 from autolora_jax.training.data import ANY_SIZE, TrainingData, open_data
@@ -133,9 +133,11 @@ def train_lora(
             trees = stored_delta(state.trainable, config.lora.scale)
             on_sample(int(state.step), draw_samples(pipe, trees, str(out), prompts))
 
-    with Checkpoints(folder / CHECKPOINTS, _identity(pipe, dataset, config)) as checkpoints:
+    older = {"pictures": dataset.digest(by_size=True)}
+    with Checkpoints(folder / CHECKPOINTS, _identity(pipe, dataset, config), older=older) as checkpoints:
+        state = checkpoints.restore(jax.device_put(state, replicated(pipe.mesh)))
         if on_start:
-            on_start(_summary(pipe, dataset, chosen, state, config, checkpoints.latest or 0))
+            on_start(_summary(pipe, dataset, chosen, state, config, int(state.step)))
         state = fit(
             loss,
             optimizer,

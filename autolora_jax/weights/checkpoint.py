@@ -11,10 +11,11 @@ from jaxtyping import DTypeLike
 
 from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.demo import builtin
+from autolora_jax.files import files_in
 from autolora_jax.models.networks import Networks, shapes_of
 from autolora_jax.settings.fields import choose
 from autolora_jax.settings.model import PREDICTIONS
-from autolora_jax.weights import diffusers_folder, orbax_folder
+from autolora_jax.weights import diffusers_folder, orbax_folder, reads
 from autolora_jax.weights.encoders import Encoders, encoders_for
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import Family, check_together
@@ -52,6 +53,7 @@ class Checkpoint:
         """Text encoder -> the folder of its tokenizer, for transformers; fetched if need be. Raises WeightsError."""
         names = {encoder: encoder.replace("text_encoder", "tokenizer") for encoder in self.encoders}
         found = self.find_tokenizers(tuple(names.values()))
+        reads.named(lambda: [path for folder in found.values() for path in files_in(folder)])
         return {encoder: found[name] for encoder, name in names.items()}
 
     def without(self, component: str) -> "Checkpoint":

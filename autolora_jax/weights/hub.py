@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from autolora_jax.files import is_litter
 from autolora_jax.weights.errors import WeightsError
 
 CacheDir = str | PathLike[str] | None
@@ -51,7 +52,8 @@ class LocalFolder:
             inner = [file for entry in entries if entry.is_dir() for file in entry.iterdir()]
         except OSError as e:
             raise WeightsError(f"{e.filename} can't be read: {e.strerror}") from None
-        return frozenset(p.relative_to(self.root).as_posix() for p in [*entries, *inner] if p.is_file())
+        files = (path for path in [*entries, *inner] if path.is_file() and not is_litter(path.name))
+        return frozenset(path.relative_to(self.root).as_posix() for path in files)
 
     def path(self, name: str) -> Path:
         """The file."""

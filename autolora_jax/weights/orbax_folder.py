@@ -26,7 +26,9 @@ from flax import traverse_util
 from jaxtyping import DTypeLike
 
 from autolora_jax.config import ConfigError, read_json
+from autolora_jax.files import is_litter
 from autolora_jax.models.networks import Networks
+from autolora_jax.weights import reads
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.files import require_finite, sha256_of
 from autolora_jax.weights.hub import Folder, LocalFolder
@@ -54,7 +56,7 @@ class OrbaxWeights(NamedTuple):
 
     def paths(self) -> list[Path]:
         """The files that it is read from, in a fixed order."""
-        return sorted(path for path in self.path.rglob("*") if path.is_file())
+        return sorted(path for path in self.path.rglob("*") if path.is_file() and not is_litter(path.name))
 
     def check(self, targets: Mapping[str, Any]) -> None:
         """Raises WeightsError when the stored tree is not the one expected."""
@@ -75,6 +77,7 @@ class OrbaxWeights(NamedTuple):
         self, targets: Mapping[str, Any], dtype: DTypeLike, placement: Placement, kept: Kept = as_it_is
     ) -> dict[str, Any]:
         """The parameter tree, every leaf restored onto its devices in this dtype. kept: see Checkpoint.load."""
+        reads.named(self.paths)
         if kept is not as_it_is:  # one by one, so that they never lie there together as they were
             wide, shapes = np.dtype(jnp.dtype(dtype)), flat_shapes(targets)
             with self.leaves(targets) as leaves:

@@ -25,6 +25,6 @@ while true; do
     [ $code = 0 ] || sleep "${PAUSE:-60}" # a preempted slice is ACTIVE for a moment yet
     left=$(state)
     tpus queued-resources delete "$name" --force --quiet
-    [ $code = 0 ] && exit 0
+    [[ $code =~ ^[03]$ ]] && exit $code # 3: some pictures can't be drawn
     [ "$left" = ACTIVE ] && exit 1 # the slice is there, so it is the job that can't go on: see what it said
 done

@@ -5,6 +5,7 @@ content security policy runs no other script than the page's own and the data's.
 """
 
 import json
+import re
 from importlib import resources
 from typing import Any
 
@@ -38,7 +39,8 @@ def write_page(storage: Storage, table: Table, title: str, thumbnails: Thumbnail
     }
     storage.write(f"{FOLDER}/{HEAD}", _call("begin", head))
     there = storage.names(FOLDER)
-    storage.remove(f"{FOLDER}/{name}" for name in there if name.startswith("gallery-data-") and name not in names)
+    ours = (name for name in there if re.fullmatch(r"gallery-data-\d{3,}\.js", name))
+    storage.remove(f"{FOLDER}/{name}" for name in ours if name not in names)
     storage.write(PAGE, page().encode())
     return PAGE
 

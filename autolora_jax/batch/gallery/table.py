@@ -8,7 +8,7 @@ from autolora_jax.batch.manifest import ALONE, COLUMNS
 
 SUBJECT = ("prompt", "negative_prompt", "seed")  # what pictures that are compared have in common
 ABOUT = ("status", "reason", "file", "member", "id", "autolora_jax", "jax")  # neither subject nor setting
-_LEFT_OUT = ("key", "sha256", *ALONE)
+_LEFT_OUT = ("key", "sha256", "position", *ALONE)
 # Hashes count as settings only where names do not tell the files apart.
 _NAMED_BY = {
     "model_sha256": "model",

@@ -5,6 +5,7 @@ A thumbnail that is there is not made again. A sheet shows one prompt: a row for
 
 import io
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -102,7 +103,7 @@ def _make(storage: Storage, thumbnails: Thumbnails, key: str, place: Place, cont
         small.thumbnail(size, reducing_gap=2.0)
         small.save(file, "WEBP", quality=82)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:  # what Pillow says of broken files
-        return f"{': '.join(filter(None, place))} can't be read: {e}"
+        return f"{': '.join(filter(None, place[:2]))} can't be read: {e}"
     storage.write(thumbnails.name(key), file.getvalue())
     return None
 
@@ -127,7 +128,7 @@ def write_sheets(storage: Storage, table: Table, thumbnails: Thumbnails, on_done
             storage.write(names[-1], file.getvalue())
         if on_done:
             on_done(number + 1, len(prompts))
-    there = (f"{SHEETS}/{name}" for name in storage.names(SHEETS))
+    there = (f"{SHEETS}/{name}" for name in storage.names(SHEETS) if re.fullmatch(r"\d{4,}-\d{2,}\.jpg", name))
     storage.remove([name for name in there if name not in set(names)])
     return names
 

@@ -21,7 +21,8 @@ class Batch(Large):
     """Draw tens of thousands of pictures: prompts × settings × seeds, on machines that may vanish at any moment.
 
     Each picture has a key of all that determines it, and a row in manifest.jsonl (and .parquet, with pyarrow).
-    What is finished is never drawn again, whatever happens: run the same command until its exit code is 0.
+    What is finished is never drawn again, whatever happens: run the same command until its exit code is 0 (or 3: see
+    below).
     """
 
     PANEL: ClassVar[str] = MACHINES
@@ -47,6 +48,13 @@ class Batch(Large):
         panel=PICTURES,
     )
     dry_run: bool = setting(False, "Say what there is to do and what it takes; draw nothing.", panel=RUN)
+    verify: bool = setting(
+        False,
+        "Check every picture, shard and row in --out against manifest.jsonl, and draw nothing. With a job also that "
+        "the rows are the job's.",
+        panel=RUN,
+    )
+    repair: bool = setting(False, "(--verify) Draw again what is damaged or gone, and nothing else.", panel=RUN)
     distributed: bool = setting(
         False, "Draw with all processes of a Cloud TPU slice, SLURM step, mpirun or GKE job; each runs this command."
     )
@@ -86,8 +94,17 @@ class Batch(Large):
             )
         return dataclasses.replace(job, prompts=(*job.prompts, *options.get("prompts", ())))
 
+    @property
+    def has_job(self) -> bool:
+        """Whether it says what to draw."""
+        return bool(self.job or self.settings.prompts or self.settings.prompt_file)
+
     def check(self) -> None:
-        if not (self.job or self.settings.prompts or self.settings.prompt_file):
+        if self.repair and not (self.verify and self.has_job):
+            raise ConfigError("--repair draws what --verify finds: give both, and the job")
+        if self.verify and (self.dry_run or self.distributed or self.ray or self.coordinator_address):
+            raise ConfigError("--verify is done by one process: leave --dry-run, --distributed and --ray out")
+        if not (self.has_job or self.verify):
             raise ConfigError(
                 "draw what? Give a job's file, or --prompt or --prompt-file and what else there is to say"
             )
@@ -134,6 +151,11 @@ Only what evaluate needs, 8 KB a picture:
 
 [cyan]autolora batch job.py --out anna.features --format features && autolora evaluate anna.features[/]
 
+Years later, or after a disk was lost: is all of it still what was drawn? And what is not, drawn again:
+
+[cyan]autolora batch --out anna --verify[/]
+[cyan]autolora batch job.py --out anna --verify --repair[/]
+
 More seeds, later: only what is new is drawn.
 
 [cyan]autolora batch job.py --out anna --seeds 0-1023[/]
@@ -142,7 +164,8 @@ By a fleet of eight workers of a Ray cluster, each with four chips; docs/guides/
 
 [cyan]autolora batch job.py --out gs://bucket/anna --ray auto --workers 8 --resources TPU=4[/]
 
-[bold]Exit codes[/] 0: all is drawn. 75: Ctrl-C or SIGTERM came; what was begun is saved, the same command goes on.
-1: it can't go on, for the reason given. 2: the job can't be meant. 134: another of its processes vanished, or did not
+[bold]Exit codes[/] 0: all is drawn. 3: all but pictures that can't be, which --retry tries again; or --verify found
+something wrong. 75: Ctrl-C or SIGTERM came; what was begun is saved, the same command goes on. 1: it can't go on, for
+the reason given. 2: the job can't be meant. 134: another of its processes vanished, or did not
 come; the same command goes on.
 """

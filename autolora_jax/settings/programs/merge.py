@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
+from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.model import DTYPES, Checkpoint
 from autolora_jax.settings.pictures import OUTPUT
@@ -44,6 +45,10 @@ class Merge(Program, Checkpoint):
         shown="as stored",
         offers=DTYPES,
     )
+
+    def check(self) -> None:
+        if others := [str(lora) for lora in self.loras if lora.role != "tuned"]:
+            raise ConfigError(f"{others[0]}: merged weights are of one kind, so a LoRA has no role; leave the @ out")
 
     ENVIRONMENT = Ranked.ENVIRONMENT
     EXAMPLES = """[bold]Examples[/]

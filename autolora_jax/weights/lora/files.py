@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from autolora_jax.models.networks import Networks, shapes_of
+from autolora_jax.weights import reads
 from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import TensorFiles, open_tensors
 from autolora_jax.weights.lora.embeddings import Embeddings, read_embeddings
@@ -19,7 +20,7 @@ from autolora_jax.weights.lora.kinds.low_rank import LowRank
 from autolora_jax.weights.lora.match import DAMAGED, Match, configs_of, examine, raise_problems
 from autolora_jax.weights.lora.names import Layer, Names, Targets
 from autolora_jax.weights.lora.peft import LARGEST_ALPHA
-from autolora_jax.weights.lora.source import find_lora
+from autolora_jax.weights.lora.source import find_lora, settings_beside
 
 NO_CHANGE = "all of it is zeros, so it changes nothing"
 
@@ -50,6 +51,7 @@ def read_lora(source: str | PathLike[str], targets: Targets) -> LoraFile:
     Warns about what its `notes` say.
     """
     path = find_lora(source)
+    reads.named(lambda: settings_beside(path))
     with open_tensors(path) as file:
         match = examine(path, file, targets)
         raise_problems(str(path), match)  # before the data is read: it may be large

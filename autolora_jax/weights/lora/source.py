@@ -36,6 +36,12 @@ def find_lora(source: str | PathLike[str]) -> Path:
     return _choose(HubFolder(repo, "main", frozenset({file}), None) if file else open_hub(repo))
 
 
+def settings_beside(path: Path) -> list[Path]:
+    """The file that says what the tensors of PEFT's file mean, if there is one."""
+    beside = path.with_name(PEFT_CONFIG)
+    return [beside] if path.name == PEFT_WEIGHTS and beside.is_file() else []
+
+
 def _choose(folder: Folder) -> Path:
     names = folder.names()
     files = sorted(name for name in names if name.endswith(".safetensors") and ("/" not in name or len(names) == 1))

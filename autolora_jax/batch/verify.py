@@ -1,0 +1,405 @@
+"""A place against its manifest: every picture, shard, row and count.
+
+    rows     each is one, and no picture has two ──▶ what is expected of files and shards
+    files    read and hashed, many at a time
+    shards   read from end to end: each header, picture, row, prompt and padding, and the end
+
+Of a picture memory holds some 60 bytes, of its row nothing. What is found wrong says what would put it right; `repair`
+does that.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from autolora_jax.batch.formats import FORMATS
+from autolora_jax.batch.manifest import (
+    COLUMNS,
+    MANIFEST,
+    OK,
+    PARQUET,
+    Reader,
+    is_row,
+    key_of,
+    lines_of,
+    parquet_keys,
+    parts_in,
+    planned_columns,
+    read_row,
+)
+from autolora_jax.batch.plan import KEY_LENGTH, Plan, make_plan
+from autolora_jax.batch.shard_files import BESIDE, Damage, beside, walk
+from autolora_jax.batch.sources import Sources
+from autolora_jax.batch.storage import AT_ONCE, STATE, Bucket, Storage, StorageError, open_storage
+from autolora_jax.batch.store import IMAGES, Piece, pieces_in, shard_file, shard_number, shards_in
+from autolora_jax.batch.work import PLACE, RECORD
+from autolora_jax.settings.jobs import Job
+
+STATE_FILE = f"{STATE}/verified.json"  # how far a verification is that was stopped
+SAVE_EVERY = 10.0  # seconds
+TOGETHER = 64  # files that a thread takes at once
+SHARDS_AT_ONCE = 4  # which a bucket's have to be copied for
+_FILE, _NOWHERE = -1, -2  # in place of a shard's number: it is a file; there is no picture
+OnChecked = Callable[[int, int], None]  # (pictures checked, in all)
+
+
+class Trouble(NamedTuple):
+    """Something that is wrong, and what puts it right.
+
+    what: a file, or a picture's name in a shard. key: the picture that has to be drawn again. shard: that has to be
+    written again. row: that is missing from the manifest, as the shard says it.
+    """
+
+    what: str
+    why: str
+    key: str | None = None
+    shard: int | None = None
+    row: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+class Report(NamedTuple):
+    """What was checked, and what is wrong. undrawn: pictures of the job, if one was given, that have no row yet."""
+
+    pictures: int
+    bytes: int
+    troubles: Sequence[Trouble]
+    undrawn: int = 0
+
+
+def verify(
+    out: str | os.PathLike[str] | Storage,
+    job: Job | None = None,
+    *,
+    plan: Plan | None = None,
+    on_progress: OnChecked | None = None,
+) -> Report:
+    """Checks all that a place holds against its manifest, also of an unfinished job. Nothing is changed.
+
+    out: a folder, or a URL that fsspec knows. A verification that was stopped goes on where it was.
+    job: whose pictures they should be: rows are then compared with what it asks for. plan: the job's, if it is made.
+    Raises StorageError for a place that can't be read; ConfigError, WeightsError for a job that can't be planned.
+    """
+    storage = out if isinstance(out, Storage) else open_storage(out)
+    plan = make_plan(job, Sources()) if job and plan is None else plan
+    with ExitStack() as stack:
+        book = Book(storage, scratch(storage, stack), plan)
+        kept = _Kept(storage, book.fingerprint)
+        troubles, done, size = kept.read()
+        at = kept.pictures
+        began = saved = time.monotonic()
+        if on_progress:
+            on_progress(at, book.drawn)
+        try:
+            for checked in _checks(storage, book, done):
+                troubles += checked.troubles
+                done, at, size = done + 1, at + checked.pictures, size + checked.bytes
+                if on_progress:
+                    on_progress(at, book.drawn)
+                if time.monotonic() - saved > SAVE_EVERY:
+                    kept.write(troubles, done, size, at)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if time.monotonic() - began > SAVE_EVERY:
+                kept.write(troubles, done, size, at)
+            raise
+        kept.remove()
+        lost = strays(storage, book, (key.decode() for key in plan.keys)) if plan else []
+        return Report(book.drawn, size, [*book.troubles, *troubles, *lost], book.undrawn)
+
+
+class Book:
+    """The rows of a place, by the pictures' places. troubles: of rows themselves. drawn: pictures that should be there.
+
+    undrawn: of the plan's that have no row.
+    """
+
+    def __init__(self, storage: Storage, spool: IO[bytes], plan: Plan | None = None) -> None:
+        """spool: takes the rows; read from several threads."""
+        self._spool, self.troubles = spool, list[Trouble]()
+        self._keys, self._ends = bytearray(), array("q", [0])
+        self._shards, self._batches = array("i"), array("i")  # of each row; batches: of those in parts
+        self._sha256s, self._files = bytearray(), dict[int, str]()  # files: of rows whose name is not the usual one
+        about = json.loads(storage.read(PLACE) or b"{}")
+        self._suffix = FORMATS[about["pictures"]].suffix if about.get("pictures") in FORMATS else "png"
+        self._hashes = hashlib.sha256()
+        self._in_manifest = 0  # rows
+        self._read(storage)
+        self.keys = np.frombuffer(bytes(self._keys), f"S{KEY_LENGTH}")
+        rows = len(self.keys)
+        _, last = np.unique(self.keys[::-1], return_index=True)
+        self.counts = np.zeros(rows, bool)  # rows that do: of a key that has several, the last
+        self.counts[rows - 1 - last] = True
+        self._rank = rows - 1 - last  # those rows, sorted by their keys
+        self._sorted = self.keys[self._rank]
+        self._shard_of = np.frombuffer(self._shards, np.int32) if rows else np.zeros(0, np.int32)
+        self.files = np.flatnonzero(self.counts & (self._shard_of == _FILE))
+        self.shards = sorted({int(n) for n in np.unique(self._shard_of[self.counts]) if n >= 0} | shards_in(storage))
+        self.drawn = int((self.counts & (self._shard_of != _NOWHERE)).sum())
+        self.undrawn = 0
+        self._check_counts()
+        self._check_parquet(storage)
+        if plan is not None:
+            self._compare(plan)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all rows."""
+        return self._hashes.hexdigest()
+
+    def lines(self, first: int, last: int) -> list[bytes]:
+        """Rows that stand one behind the other, the last one included."""
+        start, stop = self._ends[first], self._ends[last + 1]
+        return os.pread(self._spool.fileno(), stop - start, start).splitlines()
+
+    def picture(self, number: int) -> tuple[str, str, bytes]:
+        """(key, file, SHA-256) of a row's picture."""
+        key = self.keys[number].decode()
+        return key, self._files.get(number) or self._usual(key), bytes(self._sha256s[32 * number : 32 * number + 32])
+
+    def of_shard(self, number: int) -> dict[str, tuple[bytes, int]]:
+        """Key -> (its row, the batch whose part that is in; -1: none) of a shard's pictures, in the shard's order."""
+        rows = np.flatnonzero(self.counts & (self._shard_of == number))
+        found = [(self.lines(int(i), int(i))[0], self._batches[i]) for i in rows]
+        parsed = [json.loads(line) for line, _ in found]
+        order = sorted(range(len(found)), key=lambda i: (parsed[i].get("position") or 0, i))
+        return {parsed[i]["key"]: found[i] for i in order}
+
+    def row(self, key: str) -> dict[str, Any] | None:
+        """The row of a picture, if there is one."""
+        number = self._number(key.encode())
+        return None if number is None else json.loads(self.lines(number, number)[0])
+
+    def _number(self, key: bytes) -> int | None:
+        at = int(np.searchsorted(self._sorted, key))
+        return int(self._rank[at]) if at < len(self._rank) and self._sorted[at] == key else None
+
+    def _read(self, storage: Storage) -> None:
+        batches, read = {part.file: part.batch for part in parts_in(storage)}, Reader()
+        for file, number, line in lines_of(storage):
+            self._hashes.update(line)
+            if not is_row(line):
+                continue
+            if (row := read(line)) is None:
+                self.troubles.append(Trouble(f"{file}, line {number}", "is no row of a manifest", key_of(line)))
+                continue
+            self._spool.write(line)
+            self._keys += row["key"].encode()
+            self._ends.append(self._ends[-1] + len(line))
+            shard = shard_number(row["file"])
+            self._shards.append(_NOWHERE if row["status"] != OK else _FILE if shard is None else shard)
+            self._sha256s += bytes.fromhex(row["sha256"] or "00" * 32)
+            if shard is None and row["file"] != self._usual(row["key"]):
+                self._files[len(self._batches)] = row["file"] or ""
+            self._batches.append(batches.get(file, -1))
+            self._in_manifest += file == MANIFEST
+        self._spool.flush()
+
+    def _usual(self, key: str) -> str:
+        return f"{IMAGES}/{key[:2]}/{key}.{self._suffix}"
+
+    def _check_counts(self) -> None:
+        keys, counts = np.unique(self.keys[: self._in_manifest], return_counts=True)
+        self.troubles += [Trouble(MANIFEST, f"{key.decode()} stands there twice") for key in keys[counts > 1]]
+
+    def _check_parquet(self, storage: Storage) -> None:
+        try:
+            found = parquet_keys(storage)
+        except StorageError as e:
+            self.troubles.append(Trouble(PARQUET, str(e)))
+            return
+        if found is not None and found != self.keys[: self._in_manifest].tolist():
+            self.troubles.append(Trouble(PARQUET, f"holds other rows than {MANIFEST}"))
+
+    def _compare(self, plan: Plan) -> None:
+        """Rows with what a job asks for."""
+        for item in np.flatnonzero(plan.first):
+            if (number := self._number(plan.keys[item])) is None:
+                self.undrawn += 1
+                continue
+            row = json.loads(self.lines(number, number)[0])
+            planned = planned_columns(plan.row(int(item)))
+            wrong = [name for name in row if name not in COLUMNS or row[name] != planned.get(name, row[name])]
+            if wrong:
+                why = f"the row of {row['key']} says {wrong[0]} {row[wrong[0]]!r}, and the job something else"
+                self.troubles.append(Trouble(MANIFEST, why, row["key"], shard_number(row["file"])))
+
+
+class Checked(NamedTuple):
+    """A part of the work that is done."""
+
+    troubles: list[Trouble]
+    pictures: int
+    bytes: int
+
+
+def _checks(storage: Storage, book: Book, done: int) -> Iterator[Checked]:
+    """All parts of the work, in their order, but for the first so many."""
+    starts, copies = range(0, len(book.files), TOGETHER), threading.Semaphore(SHARDS_AT_ONCE)
+    work: list[Callable[[], Checked]] = [
+        *(partial(_check_files, storage, book, start) for start in starts),
+        *(partial(_check_shard, storage, book, number, copies) for number in book.shards),
+    ]
+    pool = ThreadPoolExecutor(AT_ONCE if isinstance(storage, Bucket) else min(8, os.cpu_count() or 1))
+    try:
+        yield from pool.map(lambda part: part(), work[done:])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_files(storage: Storage, book: Book, start: int) -> Checked:
+    numbers, troubles, size = book.files[start : start + TOGETHER].tolist(), [], 0
+    for key, file, sha256 in map(book.picture, numbers):
+        content = storage.read(file)
+        if content is None:
+            troubles.append(Trouble(file, "is not there", key))
+        elif hashlib.sha256(content).digest() != sha256:
+            troubles.append(Trouble(file, "is not the picture that was recorded", key))
+        size += len(content or b"")
+    return Checked(troubles, len(numbers), size)
+
+
+def _check_shard(storage: Storage, book: Book, number: int, copies: threading.Semaphore) -> Checked:
+    rows, there = book.of_shard(number), pieces_in(storage)
+    if number in shards_in(storage):
+        with copies, storage.reading(shard_file(number)) as opened:
+            found = check_samples(opened, shard_file(number), {key: line for key, (line, _) in rows.items()}, number)
+        return Checked(found[0], len(rows), found[1])
+    troubles, size = list[Trouble](), 0
+    for batch in dict.fromkeys(batch for _, batch in rows.values()):
+        piece, own = Piece(number, batch), {key: line for key, (line, of) in rows.items() if of == batch}
+        if piece in there:
+            with copies, storage.reading(piece.file) as opened:
+                found = check_samples(opened, piece.file, own, number, whole=False)
+            troubles, size = troubles + found[0], size + found[1]
+        else:
+            file = shard_file(number) if batch < 0 else piece.file
+            troubles += [Trouble(f"{file}/{key}", "is not there", key, number) for key in own]
+    return Checked(troubles, len(rows), size)
+
+
+def check_samples(
+    opened: IO[bytes], file: str, rows: Mapping[str, bytes], number: int, whole: bool = True
+) -> tuple[list[Trouble], int]:
+    """(what is wrong with a shard, or a piece of one, its bytes). rows: key -> row, of all that it should hold."""
+    troubles, left, size = list[Trouble](), {key: _expected(line) for key, line in rows.items()}, 0
+    strange: dict[str, dict[str, bytes]] = {}  # the last sample that no row is known of
+
+    def wrong(name: str, why: str, key: str | None = None) -> None:
+        troubles.append(Trouble(f"{file}/{name}" if name else file, why, key, number))
+
+    for found in walk(opened, whole):
+        if isinstance(found, Damage):
+            wrong("", f"what stands at byte {found.start} {found.why}")
+            continue
+        size += len(found.content)
+        key, _, ending = found.name.partition(".")
+        if not found.padded:
+            wrong(found.name, "is not padded with zeros")
+        if key not in rows:
+            if key not in strange:
+                troubles += _unknown(file, number, strange)
+                strange = {key: {}}
+            strange[key][ending] = found.content
+        elif (expected := left[key].pop(ending, None)) is None:
+            wrong(found.name, "should not be there, or not twice")
+        elif ending in BESIDE and found.content != expected:
+            # Which of the two rows is right, only the picture that is drawn again tells.
+            wrong(found.name, f"is not what {MANIFEST} says", key if ending == "json" else None)
+        elif ending not in BESIDE and hashlib.sha256(found.content).hexdigest().encode() != expected:
+            wrong(found.name, "is not the picture that was recorded", key)
+    troubles += _unknown(file, number, strange)
+    for key, endings in left.items():
+        for ending in endings:
+            wrong(f"{key}.{ending}", "is not there", None if ending in BESIDE else key)
+    return troubles, size
+
+
+def _expected(line: bytes) -> dict[str, bytes]:
+    """Ending -> content of what stands behind a picture, SHA-256 of the picture itself."""
+    row = json.loads(line)
+    return {row["member"].partition(".")[2]: row["sha256"].encode(), **beside(row), "json": line}
+
+
+def _unknown(file: str, number: int, samples: Mapping[str, Mapping[str, bytes]]) -> Iterator[Trouble]:
+    """What is wrong with a sample that no row is known of: its row is gone, unless it is nothing of ours."""
+    for key, parts in samples.items():
+        line = parts.get("json", b"")
+        row = read_row(line + b"\n")
+        ours = row is not None and row["status"] == OK and (row["key"], row["file"]) == (key, file)
+        if row is not None and ours and parts.keys() == {*_expected(line)}:
+            expected = _expected(line)
+            picture = row["member"].partition(".")[2]
+            sums = {**parts, picture: hashlib.sha256(parts[picture]).hexdigest().encode()}
+            if sums == expected:
+                yield Trouble(f"{file}/{key}", f"its row is missing from {MANIFEST}", row=line.decode())
+                continue
+        yield Trouble(f"{file}/{key}", "stands in no row", shard=number)
+
+
+def strays(storage: Storage, book: Book, keys: Iterable[str]) -> list[Trouble]:
+    """Pictures of these keys that are files without a row. Of an unfinished job they are none yet."""
+    lacking = {key for key in keys if book.row(key) is None}
+    if not lacking or storage.read(RECORD) is not None:
+        return []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        folders = sorted({f"{IMAGES}/{key[:2]}" for key in lacking})
+        found = [
+            (f"{folder}/{name}", key)
+            for folder, names in zip(folders, pool.map(storage.names, folders), strict=True)
+            for name in names
+            if (key := name.partition(".")[0]) in lacking
+        ]
+    return [Trouble(file, f"its row is missing from {MANIFEST}", key) for file, key in found]
+
+
+def scratch(storage: Storage, stack: ExitStack) -> IO[bytes]:
+    """A file for the rows; elsewhere where a place can only be read."""
+    try:
+        return stack.enter_context(storage.scratch())
+    except StorageError:
+        return stack.enter_context(tempfile.TemporaryFile())
+
+
+class _Kept:
+    """How far a verification is, for one that goes on; of a place that can only be read nothing is kept."""
+
+    def __init__(self, storage: Storage, rows: str) -> None:
+        self._storage, self._rows, self.pictures = storage, rows, 0
+
+    def read(self) -> tuple[list[Trouble], int, int]:
+        """(troubles, parts of the work done, bytes)."""
+        try:
+            told = json.loads(self._storage.read(STATE_FILE) or b"{}")
+            if told.get("rows") == self._rows:
+                self.pictures = int(told["pictures"])
+                return [Trouble(*trouble) for trouble in told["troubles"]], int(told["done"]), int(told["bytes"])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            pass  # of no use: all is checked
+        return [], 0, 0
+
+    def write(self, troubles: Sequence[Trouble], done: int, size: int, pictures: int) -> None:
+        told = {"rows": self._rows, "done": done, "pictures": pictures, "bytes": size, "troubles": troubles}
+        with suppress(StorageError):
+            self._storage.write(STATE_FILE, json.dumps(told).encode())
+
+    def remove(self) -> None:
+        if self._storage.read(STATE_FILE) is None:
+            return
+        with suppress(StorageError):
+            self._storage.remove([STATE_FILE])
+            if self._storage.read(RECORD) is None:
+                self._storage.tidy()
