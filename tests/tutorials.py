@@ -43,21 +43,7 @@ SHORTER = {
 }
 FEWER = {"compare": ("--seeds", "1"), "measure": ("--pictures", "3"), "watch": ("--pictures", "2")}
 ELSEWHERE = re.compile(r"gs://|--distributed|--ray|--scores|^judge|^reproduce (?!table1 --dry-run)|clipscore")
-OTHERS = (
-    "pip",
-    "git",
-    "cd",
-    "gcloud",
-    "curl",
-    "tmux",
-    "export",
-    "~/.local/bin/uv",
-    "python",
-    "bash",
-    "for",
-    "done",
-    "NAME=",
-)
+OTHERS = tuple("bash cd curl done export for gcloud git pip python tmux ~/.local/bin/uv NAME=".split())
 
 
 def main(pages: list[Path]) -> int:
