@@ -20,8 +20,8 @@ from autolora_jax.cli import app
 from autolora_jax.cli.flags import build, flags_of, told
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.request import Canvas
-from autolora_jax.schedules.grid import RESPACED
 from autolora_jax.schedules import SOLVERS
+from autolora_jax.schedules.grid import RESPACED
 from autolora_jax.settings import Call, DrawingConfig, GenerateConfig, Job, Lora, ModelConfig, load_preset
 from autolora_jax.settings.changes import override
 from autolora_jax.settings.fields import settings_of
