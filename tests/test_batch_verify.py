@@ -242,6 +242,7 @@ def test_places_without_rows_are_not_taken_for_whole_ones(tmp_path: Path):
     assert verify(tmp_path).unlisted == 10
     path.write_bytes(b"")
     assert str(verify(tmp_path).troubles[0]) == "manifest.jsonl: is missing, or empty"
+    path.write_bytes(b"".join(lines))
     (tmp_path / "batch.json").unlink()
     assert str(verify(tmp_path).troubles[0]) == "batch.json: is not there"
 
