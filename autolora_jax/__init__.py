@@ -1,10 +1,12 @@
 """AutoLoRA guidance (arXiv 2410.03941) for LoRA-tuned text-to-image diffusion models, in JAX.
 
-from autolora_jax import AutoLoRA, AutoLoRAPipeline
+What most need is here:
 
-pipe = AutoLoRAPipeline.from_pretrained("stabilityai/stable-diffusion-xl-base-1.0", variant="fp16")
-pipe.load_lora("pixel-art-xl.safetensors")
-images = pipe("a cute corgi", seeds=range(4), guidance=AutoLoRA(gamma=1.5, w1=5.0, w2=5.0)).images
+    from autolora_jax import AutoLoRA, AutoLoRAPipeline
+
+    pipe = AutoLoRAPipeline.from_pretrained("stabilityai/stable-diffusion-xl-base-1.0", variant="fp16")
+    pipe.load_lora("pixel-art-xl.safetensors")
+    images = pipe("a cute corgi", seeds=range(4), guidance=AutoLoRA(gamma=1.5, w1=5.0, w2=5.0)).images
 """
 
 from importlib import import_module
@@ -19,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time see __getattr__
     from autolora_jax.pipeline import AutoLoRAPipeline
     from autolora_jax.progress import Progress
     from autolora_jax.settings.rules import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance
+    from autolora_jax.text.embeds_file import read_embeds, write_embeds
     from autolora_jax.weights.errors import WeightsError
 
 
@@ -34,6 +37,8 @@ _HOMES = {
     "ConfigError": "config",
     "WeightsError": "weights.errors",
     "LoraReport": "lora",
+    "read_embeds": "text.embeds_file",
+    "write_embeds": "text.embeds_file",
 }
 __all__ = [
     "CFG",
@@ -48,6 +53,8 @@ __all__ = [
     "Progress",
     "WeightsError",
     "__version__",
+    "read_embeds",
+    "write_embeds",
 ]
 
 

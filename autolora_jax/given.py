@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from autolora_jax import foreign
 from autolora_jax.config import ConfigError
 from autolora_jax.image_files import PictureError, read_rgb
 
@@ -48,7 +48,7 @@ def read(source: Any, what: str) -> Given:
         return source
     if isinstance(source, str | PathLike):
         try:
-            return read_file(Path(source).read_bytes(), str(source), what)
+            return read_file(foreign.read_file(source), str(source), what)
         except OSError as e:
             raise ConfigError(f"{what} {source} can't be read: {e.strerror or e}") from None
     picture = _rgb(source if isinstance(source, Image.Image) else _from_array(source, what), what)

@@ -13,6 +13,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from autolora_jax import foreign
+
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Pictures that are not read: they deserve a message, where a Thumbs.db is rightly ignored.
 FOREIGN_EXTENSIONS = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".raw", ".dng")
@@ -63,6 +65,8 @@ def read_rgb(source: Path | BytesIO | Image.Image) -> Image.Image:
 def _opened(source: Path | BytesIO | Image.Image) -> Iterator[Image.Image]:
     """The picture, checked; whatever goes wrong with it in the block is a PictureError."""
     try:
+        if isinstance(source, Path):
+            foreign.check_regular(source)
         with nullcontext(source) if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS) as image:
             _check(image)
             yield image
@@ -72,6 +76,10 @@ def _opened(source: Path | BytesIO | Image.Image) -> Iterator[Image.Image]:
         raise PictureError(f"is no picture in any of the formats {', '.join(FORMATS)}; save it as PNG") from None
     except Image.DecompressionBombError as e:
         raise PictureError(f"is too large ({e}); shrink it") from None
+    except OSError as e:
+        if e.errno is None:  # Pillow's own
+            raise PictureError(f"can't be decoded ({e}); replace it or take it out") from e
+        raise PictureError(f"can't be read: {e.strerror}") from None
     except Exception as e:  # Pillow's decoders meet corrupt files with struct.error, IndexError, SyntaxError, …
         raise PictureError(f"can't be decoded ({e or type(e).__name__}); replace it or take it out") from e
 

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
+from autolora_jax import foreign
 from autolora_jax.files import writing
 from autolora_jax.settings.fields import settings_of
 from autolora_jax.settings.pictures import DrawingConfig
@@ -28,10 +29,14 @@ SAMPLERS = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
     "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "tcd": "TCD",
     "flow_euler": "Euler",
     "flow_dpmpp_2m": "DPM++ 2M",
 }
-SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential"}
+SCHEDULE_TYPES = {"karras": "Karras", "exponential": "Exponential", "beta": "Beta"}
 
 
 class Picture(Image.Image):
@@ -106,12 +111,17 @@ def write_png(path: Path, image: Image.Image, texts: Mapping[str, str], overwrit
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings that save_png put into a picture. Raises ValueError if there are none."""
-    with Image.open(path) as image:
-        text = image.text.get("autolora") if isinstance(image, PngImageFile) else None
-    if text is None:
+    """The settings that save_png put into a picture. Raises ValueError if there are none, OSError as foreign does."""
+    foreign.check_regular(path)
+    try:
+        with Image.open(path) as image:
+            text = image.text.get("autolora") if isinstance(image, PngImageFile) else None
+        found = {} if text is None else foreign.parse_object(text)
+    except Exception as e:  # whatever Pillow's decoders raise
+        raise ValueError(f"{path} can't be read as a picture ({e or type(e).__name__})") from None
+    if not found:
         raise ValueError(f"{path} says nothing about how it was made: it is not a picture as autolora saved it")
-    return json.loads(text)
+    return found
 
 
 def told(image: Image.Image) -> dict[str, Any]:
@@ -120,7 +130,7 @@ def told(image: Image.Image) -> dict[str, Any]:
     The settings that save_png put into it; else prompt and seed of a `parameters` chunk, without mentions of LoRAs.
     """
     if settings := image.info.get("autolora"):
-        return dict(json.loads(settings))
+        return foreign.parse_object(settings)
     text = image.info.get("parameters")
     if not isinstance(text, str):
         return {}
@@ -161,6 +171,7 @@ def parameters(settings: Mapping[str, Any]) -> str:
         "Prompt embeds": settings.get("prompt_embeds"),
         "Negative prompt embeds": settings.get("negative_prompt_embeds"),
         "LoRA scales": " ".join(f"{scale:g}" for scale in loras.values()) or None,
+        "LoRA roles": " ".join(settings.get("lora_roles") or ()) or None,
         **_own(settings),
         **_made_from(settings),
         "Version": f"autolora-jax {__version__}",

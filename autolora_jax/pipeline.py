@@ -32,7 +32,7 @@ from autolora_jax.settings.arguments import advice, only_known, taking
 from autolora_jax.settings.model import INT8, TUNED_WEIGHTS, full_dtype
 from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, Rule
-from autolora_jax.sharding import data_mesh, replicated
+from autolora_jax.sharding import data_mesh
 from autolora_jax.shown import Shown
 from autolora_jax.text import Prompts, TextStage, Word
 from autolora_jax.text.embeds import Embeds
@@ -40,8 +40,8 @@ from autolora_jax.text.mentions import read_mentions
 from autolora_jax.weights.checkpoint import open_checkpoint
 from autolora_jax.weights.families import Family
 from autolora_jax.weights.lora.embeddings import read_embedding
-from autolora_jax.weights.lora.files import read_lora
 from autolora_jax.weights.lora.metadata import listing
+from autolora_jax.with_loras import WithLoras
 
 Tree = Mapping[str, Any]
 Size = tuple[int, int]
@@ -51,7 +51,7 @@ REHEARSED = 30  # steps of a run that is only compiled for: enough for any inter
 OnImages = Callable[[Output], None]
 
 
-class AutoLoRAPipeline(Shown):
+class AutoLoRAPipeline(WithLoras, Shown):
     """A loaded model with its (optional) LoRAs, ready to draw. Build it with `from_pretrained`."""
 
     def __init__(
@@ -74,11 +74,6 @@ class AutoLoRAPipeline(Shown):
         self.scheduler = scheduler
         self.mesh = mesh
         self.name = name
-        self.reports: list[lora.LoraReport] = []
-        self._scales: list[float] = []
-        self._loras: list[Mapping[str, Tree]] = []  # one mapping component -> tree per loaded LoRA
-        self._named: list[Path] = []  # files of the last of these, which are there because prompts named them
-        self._delta: Mapping[str, Tree] = {}  # stacked, on the devices
         model = Model(params[family.denoiser], {}, {})
         self._progress: bool | None = None  # of calls that do not say
         self.engine = Engine(self.denoiser, vae, text, model, params["vae"], mesh, tuned_weights)
@@ -87,13 +82,12 @@ class AutoLoRAPipeline(Shown):
         raise AttributeError(f"a pipeline has no {name!r}{advice(name)}")
 
     def __str__(self) -> str:
-        loras = zip(self.reports, self._scales, strict=True)
         rows = [
             ("family", self.family.name),
             ("pictures", f"{self.canvas.cells * self.canvas.factor} pixels a side, unless asked otherwise"),
             ("computes in", jnp.dtype(self.denoiser.dtype).name),
             ("devices", f"{self.mesh.size} × {self.mesh.devices.flat[0].device_kind}"),
-            *(("LoRA", f"{report.name}, scale {scale:g}") for report, scale in loras),
+            *(("LoRA", str(each)) for each in self.loras),
             *(("embedding", word.name) for word in self.text.words),
         ]
         return listing(self.name, rows)
@@ -185,56 +179,6 @@ class AutoLoRAPipeline(Shown):
 
     from_single_file = from_pretrained  # diffusers' name for it, where the source is a file
 
-    def load_lora(self, source: str | PathLike[str], scale: float = 1.0) -> lora.LoraReport:
-        """Adds a LoRA (path or hub id) on top of those loaded, and says what it holds; the base weights stay untouched.
-
-        scale: strength of its delta in later calls; a call's `lora_scale` overrides it.
-        Raises WeightsError when any part of the file can't be applied exactly.
-        """
-        self._load_named([])
-        return self._load_lora(source, scale)
-
-    def _load_lora(self, source: str | PathLike[str], scale: float) -> lora.LoraReport:
-        file = read_lora(source, self.lora_targets())
-        trees, report = lora.attach(file, self.denoiser.param_dtype, self.params)
-        words = [Word(name, vectors, report.path, len(self._loras)) for name, vectors in file.embeddings.items()]
-        self.text.set_words([*self.text.words, *words])
-        self._add_lora(trees, report, scale)
-        return report
-
-    def add_lora(self, trees: Mapping[str, Tree], report: lora.LoraReport, scale: float = 1.0) -> None:
-        """Adds a LoRA that is no file: component -> delta tree, as `lora.attach` gives them."""
-        self._load_named([])
-        self._add_lora(trees, report, scale)
-
-    def _add_lora(self, trees: Mapping[str, Tree], report: lora.LoraReport, scale: float) -> None:
-        self._loras.append(trees)
-        self._scales.append(float(scale))
-        self.reports.append(report)
-        self._stack()
-
-    def unload_lora(self) -> None:
-        """Drops every LoRA and the words that came with them: the base model alone again."""
-        self._named = []
-        self._keep_loras(0)
-
-    def _keep_loras(self, first: int) -> None:
-        """Drops all but so many LoRAs, and the words that came with the others."""
-        self._loras, self._scales, self.reports = self._loras[:first], self._scales[:first], self.reports[:first]
-        self.text.set_words(word for word in self.text.words if word.lora is None or word.lora < first)
-        self._stack()
-
-    def _load_named(self, files: Sequence[Path]) -> None:
-        """Makes these the LoRAs that are loaded because prompts name them, behind all others."""
-        if self._named == [*files]:
-            return
-        own = len(self._loras) - len(self._named)
-        self._named = []
-        self._keep_loras(own)
-        for file in files:
-            self._load_lora(file, 0.0)
-            self._named.append(file)
-
     def load_textual_inversion(self, source: str | PathLike[str], token: str | None = None) -> str:
         """Adds an embedding (path or hub id of a .safetensors file): the word that stands for its vectors in prompts.
 
@@ -255,25 +199,11 @@ class AutoLoRAPipeline(Shown):
         kept = [word for word in self.text.words if word.lora is not None or token not in (None, word.name)]
         self.text.set_words(kept)
 
-    def lora_targets(self) -> dict[str, Any]:
-        """What a LoRA can change: component -> (its parameters, its config)."""
-        networks = {self.family.denoiser: self.denoiser, **self.text.encoders}
-        return {name: (self.params[name], network.config) for name, network in networks.items()}
-
-    def _stack(self) -> None:
-        components = (self.family.denoiser, *self.text.encoders)
-        stacked = {name: lora.stack([trees.get(name, {}) for trees in self._loras]) for name in components}
-        room = {name: lora.padded(tree, self.params[name]) for name, tree in stacked.items()}
-        self._delta = jax.device_put(room, replicated(self.mesh))
-        denoiser = self.family.denoiser
-        self.engine.set_delta(self._delta[denoiser], stacked[denoiser])
-        self.text.set_deltas({name: self._delta[name] for name in self.text.encoders}, len(self._loras))
-
     # ---- drawing ---------------------------------------------------------------------------------------------------
 
     @taking(Call)
     def __call__(self, call: Call) -> Output:
-        """One picture per (prompt, seed). New values compile nothing; docs/compilation.md says what does.
+        """One picture per (prompt, seed). New values compile nothing; docs/explanations/compilation.md says what does.
 
         Texts are one for all pictures or one per prompt; negative_prompt=None is 'none'. guidance is an AutoLoRA (the
         default where a LoRA is loaded), CFG (where none is), NoGuidance, AutoGuidance or PersonalizationGuidance, or
@@ -312,7 +242,7 @@ class AutoLoRAPipeline(Shown):
 
     def request(self, call: Call) -> Request:
         """What a call asks of the loaded model, for the engine. Raises ValueError for what can't be honoured."""
-        request = Request.of(self._without_mentions(call), self.canvas, self._scales)
+        request = Request.of(self._without_mentions(call), self.canvas, self.loras)
         told = texts_of(request, np.arange(len(request.seeds)))
         self.text.check_given(told)
         if (shared := next((given.name for given in told.given if given and given.shared), None)) and not (
@@ -341,24 +271,34 @@ class AutoLoRAPipeline(Shown):
         self._load_named(named.files)
         if not named.files:
             return call
-        own = self._scales[: len(self._scales) - len(named.files)]
-        rows = np.array([[*own, *(scales.get(file, 0.0) for file in named.files)] for scales in named.scales])
+        own = self.loras[: len(self.loras) - len(named.files)]
+        told = [[*[0.0] * len(own), *(scales.get(file, 0.0) for file in named.files)] for scales in named.scales]
+        rows: Any = np.ma.array(told)
+        rows[:, : len(own)] = np.ma.masked  # these have strengths of their own
         if call.lora_scale is not None:
             if np.ndim(call.lora_scale):
                 raise ValueError(
                     f"lora_scale has shape {np.shape(call.lora_scale)} beside LoRAs that prompts name; give one "
                     "number, instead of all their strengths, or none"
                 )
-            there = [[True] * len(own) + [file in scales for file in named.files] for scales in named.scales]
-            rows = np.where(there, call.lora_scale, 0.0)
+            tuned = [each.role == "tuned" for each in own]
+            changed = [[*tuned, *(file in scales for file in named.files)] for scales in named.scales]
+            rows[np.array(changed)] = call.lora_scale
         repeat = 1 if call.paired else len(call.all_seeds)
-        return dataclasses.replace(call, prompt=named.prompts, lora_scale=np.repeat(rows, repeat, axis=0))
+        return dataclasses.replace(call, prompt=named.prompts, lora_scale=rows.repeat(repeat, axis=0))
 
     def _loras_of(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The LoRAs of a picture: all that were loaded, and of those that prompts name its own."""
-        own, scales = len(self.reports) - len(self._named), row["lora_scales"]
-        kept = [i for i in range(len(self.reports)) if i < own or (scales and scales[i])]
-        return {"loras": [self.reports[i].name for i in kept], "lora_scales": [scales[i] for i in kept if scales]}
+        own, scales = len(self.loras) - len(self._named), row["lora_scales"]
+        enabled = [i for i, each in enumerate(self.loras) if each.enabled]
+        kept = [i for i in enabled if i < own or (scales and scales[i])]
+        loras = [self.loras[i] for i in kept]
+        return {
+            "loras": [each.report.name for each in loras],
+            "lora_scales": [scales[i] for i in kept if scales],
+            "lora_roles": [each.role for each in loras] if any(each.role != "tuned" for each in loras) else None,
+            "lora_blocks": [each.blocks for each in loras] if any(each.blocks for each in loras) else None,
+        }
 
     def encode_prompt(self, prompt: Texts, negative_prompt: Texts | None = "", **drawing: Any) -> Embeds:
         """What the model is told of prompts: a call takes each array under its name, in place of texts.
@@ -376,9 +316,10 @@ class AutoLoRAPipeline(Shown):
         """All that the network is told, by kind of weights: {"base", "lora"} -> its keyword -> [n, 2, …] (negative,
         positive). drawing: as for encode_prompt."""
         request = self.request(Call(prompt, negative_prompt, guidance=CFG(), **drawing))
-        scales = request.scales["lora"].mean(axis=1)
-        by_kind = text_scales({"base": np.zeros_like(scales), "lora": scales}, request.call.base_text)
-        return self.text.conditioning(Prompts(request.positive, request.negative, request.text, by_kind))
+        scales = lora.by_kind(request.strengths, self.loras, request.plan.weak_factor)
+        two = {kind: scales[kind].mean(axis=1) for kind in ("base", "lora")}
+        told = text_scales(two, request.call.base_text)
+        return self.text.conditioning(Prompts(request.positive, request.negative, request.text, told))
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         """Pictures, uint8 [n h w 3], of latents [n h/8 w/8 c] as a call leaves them, or as a Progress holds them."""

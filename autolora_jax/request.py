@@ -13,13 +13,13 @@ from autolora_jax import noise as noises
 from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.given import Ground, Originals
 from autolora_jax.guidance import Plan
-from autolora_jax.lora import padded_scales
-from autolora_jax.schedules import Schedule, make_schedule, own_scheduler, skipped_steps
+from autolora_jax.lora import Loaded, by_kind, padded_scales
+from autolora_jax.schedules import SOLVERS, Schedule, make_schedule, own_scheduler, own_spacing, skipped_steps
 from autolora_jax.settings.fields import told
 from autolora_jax.settings.pictures import Call, DrawingConfig
 from autolora_jax.settings.rules import Rule
 from autolora_jax.text import Sizes, Text, TextSettings
-from autolora_jax.text.embeds import GivenEmbeds, read_given
+from autolora_jax.text.embeds import SAID, GivenEmbeds, pairs_of
 from autolora_jax.text.syntax import SYNTAXES, foreign
 
 Texts = str | Sequence[str]
@@ -62,6 +62,7 @@ class Canvas(NamedTuple):
             tokens,
             drawing.strength,
             masked,
+            drawing.eta,
         )
 
     def steps(self, drawing: DrawingConfig) -> int:
@@ -70,21 +71,22 @@ class Canvas(NamedTuple):
         return n if strength is None else n - skipped_steps(n, strength, self.scheduler.flow)
 
     def resolved(self, drawing: Drawn, tuned: bool, ground: Ground | None = None) -> Drawn:
-        """It with every open choice made: guidance and its scales, size, scheduler, spacing, strength.
+        """It with every open choice made: guidance and its scales, size, scheduler, spacing, η, strength.
 
         tuned: whether there is a LoRA. ground: what the picture is made from; None: from noise, and strength means
         nothing. Raises ValueError for what the model can't draw.
         """
         rules = drawing.rule_of(tuned)
         filled = rules.filled(self.usual) if isinstance(rules, Rule) else [rule.filled(self.usual) for rule in rules]
-        own_spacing = None if self.scheduler.flow else self.scheduler.timestep_spacing
+        scheduler = drawing.scheduler or own_scheduler(self.scheduler)
         return dataclasses.replace(
             drawing,
             guidance=filled,
             size=self._size(drawing, ground),
             strength=self._strength(drawing, ground),
-            scheduler=drawing.scheduler or own_scheduler(self.scheduler),
-            timestep_spacing=drawing.timestep_spacing or own_spacing,
+            scheduler=scheduler,
+            timestep_spacing=drawing.timestep_spacing or own_spacing(self.scheduler, scheduler),
+            eta=SOLVERS[scheduler].eta if drawing.eta is None else drawing.eta,
         )
 
     def _strength(self, drawing: DrawingConfig, ground: Ground | None) -> float | None:
@@ -119,7 +121,8 @@ class Request:
     seeds: list[int]  # n
     rules: list[Rule]  # n, values of one image each
     plan: Plan
-    scales: dict[str, np.ndarray]  # kind of weights -> LoRA scales, float32 [n, steps or 1, loras]
+    strengths: np.ndarray  # of the LoRAs, whatever they act on, float32 [n, steps or 1, loras]
+    scales: dict[str, np.ndarray]  # kind of weights -> LoRA scales by their roles, as `strengths`
     text_scales: dict[str, np.ndarray]  # of the text encoders, which speak once: [n, loras]
     rescale: np.ndarray | None  # float32 [n]
     latents: np.ndarray | None  # float32 [n h w c], instead of noise from the seeds
@@ -129,13 +132,9 @@ class Request:
     originals: Originals | None  # that the pictures are made from
 
     @classmethod
-    def of(cls, call: Call, canvas: Canvas, loaded: Sequence[float]) -> "Request":
-        """The request, or a ValueError that names the argument, what it should be and what came.
-
-        loaded: the scales of the LoRAs, as they were loaded.
-        """
-        yes = read_given(call.prompt_embeds, call.pooled_prompt_embeds, "prompt_embeds")
-        no = read_given(call.negative_prompt_embeds, call.negative_pooled_prompt_embeds, "negative_prompt_embeds")
+    def of(cls, call: Call, canvas: Canvas, loaded: Sequence[Loaded]) -> "Request":
+        """The request, or a ValueError that names the argument, what it should be and what came."""
+        yes, no = pairs_of(vars(call))
         texts = [""] * yes.prompts if yes else call.prompt
         assert texts is not None, "a Call has one of both"
         prompts = join_texts(texts, call.prompt_2, call.prompt_3)
@@ -151,17 +150,19 @@ class Request:
         originals = Originals.of(call.image, call.mask_image, len(prompts), repeat)
         if originals is None and call.strength is not None:
             raise ConfigError(f"strength = {call.strength} is how much a given picture is changed: give image=, too")
-        call = canvas.resolved(call, bool(loaded), None if originals is None else originals.ground)
+        tuned = any(lora.tells_apart for lora in loaded)
+        call = canvas.resolved(call, tuned, None if originals is None else originals.ground)
         assert call.size is not None and call.guidance is not None
-        rules, loras = call.guidance, len(loaded)
+        rules = call.guidance
         steps = canvas.steps(call)
-        scales = _image_scales([loaded] if call.lora_scale is None else call.lora_scale, n, steps, loras)
+        strengths = _strengths(call.lora_scale, loaded, n, steps)
         rescaling = bool(np.any(np.asarray(call.guidance_rescale)))
         plan = guidance.plan(rules, n, steps, reference=rescaling)
-        if "base" in plan.weights and not loras:
-            raise ValueError(f"{rules} compares a tuned model with its base, but no LoRA is loaded: use load_lora")
-        by_kind = {"base": np.zeros_like(scales), "weak": plan.weak_factor[:, None, None] * scales, "lora": scales}
-        told = text_scales({kind: values.mean(axis=1) for kind, values in by_kind.items()}, call.base_text)
+        if "base" in plan.weights and not tuned:
+            why = "all LoRAs act on both: load one with role='tuned'" if loaded else "no LoRA is loaded: use load_lora"
+            raise ValueError(f"{rules} compares a tuned model with its base, but {why}")
+        scales = by_kind(strengths, loaded, plan.weak_factor)
+        told = text_scales({kind: values.mean(axis=1) for kind, values in scales.items()}, call.base_text)
         shape = canvas.latent_shape(call.size)
         return cls(
             positive=[t for t in prompts for _ in range(repeat)],
@@ -173,7 +174,8 @@ class Request:
             seeds=seeds if call.paired else seeds * len(prompts),
             rules=[rules.at(i) for i in range(n)] if isinstance(rules, Rule) else list(rules),
             plan=plan,
-            scales={kind: by_kind[kind] for kind in plan.weights},
+            strengths=strengths,
+            scales={kind: scales[kind] for kind in plan.weights},
             text_scales={kind: values for kind, values in told.items() if kind in plan.weights},
             rescale=_per_image(call.guidance_rescale, n, "guidance_rescale") if rescaling else None,
             latents=None if call.latents is None else _given_noise(call.latents, (n, *shape)),
@@ -243,7 +245,7 @@ class Request:
 
     def settings(self) -> list[dict[str, Any]]:
         """What each image was asked to be, for its metadata: all that has a column, under its name there."""
-        lora_scales = next((s for kind, s in self.scales.items() if kind == "lora"), None)
+        told_scales = any(values.any() for values in self.scales.values()) or "lora" in self.scales
         return [
             {
                 **self._texts(i),
@@ -251,7 +253,7 @@ class Request:
                 **told(self.call),
                 "guidance": self.rules[i],
                 "guidance_rescale": 0.0 if self.rescale is None else float(self.rescale[i]),
-                "lora_scales": [] if lora_scales is None else [_told(s) for s in lora_scales[i].T],
+                "lora_scales": [_told(s) for s in self.strengths[i].T] if told_scales else [],
                 "noise": self.call.noise if self.latents is None else "given",
                 "size": self.call.size,
                 **({} if self.originals is None else self.originals.told(i)),
@@ -267,7 +269,7 @@ class Request:
         return {
             **dict(zip(("prompt", "prompt_2", "prompt_3"), texts, strict=True)),
             "negative_prompt": negative,
-            **{given.name: given.digest(i) for given in (yes, no) if given},
+            **{given.name: given.digest(i)[:SAID] for given in (yes, no) if given},
         }
 
 
@@ -343,18 +345,33 @@ def _filled(items: list[Any], n: int) -> list[Any]:
 def _told(scale: np.ndarray) -> float | list[float]:
     """A LoRA's scale over the steps: a number if it is one."""
     values: list[float] = scale.tolist()
-    return values[0] if len(values) == 1 else values
+    return values[0] if len({*values}) == 1 else values
 
 
-def _image_scales(lora_scale: Any, n: int, steps: int, loras: int) -> np.ndarray:
-    """float32 [n, steps or 1, loras]."""
-    scales: np.ndarray = np.asarray(lora_scale, np.float32)
-    if scales.ndim == 1:
-        scales = scales[:, None]  # one per picture, the same for every LoRA
-    if scales.ndim < 3:
-        scales = np.expand_dims(np.broadcast_to(scales, np.broadcast_shapes(scales.shape, (1, loras))), 1)
+def _strengths(lora_scale: Any, loaded: Sequence[Loaded], n: int, steps: int) -> np.ndarray:
+    """float32 [n, steps or 1, loras].
+
+    lora_scale: of a call; one that is not for each LoRA by itself is for those that make the tuned model, and what is
+    masked is the LoRA's own. A LoRA that is disabled has none.
+    """
+    loras = len(loaded)
+    columns = [lora.over(steps) for lora in loaded]
+    own = np.stack(np.broadcast_arrays(*columns), axis=-1)[None] if loaded else np.zeros((1, 1, 0), np.float32)
+    given = own if lora_scale is None else np.ma.asarray(lora_scale, np.float32)
+    if given.ndim < 2:
+        tuned = np.array([lora.role == "tuned" for lora in loaded], bool)
+        if loaded and not tuned.any():
+            raise ValueError(
+                f"lora_scale={lora_scale} is of LoRAs with the role 'tuned', and none is loaded; give an array with a "
+                "scale for each LoRA"
+            )
+        given = np.ma.array(given.reshape(-1, 1) + np.zeros(loras, np.float32)[None], mask=False)
+        given[:, ~tuned] = np.ma.masked
+    if given.ndim < 3:
+        given = given[:, None]
     try:
-        scales = np.broadcast_to(scales, (n, scales.shape[1], loras)).copy()
+        scales = np.where(np.ma.getmaskarray(given), own, np.ma.getdata(given))
+        scales = np.broadcast_to(scales, (n, scales.shape[1], loras)).astype(np.float32)
     except ValueError:
         scales = np.zeros((0, 0, 0))
     if scales.shape[1] not in (1, steps):
@@ -364,7 +381,7 @@ def _image_scales(lora_scale: Any, n: int, steps: int, loras: int) -> np.ndarray
         )
     if not np.isfinite(scales).all():
         raise ValueError("lora_scale must be finite")
-    return scales
+    return scales * np.array([lora.enabled for lora in loaded], np.float32)
 
 
 def _per_image(value: Any, n: int, name: str) -> np.ndarray:

@@ -86,7 +86,8 @@ class Run:
         kept = None if mask is None else Kept(picture, z, mask)
         images = Images(_by_column(told), zeros if rescale is None else rescale, kept)
         quiet = np.zeros((len(x), STRETCH, *x.shape[1:]), np.float32)
-        self.images, self.state, self._quiet = put(images), put(State(x, np.zeros(x.shape, np.float32))), put(quiet)
+        nothing = np.zeros(x.shape, np.float32)
+        self.images, self.state, self._quiet = put(images), put(State(x, nothing, nothing)), put(quiet)
 
     @cached_property
     def _axes(self) -> Axes:

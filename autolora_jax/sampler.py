@@ -5,7 +5,7 @@
     device    state (x, denoised) ──▶ advance ◀──────────────────────────────────────┘
               for every step:    for every call of it:  ê += Σ_b c_b · e(x; prompt_b, LoRA at its scale)
                                  D = the denoised picture that ê implies   linear in (x, ê), see schedules
-                                 x = the solver's step                   linear in (x, D, previous D, noise)
+                                 x = the solver's step                   linear in (x, the last three D, noise)
                                  where a mask keeps a picture: x = that picture, noised alike
 
 Static: the network, the mesh, shapes. All else is an argument, loop bounds, too: how many steps, which calls a step
@@ -88,6 +88,7 @@ class State(NamedTuple):
 
     x: Values
     denoised: Values  # the picture that the last step saw in it
+    earlier: Values  # the picture that the step before that saw
 
 
 @jax.jit
@@ -125,7 +126,7 @@ def _advance(
     (model, steps), (images_, numbers, state) = shared, images
 
     def step(i: Array, state: State) -> State:
-        x, before = state
+        x, before, earlier = state
         table = jax.tree.map(lambda a: a[i], steps.schedule)
         evaluate = partial(_evaluate, network, axes, model, images_, table.input_scale * x, table.timestep)
 
@@ -143,12 +144,12 @@ def _advance(
         guided, reference = jax.lax.fori_loop(0, steps.calls[i], call, (nothing, nothing))
         guided = guidance.rescale(guided, reference, jnp.asarray(images_.rescale))
         denoised = table.denoised_from_x * x + table.denoised_from_prediction * guided
-        x = table.keep * x + table.toward * denoised + table.previous * before
+        x = table.keep * x + table.toward * denoised + table.previous * before + table.earlier * earlier
         x = x + table.fresh * numbers.step_noise[:, i]
         if (kept := images_.kept) is not None:  # another program: without a mask nothing is blended
             known = noised(kept.picture, kept.noise, table.known)
             x = (1 - kept.mask) * known + kept.mask * x
-        return State(x, denoised)
+        return State(x, denoised, before)
 
     result: State = jax.lax.fori_loop(0, steps.steps, step, state)
     return result

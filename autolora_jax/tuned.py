@@ -17,8 +17,8 @@ from autolora_jax.models.int8 import Int8Kernel, is_int8
 from autolora_jax.sampler import Model
 
 Tree = Mapping[str, Any]
-# Where a copy pays. By the compilers' counts (docs/gpu.md) merging is 6 to 8 % of an H100's bytes, but none of a v6e's
-# cycles, and a v5e has not the memory.
+# Where a copy pays. By the compilers' counts (docs/reference/gpu.md) merging is 6 to 8 % of an H100's bytes, but none
+# of a v6e's cycles, and a v5e has not the memory.
 PLATFORMS = "gpu", "cuda"
 # Copies that must fit into what a device has free: the one that is drawn with, the next one while others are queued
 # that still use it, and as much again for activations.

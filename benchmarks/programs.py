@@ -153,7 +153,7 @@ def lower_sampler(
             scales=numbers(n, STRETCH, made, loras),
             step_noise=numbers(n, STRETCH, *latents),
         ),
-        State(numbers(n, *latents), numbers(n, *latents)),
+        State(*(numbers(n, *latents) for _ in State._fields)),
     )
     model = Model(params, delta_shapes(params, rank, re.compile(".*/kernel")) if rank and not kept else {}, {})
     model, steps = abstract((model, steps), replicated(mesh))

@@ -77,6 +77,18 @@ BREAKS = (
     Break("a batch may end one worker more", "self._suspects[number] >= ATTEMPTS", "self._suspects[number] > ATTEMPTS"),
     # the command line
     Break("SIGTERM ends as Ctrl-C does", "Terminated: 143", "Terminated: 130"),
+    # roles and few steps
+    Break(
+        "a worse base acts on the tuned model",
+        '"base": 1.0, "weak": 0.0, "lora": 0.0',
+        '"base": 0.0, "weak": 0.0, "lora": 1.0',
+    ),
+    Break("a strength over the steps is its first", "np.linspace(0, 1, len(given)), given)", "np.zeros(1), given[:1])"),
+    Break("UniPC corrects what it had leant, too", "gain * (lean - 0.5) / ratio", "gain * lean / ratio"),
+    Break(
+        "TCD's noise is that of its next level", "/ grid.next_signal) ** 2 - grid.down**2)", "/ grid.next_signal) ** 2)"
+    ),
+    Break("block weights of block 1 are block 10's", '(?:_\\d+)?(?:/|$)", path)', '", path)'),
 )
 
 

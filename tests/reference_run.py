@@ -1,6 +1,7 @@
 """Whole guided runs in PyTorch, written out from the paper's equations around diffusers' networks and schedulers."""
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 
@@ -11,7 +12,10 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
     StableDiffusionXLPipeline,
+    TCDScheduler,
+    UniPCMultistepScheduler,
 )
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 
@@ -26,6 +30,10 @@ SCHEDULERS = {
     "euler_ancestral": (EulerAncestralDiscreteScheduler, {}),
     "dpmpp_2m": (DPMSolverMultistepScheduler, {}),
     "dpmpp_2m_karras": (DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "lcm": (LCMScheduler, {}),
+    "tcd": (TCDScheduler, {}),
 }
 
 Predict = Callable[[str, int], torch.Tensor]  # (kind of weights, prompt: 0 negative, 1 positive) -> prediction
@@ -132,7 +140,7 @@ def run(
         guided = combine(at_step(rule, i, len(timesteps)), e)
         if rescale:
             guided = rescale_noise_cfg(guided, e("lora", 1), guidance_rescale=rescale)
-        noisy = {"generator": generators} if "ancestral" in scheduler else {}
+        noisy = {"generator": generators} if "generator" in inspect.signature(solver.step).parameters else {}
         x = solver.step(guided, t, x, **noisy).prev_sample
         x = x if begun is None else begun.kept(i, x)
     return x.permute(0, 2, 3, 1).numpy()

@@ -2,10 +2,13 @@
 
 import errno
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import typing
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -294,11 +297,16 @@ def test_a_run_that_breaks_off_says_what_is_saved(
     assert result.stdout == ""
 
 
-def test_without_a_model_the_builtin_one_draws(tmp_path: Path):
+def test_without_a_model_the_builtin_one_draws_and_says_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     result = autolora("generate", "--steps", 2, "--size", "32x32", "--seeds", "0-1", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.stderr
-    assert "which only its LoRA knows" in result.stderr
     assert "12 pictures in" in result.stdout and (tmp_path / "out" / "grid.png").is_file()
+    assert f"Look at {tmp_path / 'out' / 'grid.png'}: a zib, which only the LoRA knows" in result.stderr
+    tries = re.findall(r"^    autolora (\w+)(.*)$", result.stderr, re.MULTILINE)
+    assert len(tries) == 3
+    for name, rest in tries:
+        monkeypatch.setattr(import_module(f"autolora_jax.cli.{name}"), "run", lambda asked: None)
+        assert autolora(name, *shlex.split(rest)).exit_code == 0
 
 
 # ---- what can go wrong -----------------------------------------------------------------------------------------------

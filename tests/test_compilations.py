@@ -1,4 +1,4 @@
-"""What compiles, counted line by line: docs/compilation.md is this list in words."""
+"""What compiles, counted line by line: docs/explanations/compilation.md is this list in words."""
 
 import os
 import subprocess
@@ -67,6 +67,9 @@ VALUES: dict[str, dict[str, Any]] = {
     "one step": {"num_inference_steps": 1},
     "a solver": {"scheduler": "dpmpp_2m_karras"},
     "a stochastic solver": {"scheduler": "euler_ancestral"},
+    "a solver that looks further back": {"scheduler": "unipc_beta", "num_inference_steps": 5},
+    "a solver of few steps": {"scheduler": "lcm"},
+    "η": {"scheduler": "tcd", "eta": 0.8},
     "a spacing": {"timestep_spacing": "trailing"},
     "rescaling": {"guidance_rescale": 0.4},
     "a scale": {"lora_scale": 0.3},
@@ -132,8 +135,8 @@ def test_other_loras_and_stacks_of_them_compile_nothing(
 ):
     alone, lora = draw(pipe), small_folder / LORA
     with count_compilations() as compiled:
-        for rank, only in ((2, ""), (8, ""), (1, "attn2")):
-            pipe.load_lora(of_rank(rank, lora, tmp_path, only), scale=0.5)
+        for rank, only, role in ((2, "", "tuned"), (8, "", "all"), (1, "attn2", "base")):
+            pipe.load_lora(of_rank(rank, lora, tmp_path, only), scale=0.5, role=role)
             together = draw(pipe)
             draw(pipe, guidance=SIX, seeds=[1])
     try:

@@ -16,8 +16,12 @@ from autolora_jax.cli.flags import flags_of
 from autolora_jax.settings.programs import PROGRAMS
 
 ROOT = Path(__file__).resolve().parents[1]
-TOP = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES = [*TOP, *sorted((ROOT / "docs").glob("*.md"))]
+TOP = [
+    ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md")
+]
+DOCS = ROOT / "docs"
+# Pages of the site that hold a file from above are made of nothing else.
+PAGES = [*TOP, *sorted(page for page in DOCS.rglob("*.md") if page.parent != DOCS / "project")]
 LONGEST = 150  # lines
 ALWAYS = {"--help", "--debug", "--version", "--install-completion"}
 FLAGS = {
@@ -90,7 +94,7 @@ def test_the_files_that_it_names_are_there(page: Path):
     if page.stem == "CHANGELOG":
         return
     text = page.read_text(encoding="utf-8")
-    folders = "autolora_jax|benchmarks|configs|convert|docs|notebooks|recipes|tests"
+    folders = "autolora_jax|benchmarks|configs|convert|docs|examples|notebooks|recipes|tests"
     paths = re.findall(rf"(?<![\w/])((?:{folders})/[\w./]+\w)", text)
     modules = re.findall(r"\b((?:benchmarks|recipes)(?:\.\w+)+)", text)
     assert [path for path in paths if not (ROOT / path).exists()] == []
@@ -105,3 +109,16 @@ def test_the_citation_is_of_this_version():
     names = ", ".join(f"{author['given-names']} {author['family-names']}" for author in paper["authors"])
     assert names in " ".join(readme.split()) and paper["title"] in " ".join(readme.split())
     assert paper["url"] in readme
+
+
+def test_the_workflow_does_what_contributors_are_told():
+    """And its files and the templates' are YAML."""
+    told = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (ROOT / ".github").rglob("*.yml")}
+    jobs = told[ROOT / ".github" / "workflows" / "ci.yml"]["jobs"]
+    steps = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert ".ci/run" in steps and (ROOT / ".ci" / "run").exists()
+    contributing = TOP[2].read_text(encoding="utf-8")
+    assert (
+        any(step.startswith("sphinx-build -W -n") for step in steps)
+        and "`sphinx-build -W -n docs out/site`" in contributing
+    )

@@ -144,7 +144,7 @@ def test_places_that_are_wrong(tmp_path: Path):
     with pytest.raises(ValueError, match=r"holds no pictures \(.png, .jpg, .jpeg, …\) and no .tar files"):
         Pictures(tmp_path)
     (tmp_path / "a.png").write_bytes(encoded(picture(1)))
-    for line, said in {"{": "line 1 is not valid JSON", "[1]": "line 1 should hold a JSON object, not a list"}.items():
+    for line, said in {"{": "line 1 is not valid JSON", "[1]": "line 1 is not valid JSON .expected an object"}.items():
         (tmp_path / "manifest.jsonl").write_text(line)
         with pytest.raises(ValueError, match=said):
             list(Pictures(tmp_path))

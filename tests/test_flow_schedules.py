@@ -46,6 +46,7 @@ EULER = {
     "dynamic, terminal": dict(use_dynamic_shifting=True, shift_terminal=0.02),
     "karras": dict(shift=3.0, use_karras_sigmas=True),
     "exponential": dict(shift=3.0, use_exponential_sigmas=True),
+    "beta": dict(shift=3.0, use_beta_sigmas=True),
 }
 # Keys of DPMSolverMultistepScheduler's.
 DPM = {
@@ -230,7 +231,7 @@ def test_the_multistep_solver_is_nearer_to_the_true_flow():
 @pytest.mark.parametrize("scheduler", FLOW)
 def test_one_program_serves_all_schedulers(scheduler: str):
     table = make_schedule(SD3, 7, scheduler)
-    assert [a.shape for a in jax.tree.leaves(table)] == [(7,)] * 8 + [()]
+    assert [a.shape for a in jax.tree.leaves(table)] == [(7,)] * 9 + [()]
     assert all(a.dtype == np.float32 and np.isfinite(a).all() for a in jax.tree.leaves(table))
 
 
@@ -276,7 +277,6 @@ def test_keys_of_other_classes_do_not_matter():
     [
         (dict(invert_sigmas=True), "invert_sigmas = True is not supported"),
         (dict(stochastic_sampling=True), "stochastic_sampling = True is not supported"),
-        (dict(use_beta_sigmas=True), "use_beta_sigmas"),
         (dict(use_karras_sigmas=True, use_exponential_sigmas=True), "exclude each other"),
         (dict(shift="3"), "shift = '3' should be float"),
         (dict(shift=0.0), "should be above 0"),
@@ -287,7 +287,7 @@ def test_keys_of_other_classes_do_not_matter():
         (dict(use_flow_sigmas=False, prediction_type="flow_prediction"), "does not go with the solver dpmpp_2m"),
         (dict(use_flow_sigmas="yes", prediction_type="flow_prediction"), "use_flow_sigmas = 'yes' is not supported"),
         (dict(use_flow_sigmas=True, use_karras_sigmas=True), "use_karras_sigmas and use_flow_sigmas exclude"),
-        (dict(use_flow_sigmas=True, use_exponential_sigmas=True), "with the solver flow_euler alone"),
+        (dict(use_flow_sigmas=True, use_beta_sigmas=True), "use_beta_sigmas and use_flow_sigmas exclude"),
         (
             dict(use_flow_sigmas=True, final_sigmas_type="sigma_min"),
             "'sigma_min' is not supported with use_flow_sigmas",
@@ -316,7 +316,11 @@ DYNAMIC = dataclasses.replace(SD3, use_dynamic_shifting=True)
     [
         (SD3, dict(scheduler="euler"), f"'euler' is not for this checkpoint, .*use one of {', '.join(FLOW)}$"),
         (SD3, dict(scheduler="dpmpp_2m_karras"), "which predicts 'flow_prediction'"),
-        (SchedulerConfig(), dict(scheduler="flow_euler"), "predicts 'epsilon'; use one of ddim, .*dpmpp_2m_karras$"),
+        (
+            SchedulerConfig(),
+            dict(scheduler="flow_euler"),
+            "predicts 'epsilon'; use one of ddim, .*_karras, .*tcd$",
+        ),
         (SD3, dict(scheduler="flow_eular"), "did you mean 'flow_euler'"),
         (SD3, dict(scheduler="dpmpp_2"), "did you mean 'flow_dpmpp_2m'"),
         (SD3, dict(timestep_spacing="trailing"), "timestep_spacing 'trailing' means nothing to a flow"),

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A module may import those on its own line and on lines above.
 FLOORS = [
-    "config progress files image_files tars compilation demo version shown",
+    "foreign config progress files image_files tars compilation demo version shown",
     "display",
     "settings",
     "models",
@@ -24,7 +24,7 @@ FLOORS = [
     "sampler request loading",
     "tuned",
     "run pacing engine pictures grid",
-    "output",
+    "output with_loras",
     "pipeline",
     "training pages",
     "evaluation",

@@ -1,5 +1,6 @@
 """Runs that begin with a picture, with and without a mask, against diffusers' pipelines and torch's loops."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests import reference_run, reference_sd3
 from tests.lora_reference import RandomLora, random_lora
 from tests.parity import error
 from tests.reference_picture import Picture, masks, pictures
+from tests.test_schedules import DIFFUSION, FINAL, SHAPE, base_of, distance, network, ours_and_theirs, run
 from tests.test_sd3_pipeline import write_lora
 
 # Final latents, of the reference's maximum; seen: SDXL 4.4e-6, SD3 1.4e-5.
@@ -101,7 +103,8 @@ CASES += [(solver, 1.0) for solver in ("ddim", "euler", "dpmpp_2m_karras")]
 @masked
 @pytest.mark.parametrize(("scheduler", "strength"), CASES)
 def test_sdxl_equals_diffusers_own_pipelines(pipe, theirs, scheduler: str, strength: float | None, masked: bool):
-    ours = draw(pipe, masked, guidance=CFG(W), lora_scale=0.0, scheduler=scheduler, strength=strength)
+    eta = 0.0 if scheduler == "tcd" else None  # what its pipelines say where nobody does
+    ours = draw(pipe, masked, guidance=CFG(W), lora_scale=0.0, scheduler=scheduler, strength=strength, eta=eta)
     assert error(ours, diffusers(solved_by(theirs[masked], scheduler), masked, strength)) < LATENTS
 
 
@@ -204,17 +207,46 @@ def test_sd3_with_rules_matches_torch(sd3, scheduler: str, masked: bool):
 def test_a_whole_run_is_the_usual_one(name: str):
     """Strength 1 takes every step as it is; less takes the last ones, the first of them without a memory."""
     flow = {"prediction_type": "flow_prediction"} if SOLVERS[name].flow else {}
-    config = SchedulerConfig(solver=name.removesuffix("_karras").removesuffix("_exponential"), **flow)
+    config = SchedulerConfig(solver=base_of(name), **flow)
     usual, whole, part = (make_schedule(config, 20, name, strength=strength) for strength in (None, 1.0, 0.5))
     assert usual.known is None and whole.known is not None and part.known is not None
     for field, values in usual._asdict().items():
         if field != "known":
             np.testing.assert_array_equal(getattr(whole, field), values)
-            if field not in ("toward", "previous", "initial_scale"):
+            memory = 2 if name.startswith("unipc") else 1
+            if field in ("toward", "previous", "earlier"):
+                np.testing.assert_array_equal(getattr(part, field)[memory:], values[10 + memory :])
+            elif field != "initial_scale":
                 np.testing.assert_array_equal(getattr(part, field), values[10:])
-    assert part.previous[0] == 0 and part.toward[0] == pytest.approx(usual.toward[10] + usual.previous[10], rel=1e-6)
+    assert part.previous[0] == part.earlier[0] == part.earlier[1] == 0
+    if not name.startswith("unipc"):
+        assert part.toward[0] == pytest.approx(usual.toward[10] + usual.previous[10], rel=1e-6)
     np.testing.assert_array_equal(part.known.picture, whole.known.picture[10:])
     assert (part.known.picture[-1], part.known.noise[-1]) == (1, 0)
+
+
+@pytest.mark.parametrize("name", [name for name in DIFFUSION if base_of(name) == name])
+def test_a_part_of_a_run_is_diffusers(name: str):
+    """From the tenth of 20 steps on, where multistep solvers begin anew."""
+    config, theirs = ours_and_theirs(name)
+    table = make_schedule(config, 20, name, strength=0.5)
+    draw = torch.Generator().manual_seed(0)
+    picture, noise = torch.randn((2, *SHAPE), generator=draw)
+    state = draw.get_state()
+    fresh = torch.stack([torch.randn(SHAPE, generator=draw) for _ in range(10)]).numpy()
+    theirs.set_timesteps(20)
+    if name != "ddim":  # which looks for its place at every step
+        theirs.set_begin_index(10)
+    x = theirs.add_noise(picture, noise, theirs.timesteps[10:11])
+    known = table.known
+    begun = known.picture[0] * picture.numpy() + known.noise[0] * noise.numpy()
+    assert distance(begun, x.numpy()) < FINAL
+    takes = inspect.signature(theirs.step).parameters
+    extra = {"generator": draw.set_state(state)} if "generator" in takes else {}
+    for t in theirs.timesteps[10:]:
+        x = theirs.step(network(theirs.scale_model_input(x, t), t), t, x, return_dict=False, **extra)[0]
+    ours = run(table._replace(initial_scale=1.0), begun, fresh)
+    assert distance(ours, x.numpy()) < FINAL
 
 
 def test_steps_that_are_left_out_are_diffusers():

@@ -1,4 +1,4 @@
-"""The recipes of docs/large_jobs.md, as far as they can be run here: with stand-ins for what a cloud does."""
+"""The recipes of clusters.md and tpu_vm.md, as far as they can be run here: with stand-ins for what a cloud does."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from autolora_jax.cli import app
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 RECIPES = DOCS / "recipes"
-PAGE = (DOCS / "large_jobs.md").read_text(encoding="utf-8")
+PAGE = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("guides/clusters.md", "tutorials/tpu_vm.md"))
 SCRIPTS = sorted(path for path in RECIPES.iterdir() if path.suffix in (".sh", ".sbatch"))
 
 

@@ -9,6 +9,7 @@ import pytest
 from autolora_jax import AutoLoRA
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.guidance import plan
+from autolora_jax.lora import Loaded, LoraReport
 from autolora_jax.pacing import AHEAD, Pace
 from autolora_jax.request import Canvas, Request
 from autolora_jax.run import Run
@@ -16,6 +17,7 @@ from autolora_jax.run import calls as calls_of
 from autolora_jax.sampler import STRETCH, State
 from autolora_jax.settings import Call
 
+REPORT = LoraReport("made here", "in memory", {}, {}, {}, 0, (), {})
 CANVAS = Canvas(8, 1, 1, 4, 5.0, SchedulerConfig())
 
 
@@ -34,7 +36,7 @@ class Steps(Run):
     """A Run of nothing that notes how many stretches are not done when the next one is queued."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.state = total, 0, State(None, None)
+        self.total, self.done, self.state = total, 0, State(None, None, None)
         self.queued: list[Latents] = []
         self.waiting: list[int] = []
         self.counts: list[int] = []
@@ -45,7 +47,7 @@ class Steps(Run):
         self.done += count
         self.counts.append(count)
         self.queued.append(Latents(2))
-        self.state = State(self.queued[-1], None)
+        self.state = State(self.queued[-1], None, None)
         return count
 
 
@@ -80,7 +82,7 @@ def test_nobody_is_told_of_what_was_given_up():
 
 def request(scales: list[float]) -> Request:
     call = Call("", None, seeds=range(len(scales)), guidance=AutoLoRA(1.5, 2.0, 2.0), num_inference_steps=2)
-    return Request.of(dataclasses.replace(call, lora_scale=scales), CANVAS, [1.0])
+    return Request.of(dataclasses.replace(call, lora_scale=scales), CANVAS, [Loaded(REPORT)])
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,10 @@ def test_whose_text_the_base_model_read_is_said(tmp_path: Path):
 def test_every_scheduler_has_a_name_that_a1111_knows(tmp_path: Path):
     for solver in SOLVERS:
         _, fields = a1111(saved(tmp_path / f"{solver}.png", scheduler=solver))
-        assert fields["Sampler"] in {"DDIM", "Euler", "Euler a", "DPM++ 2M"}
+        # TCD is a sampler of extensions alone; sd_samplers_kdiffusion.py and sd_samplers_timesteps.py have the others
+        assert fields["Sampler"] in {"DDIM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "UniPC", "LCM", "TCD"}
         spacing = solver.rpartition("_")[2].capitalize()
-        assert fields.get("Schedule type") == (spacing if spacing in {"Karras", "Exponential"} else None)
+        assert fields.get("Schedule type") == (spacing if spacing in {"Karras", "Exponential", "Beta"} else None)
 
 
 @pytest.mark.parametrize(

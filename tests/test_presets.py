@@ -12,9 +12,12 @@ from autolora_jax import (
     ConfigError,
     NoGuidance,
     PersonalizationGuidance,
+    guidance,
 )
 from autolora_jax.batch import Job
-from autolora_jax.settings import GenerateConfig, Lora, ModelConfig, TrainingRun, changes
+from autolora_jax.config import SchedulerConfig
+from autolora_jax.request import Canvas
+from autolora_jax.settings import DrawingConfig, GenerateConfig, Lora, ModelConfig, TrainingRun, changes
 from autolora_jax.settings.changes import override
 from tests.conftest import ROOT
 
@@ -37,7 +40,7 @@ FULL = GenerateConfig(
         weight_shards=4,
         vae_dtype="bfloat16",
     ),
-    loras=(Lora("a.safetensors", 0.1 + 0.2), Lora(r"C:\loras\b.safetensors"), Lora("own:er/c", -1.0)),
+    loras=(Lora("a.safetensors", 0.1 + 0.2, "all"), Lora(r"C:\loras\b.safetensors"), Lora("own:er/c", -1.0)),
     embeddings=("a:b.safetensors", "own:er/c"),
     prompts=("a, b: c", "süß 猫"),
     negative_prompt=None,
@@ -63,6 +66,30 @@ def test_a_config_survives_its_json(config: GenerateConfig, tmp_path: Path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"settings": changes.to_json(config)}))
     assert changes.load_preset(path, GenerateConfig) == config
+
+
+# Preset -> the timesteps that it asks SDXL at, and evaluations of a picture.
+FEW_STEPS = {
+    "sdxl_lightning": ([999, 749, 499, 249], 8),
+    "sdxl_hyper_cfg": ([999, 874, 749, 624, 499, 374, 249, 124], 32),
+    "sdxl_lcm": ([999, 879, 759, 639, 499, 379, 259, 139], 16),
+    "sdxl_dmd2": ([999, 749, 499, 249], 8),
+    "sdxl_turbo": ([999, 749, 499, 249], 8),
+}
+
+
+@pytest.mark.parametrize("name", FEW_STEPS)
+def test_presets_of_few_steps_ask_where_their_models_learned(name: str):
+    preset = changes.load_preset(ROOT / "configs" / f"{name}.py", GenerateConfig)
+    canvas = Canvas(8, 1, 128, 4, 5.0, SchedulerConfig())
+    drawing = canvas.resolved(DrawingConfig(**preset.drawing()), tuned=True)
+    timesteps, evaluations = FEW_STEPS[name]
+    assert canvas.schedule(drawing).timestep.tolist() == timesteps
+    assert guidance.evaluations(guidance.plan(drawing.guidance, 1, len(timesteps)).segments) == evaluations
+    text = (ROOT / "configs" / f"{name}.py").read_text()
+    assert ("@all" in text) == (name != "sdxl_turbo") and f"`{name}.py`" in (
+        ROOT / "docs" / "guides" / "few_steps.md"
+    ).read_text()
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

@@ -1,8 +1,10 @@
 """Schedules against diffusers' schedulers, and their laws."""
 
 import dataclasses
+import inspect
 import itertools
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,6 +16,9 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
+    UniPCMultistepScheduler,
 )
 
 from autolora_jax.config import SchedulerConfig
@@ -24,8 +29,11 @@ from autolora_jax.schedules import (
     Schedule,
     alphas_cumprod,
     make_schedule,
+    own_scheduler,
+    own_spacing,
     solvers_for,
 )
+from autolora_jax.schedules.grid import RESPACED
 
 FINAL = 5e-6  # of the largest |x|; seen: 1.6e-6
 SHAPE = (1, 4, 6, 5)
@@ -47,16 +55,31 @@ CLASSES = {
     "euler": EulerDiscreteScheduler,
     "euler_ancestral": EulerAncestralDiscreteScheduler,
     "dpmpp_2m": DPMSolverMultistepScheduler,
+    "dpmpp_2m_sde": partial(DPMSolverMultistepScheduler.from_config, algorithm_type="sde-dpmsolver++"),
+    "unipc": UniPCMultistepScheduler,
+    "lcm": LCMScheduler,
+    "tcd": TCDScheduler,
 }
+VE = ["euler", *(f"euler_{end}" for end in RESPACED)]
+NOISY = {"euler_ancestral", "dpmpp_2m_sde", "lcm", "tcd"}
+DISTILLED = {"lcm", "tcd"}  # whose timesteps are their own, whatever a file's spacing
+FILES_SPACINGS = sorted(SPACINGS.keys() - {"distilled"})
 
 
 def ours_and_theirs(scheduler: str, **changes) -> tuple[SchedulerConfig, object]:
     """One configuration for both."""
     raw = {**SDXL, **changes}
-    name = scheduler.removesuffix("_karras")
+    name = base_of(scheduler)
     config = SchedulerConfig(**{k: v for k, v in raw.items() if k != "clip_sample"}, solver=name)
-    theirs = CLASSES[name].from_config(raw, **({"use_karras_sigmas": True} if name != scheduler else {}))
-    return config, theirs
+    make = getattr(CLASSES[name], "from_config", CLASSES[name])
+    spaced = {f"use{scheduler.removeprefix(name)}_sigmas": True} if name != scheduler else {}
+    return config, make(raw, **spaced)
+
+
+def base_of(scheduler: str) -> str:
+    """A solver's name without that of a spacing of sigmas."""
+    name, _, end = scheduler.rpartition("_")
+    return name if end in RESPACED else scheduler
 
 
 def network(x, t):
@@ -68,12 +91,13 @@ def network(x, t):
 def run(table: Schedule, noise: np.ndarray, step_noise: np.ndarray, dtype=np.float32, network=network) -> np.ndarray:
     """The loop that `Schedule` documents."""
     x = (table.initial_scale * noise).astype(dtype)
-    before = np.zeros_like(x)
+    before = earlier = np.zeros_like(x)
     for i in range(len(table.timestep)):
         prediction = network(table.input_scale[i] * x, table.timestep[i])
         denoised = table.denoised_from_x[i] * x + table.denoised_from_prediction[i] * prediction
-        x = table.keep[i] * x + table.toward[i] * denoised + table.previous[i] * before + table.fresh[i] * step_noise[i]
-        before = denoised
+        x = table.keep[i] * x + table.toward[i] * denoised + table.previous[i] * before + table.earlier[i] * earlier
+        x = x + table.fresh[i] * step_noise[i]
+        before, earlier = denoised, before
     assert x.dtype == dtype
     return x
 
@@ -83,7 +107,8 @@ def run_diffusers(scheduler, steps: int, noise: np.ndarray, generator: torch.Gen
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)  # or it looks for its place by timestep, and skips a step where two round alike
     x = torch.from_numpy(noise) * scheduler.init_noise_sigma
-    extra = {"generator": generator} if isinstance(scheduler, EulerAncestralDiscreteScheduler) else {}
+    takes = inspect.signature(scheduler.step).parameters
+    extra = {"generator": generator} if "generator" in takes else {}
     for t in scheduler.timesteps:
         prediction = network(scheduler.scale_model_input(x, t), t)
         x = scheduler.step(prediction, t, x, return_dict=False, **extra)[0]
@@ -109,7 +134,7 @@ def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
 RUNS = set(itertools.product(DIFFUSION, PREDICTIONS.keys() - {"flow_prediction"})) - {("euler_ancestral", "sample")}
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("spacing", FILES_SPACINGS)
 @pytest.mark.parametrize(("scheduler", "prediction"), sorted(RUNS))
 def test_run_matches_diffusers(scheduler: str, prediction: str, spacing: str):
     for steps in (6, 14, 15, 20, 30):  # DPM-Solver++ ends differently from 15 on
@@ -118,7 +143,7 @@ def test_run_matches_diffusers(scheduler: str, prediction: str, spacing: str):
 
 
 @pytest.mark.parametrize("beta_schedule", ["scaled_linear", "linear"])
-@pytest.mark.parametrize(("scheduler", "spacing"), itertools.product(DIFFUSION, SPACINGS))
+@pytest.mark.parametrize(("scheduler", "spacing"), itertools.product(DIFFUSION, FILES_SPACINGS))
 def test_grid_matches_diffusers(scheduler: str, spacing: str, beta_schedule: str):
     for steps, offset in itertools.product((6, 20, 30), (0, 1)):
         changes = dict(timestep_spacing=spacing, beta_schedule=beta_schedule, steps_offset=offset)
@@ -127,8 +152,10 @@ def test_grid_matches_diffusers(scheduler: str, spacing: str, beta_schedule: str
         table = make_schedule(config, steps, scheduler)
         np.testing.assert_allclose(table.timestep, theirs.timesteps, rtol=1e-6)
         np.testing.assert_allclose(table.initial_scale, theirs.init_noise_sigma, rtol=1e-6)
-        grid = SOLVERS[scheduler].grid(config, steps)
-        if scheduler == "ddim":
+        solver, own = SOLVERS[scheduler], own_spacing(config, scheduler)
+        config = dataclasses.replace(config, timestep_spacing=own)
+        grid = solver.grid(config, steps, **({"eta": solver.eta} if solver.eta else {}))
+        if scheduler in ("ddim", *DISTILLED):
             alpha_bar = theirs.alphas_cumprod[theirs.timesteps]
             np.testing.assert_allclose(grid.signal**2, alpha_bar, rtol=1e-6)
             np.testing.assert_allclose(grid.noise**2, 1 - alpha_bar, rtol=1e-6)
@@ -179,7 +206,7 @@ def test_ddim_is_algorithm_2():
     assert table.initial_scale == 1
 
 
-@pytest.mark.parametrize("scheduler", [s for s in DIFFUSION if s != "ddim"])
+@pytest.mark.parametrize("scheduler", [s for s in DIFFUSION if s not in ("ddim", *DISTILLED)])
 def test_solvers_are_exact_where_the_picture_is_known(scheduler: str):
     """A network that always knows x0 makes every path straight (in σ): all solvers end in x0, whatever the steps."""
     x0, noise = np.random.default_rng(0).standard_normal((2, *SHAPE))
@@ -187,12 +214,13 @@ def test_solvers_are_exact_where_the_picture_is_known(scheduler: str):
         table = make_schedule(SchedulerConfig(), steps, scheduler)
         x = table.initial_scale * noise
         for i in range(steps):
-            x = table.keep[i] * x + (table.toward[i] + table.previous[i]) * x0 + table.fresh[i] * noise
+            seen = table.toward[i] + table.previous[i] + table.earlier[i]
+            x = table.keep[i] * x + seen * x0 + table.fresh[i] * noise
         np.testing.assert_allclose(x, x0, atol=2e-6)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("scheduler", [s for s in DIFFUSION if not s.startswith("euler")] + ["euler_ancestral"])
+@pytest.mark.parametrize("spacing", FILES_SPACINGS)
+@pytest.mark.parametrize("scheduler", [s for s in DIFFUSION if s not in VE])
 def test_zero_snr_run_matches_diffusers(scheduler: str, spacing: str):
     for steps in (6, 20, 30):
         changes = dict(timestep_spacing=spacing, prediction_type="v_prediction", rescale_betas_zero_snr=True)
@@ -200,8 +228,8 @@ def test_zero_snr_run_matches_diffusers(scheduler: str, spacing: str):
         assert distance(ours, theirs) < 2e-5  # seen: 5.3e-6; torch's float32 √ᾱ depends on its vector library
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("scheduler", ["euler", "euler_karras"])
+@pytest.mark.parametrize("spacing", FILES_SPACINGS)
+@pytest.mark.parametrize("scheduler", VE)
 def test_zero_snr_euler_matches_float64(scheduler: str, spacing: str):
     """diffusers' x + (σ' − σ)·d loses three digits at σ = 4096, so its sigmas are run in float64 here."""
     changes = dict(timestep_spacing=spacing, prediction_type="v_prediction", rescale_betas_zero_snr=True)
@@ -220,11 +248,55 @@ def test_zero_snr_euler_matches_float64(scheduler: str, spacing: str):
         assert distance(ours, x) < FINAL, steps
 
 
-@pytest.mark.parametrize("scheduler", ["euler", "euler_karras", "dpmpp_2m", "dpmpp_2m_karras"])
+@pytest.mark.parametrize("scheduler", [s for s in DIFFUSION if s not in ("ddim", "euler_ancestral", *DISTILLED)])
 def test_final_sigma_min_matches_diffusers(scheduler: str):
     for steps in (6, 14, 15, 20):
         ours, theirs = both(scheduler, steps, final_sigmas_type="sigma_min")
         assert distance(ours, theirs) < FINAL, steps
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 0.8, 1.0])
+def test_tcd_has_the_noise_of_its_eta(eta: float, monkeypatch: pytest.MonkeyPatch):
+    config, theirs = ours_and_theirs("tcd")
+    noise = torch.randn(SHAPE, generator=(draw := torch.Generator().manual_seed(0)))
+    state = draw.get_state()
+    fresh = torch.stack([torch.randn(SHAPE, generator=draw) for _ in range(4)]).numpy()
+    monkeypatch.setattr(theirs, "step", partial(theirs.step, eta=eta))
+    reference = run_diffusers(theirs, 4, noise.numpy(), draw.set_state(state))
+    table = make_schedule(config, 4, "tcd", eta=eta)
+    assert distance(run(table, noise.numpy(), fresh), reference) < FINAL
+    assert table.fresh.any() == (eta > 0)
+
+
+def test_lcm_takes_other_timesteps_if_told_so():
+    """Those that DMD2 was distilled at: its model card gives them to diffusers' LCMScheduler one by one."""
+    config, theirs = ours_and_theirs("lcm")
+    table = make_schedule(config, 4, timestep_spacing="trailing")
+    dmd2 = [999, 749, 499, 249]
+    assert table.timestep.tolist() == dmd2
+    noise = torch.randn(SHAPE, generator=(draw := torch.Generator().manual_seed(0)))
+    state = draw.get_state()
+    fresh = torch.stack([torch.randn(SHAPE, generator=draw) for _ in range(4)]).numpy()
+    draw.set_state(state)
+    theirs.set_timesteps(timesteps=dmd2)
+    x = noise
+    for t in theirs.timesteps:
+        x = theirs.step(network(x, t), t, x, generator=draw, return_dict=False)[0]
+    assert distance(run(table, noise.numpy(), fresh), x.numpy()) < FINAL
+
+
+@pytest.mark.parametrize("scheduler", DIFFUSION)
+def test_a_folder_that_diffusers_writes_names_its_solver(scheduler: str, tmp_path: Path):
+    # TCD's silent keys are its class's own.
+    theirs = TCDScheduler(original_inference_steps=25) if scheduler == "tcd" else ours_and_theirs(scheduler)[1]
+    theirs.save_pretrained(tmp_path)
+    config = SchedulerConfig.from_file(tmp_path / "scheduler_config.json")
+    assert own_scheduler(config) == scheduler and SchedulerConfig.from_dict(config.to_dict()) == config
+    again = type(theirs).from_config(config.to_dict())
+    for each in (theirs, again):
+        each.set_timesteps(8)
+    np.testing.assert_allclose(make_schedule(config, 8).timestep, theirs.timesteps, rtol=1e-6)
+    np.testing.assert_array_equal(again.timesteps, theirs.timesteps)
 
 
 def test_default_scheduler_is_the_checkpoints_own():
@@ -245,9 +317,9 @@ def assert_same(a: Schedule, b: Schedule):
 @pytest.mark.parametrize("scheduler", DIFFUSION)
 def test_one_program_serves_all_schedulers(scheduler: str):
     table = make_schedule(SchedulerConfig(), 7, scheduler)
-    assert [a.shape for a in jax.tree.leaves(table)] == [(7,)] * 8 + [()]
+    assert [a.shape for a in jax.tree.leaves(table)] == [(7,)] * 9 + [()]
     assert all(a.dtype == np.float32 and np.isfinite(a).all() for a in jax.tree.leaves(table))
-    assert table.fresh.any() == (scheduler == "euler_ancestral")
+    assert table.fresh.any() == (base_of(scheduler) in NOISY)
 
 
 def test_trailing_has_no_extra_step():
@@ -270,6 +342,8 @@ def test_trailing_has_no_extra_step():
         (dict(scheduler="euler_ancestral_karras"), "did you mean 'euler_ancestral'"),
         (dict(scheduler="xyz"), "there are ddim, euler"),
         (dict(timestep_spacing="trailling"), "did you mean 'trailing'"),
+        (dict(num_inference_steps=60, scheduler="lcm"), "num_inference_steps = 60 should be at most 50: 'distilled'"),
+        (dict(eta=0.5), "eta = 0.5 means nothing to the scheduler 'euler', only to tcd"),
         (dict(config=dict(prediction_type="v")), "prediction_type = 'v' is not known"),
         (dict(config=dict(beta_schedule="cosine")), "beta_schedule = 'cosine' is not known"),
         (dict(config=dict(final_sigmas_type="none")), "there are zero, sigma_min"),

@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, ConfigError
 from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.sources import Sources
+from autolora_jax.cli import app
 from autolora_jax.cli.flags import build, flags_of, told
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.request import Canvas
+from autolora_jax.schedules.grid import RESPACED
 from autolora_jax.settings import Call, DrawingConfig, GenerateConfig, Job, Lora, ModelConfig, load_preset
 from autolora_jax.settings.changes import override
 from autolora_jax.settings.fields import settings_of
@@ -84,6 +87,13 @@ def test_the_call_is_explained_and_typed_by_its_settings():
         AutoLoRAPipeline.__call__(None, "a", guidance_rescal=0.5)
 
 
+def is_named(name: str, text: str) -> bool:
+    """As it is; or a solver by its name and, apart, by the end that says how its sigmas are spaced."""
+    base, _, end = name.rpartition("_")
+    words = [base, f"_{end}"] if end in RESPACED else [name]
+    return all(re.search(rf"(?<!\w){re.escape(word)}\b", text) for word in words)
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
 def test_every_setting_says_what_it_does(program: type):
     flags = list(flags_of(program))
@@ -91,7 +101,7 @@ def test_every_setting_says_what_it_does(program: type):
     for flag in flags:
         said = flag.field.said
         assert said.help and said.help.strip() == said.help, flag.name
-        assert all(re.search(rf"\b{re.escape(name)}\b", said.help) for name in said.names()), flag.name
+        assert all(is_named(name, said.help) for name in said.names()), flag.name
     assert program.__doc__
 
 
@@ -166,6 +176,8 @@ def test_an_older_jobs_pictures_are_known():
         "vae_dtype": None,
         "int8": None,
         "strength": None,
+        "eta": None,
+        "lora_roles": None,
     }  # columns that version 0.1 did not have
     assert {**later, **{name: rows[7][name] for name in new if name in rows[7]}} == new
 
@@ -225,3 +237,30 @@ def test_what_is_wrong_in_a_yaml_job_is_said_with_its_file(text: str, said: str,
     (tmp_path / "job.yaml").write_text(text)
     with pytest.raises(ConfigError, match=rf"(?s)job\.yaml.*{said}"):
         load_preset(tmp_path / "job.yaml", Job)
+
+
+def test_what_a_rule_is_told_stands_together_in_help():
+    numbers = [flag for flag in flags_of(Generate) if flag.name.startswith("settings.guidance.")]
+    assert len(numbers) == 7 and {flag.field.said.panel for flag in numbers} == {"Guidance"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("generate --guidance ", [*RULES]),
+        ("generate --dtype b", ["bfloat16"]),
+        ("generate --scheduler euler_", ["euler_karras", "euler_ancestral"]),
+        ("generate --lora ", []),  # files: the shell's matter
+        ("reproduce ta", ["table1", "table2"]),
+        ("judge out --question p", ["pc", "pc-sa"]),
+        ("resize a --dialect ", ["kohya", "peft"]),
+        ("evaluate out --metrics ", ["diversity", "vendi", "clipscore"]),
+    ],
+)
+def test_a_shell_completes_values(typed: str, offered: list[str], monkeypatch: pytest.MonkeyPatch):
+    line = f"autolora {typed}"
+    monkeypatch.setenv("_AUTOLORA_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", line)
+    monkeypatch.setenv("COMP_CWORD", str(len(line.split()) - (not line.endswith(" "))))
+    result = CliRunner().invoke(app, [], prog_name="autolora")
+    assert result.stdout.split() == offered

@@ -18,6 +18,7 @@ from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import Request
 from autolora_jax.settings.pictures import Call, DrawingConfig
+from autolora_jax.text import embeds_file
 from autolora_jax.weights.reads import noted
 
 
@@ -41,6 +42,14 @@ class Drawing(NamedTuple):
 # Begins to draw rows, all of one batch and in its order; the devices may still be at work on the batch before.
 # It may have an attribute `ahead(rows)`: called before it with the rows that come after these, if they are known.
 Draw = Callable[[Sequence[Row], Batch], Drawing]
+
+
+class Opened(NamedTuple):
+    """A row with what its files hold. images: the picture that is changed, and its mask; or nothing."""
+
+    row: Row
+    images: Sequence[Given]
+    embeds: embeds_file.Arguments
 
 
 # The request of all rows of a batch that can be read; place among the rows -> why the others can't.
@@ -104,10 +113,10 @@ class Artist:
             pipe = AutoLoRAPipeline.from_pretrained(**config)
         pipe.unload_lora()
         pipe.unload_textual_inversion()
-        for i, lora in enumerate(load.loras):
+        for i, (lora, role) in enumerate(zip(load.loras, load.roles, strict=True)):
             if self.on_progress:
                 self.on_progress(Progress("load", i, len(load.loras), lora.name))
-            pipe.load_lora(lora.source)
+            pipe.load_lora(lora.source, role=role)
         for word in load.embeddings:
             pipe.load_textual_inversion(word.source)
         return pipe
@@ -131,23 +140,24 @@ def _begin(pipe: AutoLoRAPipeline, rows: Sequence[Row]) -> Begun:
     rows -> why the others' can't).
     """
     failed: dict[int, str] = {}
-    bases: dict[int, Sequence[Given]] = {}  # place among the rows -> image, mask
+    opened: dict[int, Opened] = {}  # by place among the rows
     for i, row in enumerate(rows):
         try:
-            bases[i] = [file.opened() for file in row.base or () if file]
+            images = [file.opened() for file in row.base or () if file]
+            opened[i] = Opened(row, images, row.embeds.opened() if row.embeds else {})
         except ConfigError as e:
             failed[i] = str(e)
 
     def of_those() -> Request | None:
-        return _request(pipe, [rows[i] for i in bases], [*bases.values()]) if bases else None
+        return _request(pipe, [*opened.values()]) if opened else None
 
     request = of_those()
-    if request and (unread := {i: why for place, i in enumerate(bases) if (why := _unreadable(pipe, request, place))}):
+    if request and (unread := {i: why for place, i in enumerate(opened) if (why := _unreadable(pipe, request, place))}):
         failed |= unread
-        bases = {i: base for i, base in bases.items() if i not in unread}
+        opened = {i: one for i, one in opened.items() if i not in unread}
         request = of_those()
     if request is not None:
-        pipe.text.begin(texts_of(request, np.arange(len(bases))))
+        pipe.text.begin(texts_of(request, np.arange(len(opened))))
     return request, failed
 
 
@@ -160,9 +170,16 @@ def _unreadable(pipe: AutoLoRAPipeline, request: Request, i: int) -> str:
     return ""
 
 
-def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row], bases: Sequence[Sequence[Given]]) -> Request:
-    """Rows of one batch as the pipeline takes them, one picture each. bases: image, and mask, of each; or nothing."""
-    given = dict(zip(("image", "mask_image"), map(list, zip(*bases, strict=True)), strict=False))
+def _request(pipe: AutoLoRAPipeline, opened: Sequence[Opened]) -> Request:
+    """Rows of one batch as the pipeline takes them, one picture each."""
+    rows = [one.row for one in opened]
+    images = map(list, zip(*(one.images for one in opened), strict=True))
+    given: dict[str, Any] = dict(zip(("image", "mask_image"), images, strict=False))
+    given |= embeds_file.joined([one.embeds for one in opened])
+    if "prompt_embeds" not in given:
+        given["prompt"] = [row.prompt for row in rows]
+    if "negative_prompt_embeds" not in given:
+        given["negative_prompt"] = [row.negative_prompt for row in rows]
     drawings = [row.recipe.drawing for row in rows]
     shared = {field.name: getattr(drawings[0], field.name) for field in dataclasses.fields(DrawingConfig)}
     own = {
@@ -170,5 +187,4 @@ def _request(pipe: AutoLoRAPipeline, rows: Sequence[Row], bases: Sequence[Sequen
         "guidance_rescale": [drawing.guidance_rescale for drawing in drawings],
         "lora_scale": np.array([row.recipe.scales for row in rows], np.float32).reshape(len(rows), -1),
     }
-    prompts, negatives = [row.prompt for row in rows], [row.negative_prompt for row in rows]
-    return pipe.request(Call(prompts, negatives, seeds=[row.seed for row in rows], paired=True, **shared | own | given))
+    return pipe.request(Call(seeds=[row.seed for row in rows], paired=True, **shared | own | given))

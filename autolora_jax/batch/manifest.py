@@ -37,11 +37,11 @@ _LIST = "list<string>"
 COLUMNS: Mapping[str, str] = {
     **dict.fromkeys(["key", "status", "file", "member"], "string"),
     "position": "int64",
-    **dict.fromkeys(["sha256", "prompt", "negative_prompt"], "string"),
+    **dict.fromkeys(["sha256", "prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds"], "string"),
     "seed": "int64",
     **dict.fromkeys(["id", *GIVEN, "model", "model_sha256"], "string"),
     **columns_of(ModelConfig),
-    **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>"},
+    **{"loras": _LIST, "lora_sha256": _LIST, "lora_scales": "list<double>", "lora_roles": _LIST},
     **{"lora": "string", "lora_scale": "double", "embeddings": _LIST},
     **{"embedding_sha256": _LIST, "guidance": "string"},
     **{name: "double" for name in numbers()},
@@ -66,6 +66,7 @@ def make_row(row: Row, status: str, **found: str | int | None) -> dict[str, Any]
     columns = {
         **row.recipe.columns,
         **(row.base.columns if row.base else {}),
+        **(row.embeds.columns if row.embeds else {}),
         **{"key": row.key, "status": status, **found},
         **{"prompt": row.prompt, "negative_prompt": row.negative_prompt, "seed": row.seed, "id": row.id},
         **{"autolora_jax": __version__, "jax": jax.__version__},

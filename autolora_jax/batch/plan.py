@@ -18,13 +18,14 @@ from jaxtyping import Int
 
 from autolora_jax.batch.prompts import read_prompts
 from autolora_jax.batch.recipe import Program, Recipe, resolve
-from autolora_jax.batch.sources import Base, Sources, canonical
+from autolora_jax.batch.sources import Base, EmbedsFile, Sources, canonical
 from autolora_jax.config import ConfigError
 from autolora_jax.given import Ground
 from autolora_jax.settings.fields import told
 from autolora_jax.settings.jobs import Job, Prompt, Settings
 from autolora_jax.settings.pictures import check_seeds, read_seeds
 from autolora_jax.settings.values import Lora, Seeds
+from autolora_jax.text.embeds_file import Form
 from autolora_jax.text.mentions import Named, mentions, read_mentions
 
 KEY_LENGTH = 20  # hex digits, 80 bits: two of a billion pictures share a key with a chance of 4e-7
@@ -37,12 +38,13 @@ class Row(NamedTuple):
 
     item: int
     key: str
-    prompt: str
+    prompt: str  # a caption, where there are embeds
     negative_prompt: str | None
     seed: int
     id: str | None
     recipe: Recipe
     base: Base | None = None
+    embeds: EmbedsFile | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -53,13 +55,15 @@ class Row(NamedTuple):
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
             "seed": self.seed,
-            **{name: columns[name] for name in ("model", "model_sha256", "loras", "lora_scales", "embeddings")},
+            **{name: columns[name] for name in ("model", "model_sha256", "loras", "lora_scales", "lora_roles")},
+            "embeddings": columns["embeddings"],
             **told(recipe.load.model.config),
             **told(recipe.drawing),
             "guidance": recipe.rule,
             "size": recipe.size,
             "lora_hashes": [lora.autov3 for lora in recipe.load.loras],
             **(self.base.columns if self.base else {}),
+            **(self.embeds.columns if self.embeds else {}),
         }
 
 
@@ -84,11 +88,13 @@ class Plan:
         negative: str | None,
         seeds: Sequence[Seeds],
         bases: Sequence[Base | None],
+        embeds: Sequence[EmbedsFile | None],
         groups: Sequence[Any],
     ) -> None:
         """recipes: of the job's settings, for each group of prompts. negative: of prompts that have none of their own.
-        seeds, bases, groups: of each prompt."""
-        self.prompts, self.negative, self.seeds, self.bases = list(prompts), negative, list(seeds), list(bases)
+        seeds, bases, embeds, groups: of each prompt."""
+        self.prompts, self.negative, self.seeds = list(prompts), negative, list(seeds)
+        self.bases, self.embeds = list(bases), list(embeds)
         self.recipes = [recipe for of_group in recipes.values() for recipe in of_group]
         number = {group: i for i, group in enumerate(recipes)}
         self._each = len(self.recipes) // len(number)  # of a prompt
@@ -119,10 +125,10 @@ class Plan:
         p = int(np.searchsorted(self._starts, item, side="right")) - 1
         prompt, seeds = self.prompts[p], self.seeds[p]
         r, s = divmod(int(item - self._starts[p]), len(seeds))
-        key, recipe = self.keys[item].decode(), self.recipes[self._recipe[p] + r]
-        return Row(
-            int(item), key, _text(prompt, recipe), self._negative(prompt), seeds[s], prompt.id, recipe, self.bases[p]
-        )
+        key, recipe, given = self.keys[item].decode(), self.recipes[self._recipe[p] + r], self.embeds[p]
+        text = prompt.text if given else _text(prompt, recipe)
+        told = (int(item), key, text, self._negative(prompt, given), seeds[s], prompt.id)
+        return Row(*told, recipe, self.bases[p], given)
 
     def rows(self, batch: Batch) -> list[Row]:
         """The pictures of a batch."""
@@ -169,20 +175,24 @@ class Plan:
                     groups.append(together)
         return groups
 
-    def _negative(self, prompt: Prompt) -> str | None:
+    def _negative(self, prompt: Prompt, given: EmbedsFile | None) -> str | None:
+        if given and given.negative:
+            return None
         return self.negative if prompt.negative is None else prompt.negative
 
     def _keys(self) -> np.ndarray:
         """The key of each picture, as bytes: SHA-256 of the canonical JSON that `identity` describes."""
         keys = np.empty(len(self), f"S{KEY_LENGTH}")
         i = 0
-        for prompt, seeds, base, first in zip(self.prompts, self.seeds, self.bases, self._recipe, strict=True):
-            made_from = f'"image":{canonical([file and file.sha256 for file in base])},' if base else ""
+        every = zip(self.prompts, self.seeds, self.bases, self.embeds, self._recipe, strict=True)
+        for prompt, seeds, base, given, first in every:
+            made_from = f'"embeds":{canonical([sha256 for _, sha256 in given.told])},' if given else ""
+            made_from += f'"image":{canonical([file and file.sha256 for file in base])},' if base else ""
             heads: dict[str, str] = {}  # by what is encoded: all recipes of one syntax have the same
             for recipe in self.recipes[first : first + self._each]:
-                encoded = _text(prompt, recipe)
+                encoded = "" if given else _text(prompt, recipe)
                 if encoded not in heads:
-                    heads[encoded] = json.dumps([encoded, self._negative(prompt)], separators=(",", ":"))[:-1]
+                    heads[encoded] = json.dumps([encoded, self._negative(prompt, given)], separators=(",", ":"))[:-1]
                 head = heads[encoded]
                 tail = f'],"settings":{recipe.identity}}}'
                 for seed in seeds:
@@ -198,32 +208,37 @@ def make_plan(job: Job, sources: Sources) -> Plan:
     prompts += read_prompts(job.prompt_file) if job.prompt_file else []
     if not prompts:
         raise ConfigError("draw what? The job has neither prompts nor a prompt_file")
+    each = [(prompt, given) for prompt in prompts for given in (sources.embeds(prompt) if prompt.embeds else [None])]
+    prompts, embeds = [prompt for prompt, _ in each], [given for _, given in each]
     bases, settings = [sources.base(prompt) for prompt in prompts], job.all_settings()
-    if not any(bases) and any(each.strength is not None for each in settings):
+    if not any(bases) and any(one.strength is not None for one in settings):
         raise ConfigError("settings.strength is how much given pictures are changed, but no prompt has an image")
-    syntaxes = dict.fromkeys(each.prompt_syntax for each in settings)
-    # Prompts on the same ground that name the same LoRAs: no batch mixes others, and every file is loaded once.
+    syntaxes = dict.fromkeys(one.prompt_syntax for one in settings)
+    # What is read of each; and prompts on the same ground, of embeddings of one form, that name the same LoRAs: no
+    # batch mixes others, and every file is loaded once.
+    texts = ["" if given else prompt.text for prompt, given in each]
     groups = [
-        (base.ground if base else None, tuple(mentions(prompt.text, syntax)[1] for syntax in syntaxes))
-        for prompt, base in zip(prompts, bases, strict=True)
+        (base and base.ground, given and given.form, tuple(mentions(text, syntax)[1] for syntax in syntaxes))
+        for text, base, given in zip(texts, bases, embeds, strict=True)
     ]
     firsts: dict[Any, str] = {}
-    for group, prompt in zip(groups, prompts, strict=True):
-        firsts.setdefault(group, prompt.text)
-    alone = len({named for _, named in groups}) == 1
-    recipes = {group: _recipes(text, settings, sources, group[0], alone) for group, text in firsts.items()}
+    for group, text in zip(groups, texts, strict=True):
+        firsts.setdefault(group, text)
+    alone = len({group[-1] for group in groups}) == 1
+    recipes = {group: _recipes(text, settings, sources, group[:2], alone) for group, text in firsts.items()}
     shared = job.all_seeds  # one tuple for all prompts without their own
     seeds = [shared if own is None else read_seeds(own, f"seeds of {text!r}") for text, _, own, *_ in prompts]
-    for noise in {each.noise for each in settings}:
+    for noise in {one.noise for one in settings}:
         for own in {id(own): own for own in seeds}.values():
             check_seeds(own, noise)
-    return Plan(prompts, recipes, job.negative_prompt, seeds, bases, groups)
+    return Plan(prompts, recipes, job.negative_prompt, seeds, bases, embeds, groups)
 
 
 def _recipes(
-    text: str, every: Sequence[Settings], sources: Sources, ground: Ground | None, alone: bool
+    text: str, every: Sequence[Settings], sources: Sources, given: tuple[Ground | None, Form | None], alone: bool
 ) -> list[Recipe]:
-    """The recipes of a prompt, and of those that name the same LoRAs. alone: there are no others."""
+    """The recipes of a prompt, and of those that name the same LoRAs. given: what they are drawn from, and the form of
+    what is told in place of texts. alone: there are no others."""
     found: dict[tuple[str, str | None], Named] = {}
     recipes = []
     for settings in every:
@@ -233,7 +248,7 @@ def _recipes(
         loras = (Lora(str(path), scale) for path, scale in found[place].scales[0].items())
         try:
             own = dataclasses.replace(settings, loras=(*settings.loras, *loras))
-            recipes.append(resolve(own, sources, ground))
+            recipes.append(resolve(own, sources, *given))
         except ConfigError as e:
             raise ConfigError(str(e) if alone else f"the prompt {text!r}: {e}") from None
     return recipes

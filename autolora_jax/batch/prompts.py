@@ -1,24 +1,25 @@
 """Files of prompts: a line each, or rows with the column prompt and, if there are any, the others of COLUMNS.
 
-image and mask are paths beside the file, or URLs.
+image, mask and embeds are paths beside the file, or URLs; a row with embeds needs no prompt.
 """
 
 import csv
 import difflib
 import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from autolora_jax import foreign
 from autolora_jax.batch.storage import read_anywhere
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.jobs import Prompt
 from autolora_jax.settings.pictures import read_seeds
 
-COLUMNS = ("prompt", "negative_prompt", "seeds", "id", "image", "mask")  # others are the user's own
+COLUMNS = ("prompt", "negative_prompt", "seeds", "id", "image", "mask", "embeds")  # others are the user's own
 MEANT = {
     "mask_image": "write 'mask'",
+    "prompt_embeds": "write 'embeds', a file's path",
     "strength": "it is a setting of the job: --set settings.strength=0.6, or several values of it in a grid",
 }
 
@@ -36,10 +37,8 @@ def read_prompts(path: str) -> list[Prompt]:
         prompts = [_prompt(row, f"{path}, row {i}", os.path.dirname(path)) for i, row in rows]
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
-    except (json.JSONDecodeError, csv.Error) as e:
-        raise ConfigError(f"{path}: {e}") from None
-    except ConfigError as e:
-        raise e if str(e).startswith(path) else ConfigError(f"{path}: {e}") from None
+    except (ValueError, csv.Error) as e:  # a ConfigError is a ValueError
+        raise ConfigError(str(e) if str(e).startswith(path) else f"{path}: {e}") from None
     if not prompts:
         raise ConfigError(f"{path} holds no prompt")
     return prompts
@@ -51,14 +50,14 @@ def _prompt(row: Mapping[str, Any], where: str, folder: str) -> Prompt:
             raise ConfigError(f"{where}: column {name!r} is not known; {MEANT[name]}")
         if near := difflib.get_close_matches(str(name), COLUMNS, 1, cutoff=0.8):
             raise ConfigError(f"{where}: column {name!r} is not known; did you mean {near[0]!r}?")
-    if "prompt" not in row:
+    if "prompt" not in row and not row.get("embeds"):
         raise ConfigError(f"{where}: there is no column `prompt`; the columns are {_quoted(row)}")
     text, negative, seeds, own, *given = (row.get(column) for column in COLUMNS)
     for column, value in zip(("prompt", "negative_prompt", *COLUMNS[4:]), (text, negative, *given), strict=True):
-        if not isinstance(value, str) and (column == "prompt" or value is not None):
+        if not isinstance(value, str) and (value is not None or (column == "prompt" and not row.get("embeds"))):
             raise ConfigError(f"{where}: {column} = {value!r} should be a text")
     return Prompt(
-        str(text),
+        text or "",
         negative,
         None if seeds is None or seeds == "" else read_seeds(seeds, f"{where}: seeds"),
         None if own is None or own == "" else str(own),
@@ -76,7 +75,7 @@ def _text(content: bytes) -> Iterator[dict[str, Any]]:
 
 def _jsonl(content: bytes) -> Iterator[dict[str, Any]]:
     for line in _lines(content):
-        row = json.loads(line)
+        row = foreign.parse_json(line)
         if not isinstance(row, dict):
             raise ConfigError(f'{line[:80]} should be a JSON object such as {{"prompt": "a cat"}}')
         yield row

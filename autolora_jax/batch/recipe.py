@@ -15,6 +15,8 @@ from autolora_jax.settings.jobs import Settings
 from autolora_jax.settings.model import ModelConfig
 from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.rules import Rule, numbers, to_dict
+from autolora_jax.settings.values import tells_apart
+from autolora_jax.text.embeds_file import Form
 
 VERSION = 1  # of what the settings mean: raised when the same ones draw other pictures, whose keys then differ, too
 # Columns of version 0.1: they are part of a picture's key whatever they hold.
@@ -31,12 +33,14 @@ class Load(NamedTuple):
 
     model: Model
     loras: tuple[File, ...]
+    roles: tuple[str, ...]  # of the LoRAs
     embeddings: tuple[File, ...]
 
     @property
     def names(self) -> tuple[Any, ...]:
         """What tells it from others."""
-        return self.model.config, tuple(f.source for f in self.loras), tuple(f.source for f in self.embeddings)
+        loras = tuple((file.source, role) for file, role in zip(self.loras, self.roles, strict=True))
+        return self.model.config, loras, tuple(file.source for file in self.embeddings)
 
 
 class Program(NamedTuple):
@@ -45,6 +49,7 @@ class Program(NamedTuple):
     drawing: DrawingConfig  # without what may differ among them
     segments: tuple[Segment, ...]
     masked: bool
+    told: Form | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Recipe:
     drawing: DrawingConfig
     segments: tuple[Segment, ...]
     masked: bool = False  # whether a mask keeps a part of a given picture
+    told: Form | None = None  # of embeddings in place of prompts
 
     @property
     def rule(self) -> Rule:
@@ -75,7 +81,7 @@ class Recipe:
         own = {field.name: field.default for field in settings_of(DrawingConfig) if field.said.by_picture}
         own["guidance_rescale"] = float(self.drawing.guidance_rescale != 0)  # whether there is any
         shared = dataclasses.replace(self.drawing, **own)
-        return Program(shared, self.segments, self.masked)
+        return Program(shared, self.segments, self.masked, self.told)
 
     @property
     def evaluations(self) -> int:
@@ -92,13 +98,14 @@ class Recipe:
     def columns(self) -> dict[str, Any]:
         """It as JSON values, one for each column of the manifest."""
         rule = to_dict(self.rule)
-        model, loras, embeddings = self.load
+        model, loras, roles, embeddings = self.load
         return {
             "model": model.name,
             "model_sha256": model.sha256,
             "loras": [lora.name for lora in loras],
             "lora_sha256": [lora.sha256 for lora in loras],
             "lora_scales": list(self.scales),
+            "lora_roles": list(roles) if {*roles} - {"tuned"} else None,
             "embeddings": [word.name for word in embeddings],
             "embedding_sha256": [word.sha256 for word in embeddings],
             "guidance": rule["rule"],
@@ -121,23 +128,29 @@ class Recipe:
         return canonical({name: value for name, value in names.items() if name in FIRST or value != USUAL.get(name)})
 
 
-def resolve(settings: Settings, sources: Sources, ground: Ground | None = None) -> Recipe:
-    """The recipe of settings. ground: what the pictures are made from; None: from noise.
+def resolve(settings: Settings, sources: Sources, ground: Ground | None = None, told: Form | None = None) -> Recipe:
+    """The recipe of settings. ground: what the pictures are made from; None: from noise. told: the form of what is told
+    in place of texts; None: texts.
 
     Raises ConfigError, WeightsError or ValueError for what could not be drawn.
     """
     model = sources.model(settings.model)
     masked = ground is not None and ground.masked
-    drawing = model.canvas.resolved(DrawingConfig(**settings.drawing()), bool(settings.loras), ground)
+    if told is not None and settings.clip_skip is not None:
+        raise ConfigError(f"clip_skip = {settings.clip_skip} is of texts that are encoded here, and embeds are none")
+    tuned = tells_apart(settings.loras)
+    drawing = model.canvas.resolved(DrawingConfig(**settings.drawing()), tuned, ground)
     drawing = dataclasses.replace(drawing, lora_scale=None)
     model.canvas.schedule(drawing, masked)  # raises what it must
     assert isinstance(drawing.guidance, Rule)
     plan = guidance.plan(drawing.guidance, 1, model.canvas.steps(drawing), reference=drawing.guidance_rescale != 0)
-    if "base" in plan.weights and not settings.loras:
-        raise ConfigError(f"{drawing.guidance} compares a tuned model with its base, but there is no LoRA")
+    if "base" in plan.weights and not tuned:
+        why = "all LoRAs act on both (@all)" if settings.loras else "there is no LoRA"
+        raise ConfigError(f"{drawing.guidance} compares a tuned model with its base, but {why}")
     load = Load(
         model,
         tuple(sources.lora(lora.source) for lora in settings.loras),
+        tuple(lora.role for lora in settings.loras),
         tuple(sources.embedding(source) for source in settings.embeddings),
     )
-    return Recipe(load, settings.scales(), drawing, plan.segments, masked)
+    return Recipe(load, settings.scales(), drawing, plan.segments, masked, told)

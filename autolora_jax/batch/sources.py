@@ -9,6 +9,7 @@ which of them are drawn already.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -29,6 +30,8 @@ from autolora_jax.pictures import lora_hash
 from autolora_jax.request import Canvas
 from autolora_jax.settings.jobs import Prompt
 from autolora_jax.settings.model import ModelConfig
+from autolora_jax.text import embeds_file
+from autolora_jax.text.embeds import SAID
 from autolora_jax.weights.checkpoint import Checkpoint, open_checkpoint, overridden
 from autolora_jax.weights.errors import WeightsError, shorten
 from autolora_jax.weights.families import SD3, SDXL, Family
@@ -86,7 +89,7 @@ class PictureFile(NamedTuple):
 
     def opened(self) -> Given:
         """Its pixels. Raises ConfigError when it can't be read, or is not what it was when this was made."""
-        found = read_file(_content(self.source), self.source, "picture")
+        found = read_file(_content(self.source, "picture"), self.source, "picture")
         if found.sha256 != self.sha256:
             raise ConfigError(f"picture {self.source} is not what it was when the job was planned; run the job again")
         return found
@@ -109,6 +112,33 @@ class Base(NamedTuple):
         return told(self.image, self.mask)
 
 
+class EmbedsFile(NamedTuple):
+    """What is told in place of one of a job's prompts. number: of the prompt in its file.
+
+    sha256: of the file. told: name, digest of each side's arrays. form: see text.embeds_file.form.
+    """
+
+    source: str
+    number: int
+    sha256: str
+    told: tuple[tuple[str, str], ...]
+    form: embeds_file.Form
+
+    def opened(self) -> embeds_file.Arguments:
+        """As a call takes it. Raises ConfigError when it can't be read, or is not what it was when this was made."""
+        return embeds_file.one_of(_embeds(self.source, self.sha256), self.number)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What a manifest, and a picture, says of it."""
+        return {name: digest[:SAID] for name, digest in self.told}
+
+    @property
+    def negative(self) -> bool:
+        """Whether the negative prompt is among it."""
+        return "negative_prompt_embeds" in dict(self.told)
+
+
 class Sources:
     """What files hold, each looked at once. Its methods raise WeightsError or ConfigError for files of no use."""
 
@@ -116,6 +146,7 @@ class Sources:
         self._models: dict[ModelConfig, Model] = {}
         self._files: dict[tuple[str, bool], File] = {}
         self._pictures: dict[str, PictureFile] = {}
+        self._embeds: dict[str, list[EmbedsFile]] = {}
 
     def model(self, config: ModelConfig) -> Model:
         """The model that a config loads."""
@@ -166,11 +197,24 @@ class Sources:
             check_mask(image.size, mask.size, f"mask {mask.source} of image {image.source}")
         return Base(image, mask)
 
+    def embeds(self, prompt: Prompt) -> list[EmbedsFile]:
+        """What is told in place of a prompt: each of its file's. Raises ConfigError."""
+        source = os.fspath(prompt.embeds or "")
+        if source not in self._embeds:
+            content = _content(source, "embeds")
+            given, sha256 = embeds_file.parse_embeds(content, source), hashlib.sha256(content).hexdigest()
+            each = [embeds_file.one_of(given, i) for i in range(embeds_file.prompts_of(given))]
+            self._embeds[source] = [
+                EmbedsFile(source, i, sha256, tuple(embeds_file.digests(one).items()), embeds_file.form(one))
+                for i, one in enumerate(each)
+            ]
+        return self._embeds[source]
+
     def _picture(self, source: str, what: str) -> PictureFile:
         """A picture that can be read, at a path or URL: its head is looked at, and whether it is whole."""
         source = os.fspath(source)
         if source not in self._pictures:
-            content = _content(source)
+            content = _content(source, "picture")
             try:
                 height, width = read_size(BytesIO(content))
             except PictureError as e:
@@ -180,13 +224,21 @@ class Sources:
         return self._pictures[source]
 
 
-def _content(source: str) -> bytes:
+@functools.lru_cache(maxsize=2)  # rows of one file stand together
+def _embeds(source: str, sha256: str) -> embeds_file.Arguments:
+    content = _content(source, "embeds")
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ConfigError(f"embeds {source} are not what they were when the job was planned; run the job again")
+    return embeds_file.parse_embeds(content, source)
+
+
+def _content(source: str, what: str) -> bytes:
     try:
         return read_anywhere(source)
     except StorageError:
         raise
     except OSError as e:
-        raise ConfigError(f"picture {source} can't be read: {e.strerror or e}") from None
+        raise ConfigError(f"{what} {source} can't be read: {e.strerror or e}") from None
 
 
 def check_read(

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Protocol, TypeVar, cast, runtime_checkable
 
-from autolora_jax import files
+from autolora_jax import files, foreign
 from autolora_jax.config import ConfigError
 
 T = TypeVar("T")
@@ -245,7 +245,7 @@ def read_anywhere(path: str) -> bytes:
     """A file's content, of this machine or at a URL. Raises OSError or ConfigError."""
     folder, slash, name = path.rpartition("/")
     if "://" not in path:
-        return Path(path).read_bytes()
+        return foreign.read_file(path)
     content = Bucket(folder + slash).read(name)
     if content is None:
         raise FileNotFoundError(2, os.strerror(2), path)

@@ -7,6 +7,7 @@ import typer
 
 from autolora_jax import __version__
 from autolora_jax.cli.flags import command
+from autolora_jax.cli.stopping import answered, leaving
 from autolora_jax.settings.programs import PROGRAMS
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is missing: none is needed
@@ -41,4 +42,9 @@ def _options(
 
 def main() -> None:
     """The console script's entry."""
-    app(prog_name="autolora")
+    try:
+        with answered():
+            app(prog_name="autolora")
+    except SystemExit as e:
+        leaving(e.code)
+        raise

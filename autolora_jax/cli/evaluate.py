@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from autolora_jax import files
+from autolora_jax import files, foreign
 from autolora_jax.display import Display, say
 from autolora_jax.evaluation import Interval
 from autolora_jax.evaluation.clipscore import clip_scores_of
@@ -32,8 +32,8 @@ WIDTH = 160  # columns of a table that goes to a file
 NAMED = 20  # pictures that could not be measured
 # Pictures that differ in these are not samples of one thing.
 SETTINGS = (
-    *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "scheduler", "steps"),
-    *("size", "width", "height", "negative_prompt"),
+    *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "lora_roles", "scheduler"),
+    *("steps", "size", "width", "height", "negative_prompt"),
 )
 
 
@@ -193,7 +193,7 @@ def _judged(path: Path, found: Collected) -> dict[str, np.ndarray]:
     Raises ValueError when it is something else or about other pictures.
     """
     try:
-        rows = {row["picture"]: row for row in json.loads(path.read_bytes())["pictures"]}
+        rows = {row["picture"]: row for row in foreign.parse_object(foreign.read_file(path))["pictures"]}
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{path} is no report of autolora judge ({type(e).__name__}: {e})") from None
     mine = [rows.get(picture.key, {}) for picture in found.pictures]

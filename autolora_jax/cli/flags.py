@@ -19,6 +19,7 @@ from autolora_jax.settings.fields import Field, Setting, groups_of, settings_of
 from autolora_jax.settings.model import MODEL
 from autolora_jax.settings.pictures import OUTPUT, PICTURES
 from autolora_jax.settings.programs.program import PRESETS, RUN, Program
+from autolora_jax.settings.rules import PANEL as GUIDANCE
 from autolora_jax.settings.rules import Rule, numbers, owners
 from autolora_jax.settings.values import Loras, Paths, Texts, Value, spelled
 
@@ -57,7 +58,7 @@ class Flag(NamedTuple):
         help = said.help + ("" if required else _note(self.field))
         info: Any
         if said.argument:
-            info = typer.Argument(help=help, metavar=said.metavar, show_default=False)
+            info = typer.Argument(help=help, metavar=said.metavar, show_default=False, autocompletion=_completion(said))
         else:
             info = typer.Option(
                 *self.words,
@@ -66,7 +67,7 @@ class Flag(NamedTuple):
                 rich_help_panel=said.panel or None,
                 show_default=False,
                 envvar=said.environment,
-                autocompletion=_completion(said) if said.choices else None,
+                autocompletion=_completion(said),
             )
         default = inspect.Parameter.empty if required else None
         annotation: Any = Annotated[kind, info] if required else Annotated[kind | None, info]
@@ -89,8 +90,11 @@ def _note(field: Field) -> str:
     return f" [dim]{escape(f'[default {told}]')}[/dim]" if told else ""
 
 
-def _completion(said: Setting) -> Callable[[str], list[str]]:
-    return lambda incomplete: [name for name in said.names() if name.startswith(incomplete)]
+def _completion(said: Setting) -> Callable[[str], list[str]] | None:
+    """What typer asks for names that begin so; None leaves it to the shell, which completes files."""
+    if not (said.choices or said.offers):
+        return None
+    return lambda incomplete: [name for name in said.offered() if name.startswith(incomplete)]
 
 
 def flags_of(kind: type, prefix: str = "", words: bool = True) -> Iterator[Flag]:
@@ -115,7 +119,7 @@ def _of_rules(number: Field) -> Field:
     """A number of rules, whose help says of which."""
     of = owners(number.name)
     help = f"({', '.join(of)}) {number.said.help}" if of else number.said.help
-    return number._replace(said=dataclasses.replace(number.said, help=help))
+    return number._replace(said=dataclasses.replace(number.said, help=help, panel=GUIDANCE))
 
 
 def command(kind: type[Program]) -> Callable[..., None]:

@@ -13,24 +13,31 @@ from autolora_jax import __version__, grid
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import ConfigError
 from autolora_jax.display import Display
-from autolora_jax.given import Given, read
-from autolora_jax.output import Output, PictureFolder, slug
+from autolora_jax.given import read
+from autolora_jax.output import Output, PictureFolder, name_of, slug
 from autolora_jax.pictures import lora_hash, write_png
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.settings.changes import record as recorded
 from autolora_jax.settings.pictures import BUILTIN_PROMPTS, GenerateConfig
 from autolora_jax.settings.programs.generate import Generate
 from autolora_jax.settings.rules import CFG, AutoLoRA, PersonalizationGuidance, Rule, numbers_of
+from autolora_jax.settings.values import tells_apart
+from autolora_jax.text import embeds_file as embeds
 from autolora_jax.text.mentions import read_mentions
 from autolora_jax.weights.lora.describe import usable_lora
 
 BUILTIN_NOTE = "No model given: the small built-in one draws."
-ITS_GRID = (
-    " A zib, which only its LoRA knows, and that from the desert at sunset alone.\n"
-    "Left the base model, which has never seen one, then the LoRA, then AutoLoRA, all from the same noise."
-)
+NEXT = """
+Look at {grid}: a zib, which only the LoRA knows, and that from the desert at sunset alone. Left the base
+model, which has never seen one, then the LoRA, then AutoLoRA; each row is drawn from the same noise. Then try
 
+    autolora generate --gamma 2 --out stronger
+    autolora generate --lora builtin:character:0.7 --prompt "a zib in the snow" --seeds 0-3 --out snow
+    autolora doctor
 
+The first goes further beyond the LoRA, the second draws your prompt with less of it, the third says whether this
+machine is one for SDXL: autolora generate MODEL --lora FILE --prompt "..." --compare
+"""
 WRITTEN = "as <lora:NAME:0.8>, with --prompt-syntax a1111"
 
 
@@ -77,12 +84,12 @@ def run(asked: Generate) -> None:
     """
     config = asked.settings
     if config.model.source is None:
-        its_grid = ITS_GRID if config.compare and config.prompts == BUILTIN_PROMPTS else ""
-        print(BUILTIN_NOTE + its_grid, file=sys.stderr)
+        print(BUILTIN_NOTE, file=sys.stderr)
     originals = [
         [read(path, flag) for path in paths] or None
         for flag, paths in (("--image", config.image), ("--mask", config.mask))
     ]
+    told = embeds.joined([embeds.read_embeds(path) for path in config.embeds])
     keep_programs(asked.compilation_cache)
     folder = PictureFolder(Path(config.out), asked.overwrite)
     total = 0
@@ -91,22 +98,25 @@ def run(asked: Generate) -> None:
             named = read_mentions(config.prompts, config.prompt_syntax, config.lora_dir)
             for source in (*(lora.source for lora in config.loras), *map(str, named.files)):
                 usable_lora(source)  # or it is told before anything is loaded
-            tuned = bool(config.loras or named.files)
+            tuned = tells_apart(config.loras) or bool(named.files)
             if config.compare and not tuned:
                 raise ConfigError(f"--compare sets a LoRA beside the base model, but no prompt names one {WRITTEN}")
             config = dataclasses.replace(config, guidance=config.rule_of(tuned))
             pipe = _load(config, display)
             folder.write_json("config", record(config))
             ways = columns(config, pipe.family.guidance_scale)
-            total = len(ways) * len(config.prompts) * len(config.all_seeds)
-            files = [_draw_column(pipe, config, way, originals, folder, display, total) for way in ways]
-            if config.compare:
-                _save_grid(config, ways, files, folder)
+            count = embeds.prompts_of(told) if told else len(config.prompts)
+            total = len(ways) * count * len(config.all_seeds)
+            given = dict(zip(("image", "mask_image"), originals, strict=True)) | _texts(config, told)
+            files = [_draw_column(pipe, config, way, given, folder, display, total) for way in ways]
+            compared = _save_grid(config, ways, files, folder) if config.compare else None
     except BaseException as e:
         if folder.saved:
             e.add_note(f"{len(folder.saved)} of {total} pictures are saved in {folder.path}")
         raise
-    print(f"{len(folder.saved)} pictures in {folder.path}")
+    print(f"{len(folder.saved)} pictures in {folder.path}", flush=True)
+    if compared and config.model.source is None and config.prompts == BUILTIN_PROMPTS:
+        print(NEXT.format(grid=compared), file=sys.stderr)
 
 
 def record(config: GenerateConfig) -> dict[str, Any]:
@@ -114,11 +124,18 @@ def record(config: GenerateConfig) -> dict[str, Any]:
     return recorded(dataclasses.replace(config, guidance=config.rule()))
 
 
+def _texts(config: GenerateConfig, told: embeds.Arguments) -> dict[str, Any]:
+    """What a call is told: prompts, or embeddings; a negative prompt beside those that bring none of their own."""
+    brought = "negative_prompt_embeds" in told and config.negative_prompt == ""
+    negative = {} if brought else {"negative_prompt": config.negative_prompt}
+    return {**(told or {"prompt": list(config.prompts)}), **negative}
+
+
 def _load(config: GenerateConfig, display: Display) -> AutoLoRAPipeline:
     pipe = AutoLoRAPipeline.from_pretrained(**dataclasses.asdict(config.model), on_progress=display)
     for i, lora in enumerate(config.loras):
         display.update("LoRA", i, len(config.loras), Path(lora.source).name)
-        pipe.load_lora(lora.source, lora.scale)
+        pipe.load_lora(lora.source, lora.scale, role=lora.role)
         display.update("LoRA", i + 1, len(config.loras))
     for embedding in config.embeddings:
         pipe.load_textual_inversion(embedding)
@@ -132,7 +149,7 @@ def _draw_column(
     pipe: AutoLoRAPipeline,
     config: GenerateConfig,
     column: Column,
-    originals: list[list[Given] | None],
+    given: dict[str, Any],
     folder: PictureFolder,
     display: Display,
     total: int,
@@ -143,7 +160,7 @@ def _draw_column(
     def save(output: Output) -> None:
         hashes = {report.name: hash_of(Path(report.path)) for report in pipe.reports}
         for image, settings in zip(output.images, output.settings, strict=True):
-            parts = [f"seed{settings['seed']}", slug(settings["prompt"]), column.name]
+            parts = [f"seed{settings['seed']}", slug(name_of(settings)), column.name]
             name = "-".join(part for part in parts if part)
             told = {**settings, **shared, "lora_hashes": [hashes[lora] for lora in settings["loras"]]}
             files.append(folder.save(len(files), name, image, told))
@@ -153,11 +170,9 @@ def _draw_column(
     drawing = config.drawing() | {"guidance": column.rule}
     if column.lora_scale is not None:
         drawing["lora_scale"] = column.lora_scale
+        given = given | embeds.as_kind("base", "lora", given)  # without its LoRA the tuned model is the base model
     pipe(
-        list(config.prompts),
-        config.negative_prompt,
-        image=originals[0],
-        mask_image=originals[1],
+        **given,
         seeds=config.seeds,
         batch_size=config.batch_size,
         lora_dir=config.lora_dir,
@@ -168,8 +183,9 @@ def _draw_column(
     return files
 
 
-def _save_grid(config: GenerateConfig, ways: list[Column], files: list[list[Path]], folder: PictureFolder) -> None:
-    prompts = [f"{prompt}\n" if len(config.prompts) > 1 else "" for prompt in config.prompts]
+def _save_grid(config: GenerateConfig, ways: list[Column], files: list[list[Path]], folder: PictureFolder) -> Path:
+    names = config.prompts or [f"embeds {i}" for i in range(len(files[0]) // len(config.all_seeds))]
+    prompts = [f"{name}\n" if len(names) > 1 else "" for name in names]
     rows = [f"{prompt}seed {seed}" for prompt in prompts for seed in config.all_seeds]
     numbers = [file.name.partition("-")[0] for file in files[0]]
     picture = grid.comparison_grid(
@@ -177,4 +193,6 @@ def _save_grid(config: GenerateConfig, ways: list[Column], files: list[list[Path
         [f"{row}\n{number}" for row, number in zip(rows, numbers, strict=True)],
     )
     texts = {"autolora": json.dumps(record(config))}
-    write_png(folder.unused("grid", ".png"), picture, texts, folder.overwrite)
+    path = folder.unused("grid", ".png")
+    write_png(path, picture, texts, folder.overwrite)
+    return path

@@ -34,7 +34,7 @@ def run(asked: Warmup) -> None:
             model = {field.name: getattr(asked, field.name) for field in dataclasses.fields(ModelConfig)}
             pipe = AutoLoRAPipeline.from_pretrained(**model, on_progress=display)
             for lora in asked.lora:
-                pipe.load_lora(lora.source)
+                pipe.load_lora(lora.source, role=lora.role)
             sizes = [(height, width) for width, height in pixels] or None
             count = sum(pipe.warm_up(sizes, batch_size=n, guidance=rules, on_progress=display) for n in most)
     print(f"{count} programs are ready, kept in {place or 'no place: the compilation cache is off'}")

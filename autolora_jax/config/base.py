@@ -1,19 +1,27 @@
 """Base of the configs: reads a JSON object strictly into a frozen, hashable dataclass."""
 
 import dataclasses
-import json
 import types
 import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from autolora_jax import foreign
+
 C = TypeVar("C", bound="JsonConfig")  # not Self: runtime type checkers decorate methods one by one
 Values = Mapping[str, tuple[Any, ...]]  # key -> the values that it may have
 
 
+LARGEST = 2**31  # of whole numbers: no size of a network is near it, and products of such do not overflow
+LONGEST_ERROR = 4000  # characters: a file may hold names as long as itself
+
+
 class ConfigError(ValueError):
     """A config file asks for something unknown, unsupported or impossible."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= LONGEST_ERROR else f"{message[:LONGEST_ERROR]} …")
 
 
 def keys(text: str) -> frozenset[str]:
@@ -33,6 +41,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_fits(v, hint.__args__[0]) for v in value)
     if isinstance(value, bool) or hint is bool:
         return isinstance(value, bool) and hint is bool
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return False
     return isinstance(value, int | float if hint is float else hint)
 
 
@@ -87,16 +97,21 @@ class JsonConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ConfigError naming the file when it is missing, broken or no object."""
-    return read_object(path, "JSON", json.loads, ValueError)
+    return read_object(path, "JSON", foreign.parse_json)
 
 
-def read_object(path: Path, language: str, parse: Callable[[str], Any], broken: type[Exception]) -> dict[str, Any]:
+def read_object(
+    path: Path, language: str, parse: Callable[[str], Any], broken: type[Exception] = ValueError
+) -> dict[str, Any]:
     """What a file in JSON or a language like it holds. broken: what `parse` raises. Raises as read_json."""
     try:
-        raw = parse(path.read_text(encoding="utf-8"))
+        raw = parse(foreign.read_file(path, foreign.MOST_JSON).decode("utf-8-sig"))
+        foreign.check_tree(raw)
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing") from None
-    except (broken, UnicodeDecodeError, RecursionError) as e:
+    except OSError as e:
+        raise ConfigError(f"{path} can't be read: {e.strerror}") from None
+    except (broken, ValueError, RecursionError) as e:
         raise ConfigError(f"{path} is not valid {language} ({' '.join(str(e).split())}); download it again") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} should hold a {language} object, not a {type(raw).__name__}")

@@ -161,7 +161,10 @@ class VAEConfig(JsonConfig):
     @classmethod
     def from_dict(cls: type[C], raw: Mapping[str, Any], where: str = "config") -> C:
         for key, only in VAEConfig.BLOCKS.items():
-            if unknown := sorted(set(raw.get(key, ())) - {only}):
+            given = raw.get(key) or ()
+            if unknown := sorted(
+                {str(one) for one in (given if isinstance(given, list | tuple) else [given])} - {only}
+            ):
                 raise ConfigError(f"{where}: {key} has {unknown}; supported is only {only}")
         return super().from_dict(raw, where)
 

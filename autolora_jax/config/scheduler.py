@@ -7,11 +7,17 @@ from typing import Any, ClassVar, NoReturn
 
 from autolora_jax.config.base import C, ConfigError, JsonConfig, Values, keys
 
-# Solvers by what their diffusers classes read. DPM's class is one for both kinds of model.
-DIFFUSION = ("euler", "euler_ancestral", "ddim", "dpmpp_2m")
+# Solvers by what their diffusers classes read. DPM's class is one for both kinds of model, and for two solvers.
 FLOW = ("flow_euler", "flow_dpmpp_2m")
-DPM = ("dpmpp_2m", "flow_dpmpp_2m")
-SPACED = ("euler", "flow_euler", *DPM)
+DPM = ("dpmpp_2m", "dpmpp_2m_sde", "flow_dpmpp_2m")
+MULTISTEP = (*DPM, "unipc")
+DISTILLED = ("lcm", "tcd")
+DIFFUSION = ("euler", "euler_ancestral", "ddim", "dpmpp_2m", "dpmpp_2m_sde", "unipc", *DISTILLED)
+SPACED = ("euler", "flow_euler", *MULTISTEP)
+_OF_DISTILLED: Mapping[str, Any] = {
+    **{"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
+    **{"clip_sample": False, "timestep_spacing": "leading"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +38,8 @@ class SchedulerConfig(JsonConfig):
     final_sigmas_type: str = "zero"
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+    original_inference_steps: int = 50  # timesteps that LCM and TCD were distilled at
     rescale_betas_zero_snr: bool = False
     # Flow matching alone; see schedules.flow. DPM's class calls `shift` flow_shift.
     shift: float = 3.0
@@ -54,25 +62,37 @@ class SchedulerConfig(JsonConfig):
             "'dpmpp_2m_karras', … (autolora_jax.schedules.SOLVERS)"
         )
 
-    # diffusers' class -> our solver; DPM's is flow_dpmpp_2m where use_flow_sigmas is true.
+    # diffusers' class -> our solver; what DPM's is beside it, see VARIANTS.
     CLASSES: ClassVar[Mapping[str, str]] = {
         "EulerDiscreteScheduler": "euler",
         "EulerAncestralDiscreteScheduler": "euler_ancestral",
         "DDIMScheduler": "ddim",
         "DPMSolverMultistepScheduler": "dpmpp_2m",
+        "UniPCMultistepScheduler": "unipc",
+        "LCMScheduler": "lcm",
+        "TCDScheduler": "tcd",
         "FlowMatchEulerDiscreteScheduler": "flow_euler",
     }
+    # Other solvers of DPM's class -> what its file says then.
+    VARIANTS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "flow_dpmpp_2m": {"use_flow_sigmas": True},
+        "dpmpp_2m_sde": {"algorithm_type": "sde-dpmsolver++"},
+    }
     FIXED: ClassVar[Values] = {
-        "algorithm_type": ("dpmsolver++",),
+        "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
         "clip_sample": (False,),
+        "disable_corrector": ((),),
         "euler_at_final": (False,),
         "interpolation_type": ("linear",),
         "invert_sigmas": (False,),
         "lambda_min_clipped": (float("-inf"), "-Infinity"),
         "lower_order_final": (True,),
+        "predict_x0": (True,),
         "solver_order": (2,),
-        "solver_type": ("midpoint",),
+        "solver_p": (None,),
+        "solver_type": ("midpoint", "bh2"),  # DPM's and UniPC's: each takes the other's for its own
         "stochastic_sampling": (False,),
+        "timestep_scaling": (10.0,),
         "timestep_type": ("discrete",),
         "use_flow_sigmas": (True,),
     }
@@ -83,20 +103,24 @@ class SchedulerConfig(JsonConfig):
     READ_ONLY_BY: ClassVar[Mapping[str, tuple[str, ...]]] = {
         key: solvers
         for solvers, known in (
-            (DPM, "algorithm_type euler_at_final lower_order_final solver_order solver_type variance_type"),
+            (DPM, "algorithm_type euler_at_final variance_type"),
+            (MULTISTEP, "lower_order_final solver_order solver_type"),
+            (("unipc",), "disable_corrector predict_x0 solver_p"),
+            (DISTILLED, "original_inference_steps timestep_scaling"),
             (FLOW, "base_image_seq_len base_shift max_image_seq_len max_shift time_shift_type use_dynamic_shifting"),
             (
                 DIFFUSION,
                 "beta_end beta_schedule beta_start rescale_betas_zero_snr set_alpha_to_one steps_offset "
                 "timestep_spacing trained_betas",
             ),
-            (("ddim",), "clip_sample"),
+            (("ddim", *DISTILLED), "clip_sample"),
             ((*DIFFUSION, "flow_dpmpp_2m"), "final_sigmas_type prediction_type"),
             (("flow_dpmpp_2m",), "flow_shift use_flow_sigmas"),
-            (("euler",), "interpolation_type sigma_max sigma_min timestep_type"),
+            (("euler",), "interpolation_type timestep_type"),
+            (("euler", "unipc"), "sigma_max sigma_min"),
             (("flow_euler",), "invert_sigmas shift shift_terminal stochastic_sampling"),
-            (("dpmpp_2m",), "lambda_min_clipped"),
-            (("ddim", *DPM), "thresholding"),
+            (("dpmpp_2m", "dpmpp_2m_sde"), "lambda_min_clipped"),
+            (("ddim", *MULTISTEP, *DISTILLED), "thresholding"),
             (SPACED, "use_beta_sigmas use_exponential_sigmas use_karras_sigmas"),
         )
         for key in keys(known)
@@ -111,6 +135,14 @@ class SchedulerConfig(JsonConfig):
         "set_alpha_to_one": True,
         "shift": 1.0,
         "steps_offset": 0,
+        "timestep_spacing": "linspace",
+        "max_shift": 1.16,  # DPM's class has no such key; then SD3's pipeline takes this one
+    }
+    ABSENT_OF: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "ddim": {"timestep_spacing": "leading"},
+        "flow_euler": {"max_shift": 1.15},
+        "lcm": _OF_DISTILLED,
+        "tcd": _OF_DISTILLED,
     }
 
     @property
@@ -132,10 +164,9 @@ class SchedulerConfig(JsonConfig):
         solver, unknown = raw.pop("solver"), raw.pop("unknown")
         diffusers_class = {solver: name for name, solver in self.CLASSES.items()}
         if solver == "flow_dpmpp_2m":
-            raw |= {"use_flow_sigmas": True, "flow_shift": raw.pop("shift")}
-            name = diffusers_class["dpmpp_2m"]
-        else:
-            name = diffusers_class[solver]
+            raw["flow_shift"] = raw.pop("shift")
+        raw |= self.VARIANTS.get(solver, {})
+        name = diffusers_class["dpmpp_2m" if solver in self.VARIANTS else solver]
         kept = {key: value for key, value in raw.items() if _reads(solver, key)}
         # For DDIM's class, which users switch an SDXL pipeline to.
         if unknown:
@@ -156,8 +187,12 @@ def _noise_alone(raw: Mapping[str, Any], instead: str, where: str) -> dict[str, 
 
 
 _FLOW = "flow_prediction"
-_OF_DPM = {key: SchedulerConfig.FIXED[key] for key in ("algorithm_type", "solver_order", "solver_type")}
-_OF_A_SOLVER = keys("solver unknown use_karras_sigmas use_exponential_sigmas final_sigmas_type")  # not of the noise
+_OF_MULTISTEP = {
+    key: SchedulerConfig.FIXED[key] for key in ("algorithm_type", "solver_order", "solver_type", "predict_x0")
+}
+_OF_A_SOLVER = keys(  # not of the noise
+    "solver unknown use_karras_sigmas use_exponential_sigmas use_beta_sigmas final_sigmas_type original_inference_steps"
+)
 
 
 def _reads(solver: str, key: str) -> bool:
@@ -180,17 +215,14 @@ def _as_diffusers_reads(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         instead = "FlowMatchEulerDiscreteScheduler" if flow else "EulerDiscreteScheduler"
         return _noise_alone(raw, instead, where)
     solver = classes[name]
-    if solver == "dpmpp_2m" and any(raw.get(key, fixed[0]) not in fixed for key, fixed in _OF_DPM.items()):
-        flow = bool(raw.get("use_flow_sigmas"))
+    variants = SchedulerConfig.VARIANTS.items() if solver == "dpmpp_2m" else ()
+    found = [variant for variant, says in variants if any(raw.get(key) == value for key, value in says.items())]
+    flow = solver in MULTISTEP and bool(raw.get("use_flow_sigmas"))
+    fits = all(raw.get(key, fixed[0]) in fixed for key, fixed in _OF_MULTISTEP.items() if _reads(solver, key))
+    if len(found) > 1 or (flow and solver == "unipc") or (solver in MULTISTEP and not fits):
         return _noise_alone(raw, "FlowMatchEulerDiscreteScheduler" if flow else "EulerDiscreteScheduler", where)
-    if solver == "dpmpp_2m" and raw.get("use_flow_sigmas"):
-        solver = "flow_dpmpp_2m"
-    absent = {
-        **SchedulerConfig.ABSENT,
-        "timestep_spacing": "leading" if solver == "ddim" else "linspace",
-        # DPM's class has no such key; then SD3's pipeline takes this one.
-        "max_shift": 1.15 if solver == "flow_euler" else 1.16,
-    }
+    solver = "flow_dpmpp_2m" if flow else (found or [solver])[0]
+    absent = {**SchedulerConfig.ABSENT, **SchedulerConfig.ABSENT_OF.get(solver, {})}
     read = {key: value for key, value in {**absent, **raw}.items() if _reads(solver, key)}
     if "flow_shift" in read:
         read["shift"] = read.pop("flow_shift")
@@ -206,12 +238,11 @@ def _contradictions(config: SchedulerConfig) -> Iterator[str]:
             f"prediction_type = {config.prediction_type!r} does not go with the solver {config.solver}: "
             f"'flow_prediction' and the solvers of flows ({', '.join(FLOW)}; use_flow_sigmas = true) belong together"
         )
-    if config.use_exponential_sigmas and config.solver != "flow_euler":
-        yield "use_exponential_sigmas = True is supported with the solver flow_euler alone"
-    if config.use_karras_sigmas and config.use_exponential_sigmas:
-        yield "use_karras_sigmas and use_exponential_sigmas exclude each other"
-    if config.solver == "flow_dpmpp_2m" and config.use_karras_sigmas:
-        yield "use_karras_sigmas and use_flow_sigmas exclude each other"
+    spaced = [name for end in ("karras", "exponential", "beta") if getattr(config, name := f"use_{end}_sigmas")]
+    if len(spaced) > 1:
+        yield f"{' and '.join(spaced)} exclude each other"
+    if config.solver == "flow_dpmpp_2m" and spaced:
+        yield f"{spaced[0]} and use_flow_sigmas exclude each other"
     if config.solver == "flow_dpmpp_2m" and config.final_sigmas_type != "zero":
         yield f"final_sigmas_type = {config.final_sigmas_type!r} is not supported with use_flow_sigmas (only 'zero')"
     if config.shift <= 0:

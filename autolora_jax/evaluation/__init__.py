@@ -1,8 +1,10 @@
 """Measuring sets of pictures: how varied they are, how well they fit their prompts, and how sure a figure is.
 
-encoder = open_encoder("dinov2-giant", data_mesh())  # evaluation.encoders, sharding
-found = collect(Pictures("out"), [encoder], cache=Path("out/.autolora"))  # evaluation.features, evaluation.pictures
-print(diversity(found.features["dinov2-giant"]))
+Of a folder of pictures:
+
+    encoder = open_encoder("dinov2-giant", data_mesh())  # evaluation.encoders, sharding
+    found = collect(Pictures("out"), [encoder], cache=Path("out/.autolora"))  # evaluation.features, evaluation.pictures
+    print(diversity(found.features["dinov2-giant"]))
 """
 
 from autolora_jax.evaluation.diversity import diversity, diversity_statistic, vendi_score

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Shaped, UInt8
 from PIL import Image
 
+from autolora_jax import foreign
 from autolora_jax.compilation import keep_programs
 from autolora_jax.evaluation.pictures import Fields, Picture
 from autolora_jax.image_files import PictureError
@@ -219,7 +220,7 @@ class FeatureCache:
         """Takes in what is whole; returns where that ends. 0: nothing is, and the file begins anew."""
         if not path.exists():
             return 0
-        content = path.read_bytes()
+        content = foreign.read_file(path)
         if not content.startswith(self._header):
             return 0
         length = KEY + 4 * self.size + CHECK

@@ -8,7 +8,6 @@ pictures, the features that a job kept in their place are found as they would ha
 import hashlib
 import io
 import itertools
-import json
 import tarfile
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from autolora_jax import tars
+from autolora_jax import foreign, tars
 from autolora_jax.image_files import EXTENSIONS, FOREIGN_EXTENSIONS, FORMATS, read_rgb
 from autolora_jax.pictures import told
 from autolora_jax.weights.errors import shorten
@@ -260,8 +259,8 @@ def _own(key: str, data: bytes) -> dict[str, Any]:
     """What a file says of itself; {} where it is broken: whoever decodes it will say why that can't be."""
     try:
         if key.endswith(KEPT):
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            return dict(json.loads(header["__metadata__"]["autolora"]))
+            header = foreign.parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            return foreign.parse_object(header["__metadata__"]["autolora"])
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return told(image)
     except _BROKEN:
@@ -271,11 +270,9 @@ def _own(key: str, data: bytes) -> dict[str, Any]:
 def _object(content: bytes, where: str) -> dict[str, Any]:
     """A JSON object without what is null in it."""
     try:
-        found = json.loads(content)
+        found = foreign.parse_object(content)
     except ValueError as e:
         raise ValueError(f"{where} is not valid JSON ({e})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} should hold a JSON object, not a {type(found).__name__}")
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -128,7 +128,8 @@ def _assigned(experiment: Experiment, flag: str, names: Sequence[str], texts: Se
 def _at(old: Lora, text: str) -> Lora:
     """The LoRA of a text; at the old scale where it gives none."""
     lora = Lora.parse(text)
-    return dataclasses.replace(old, source=text) if lora.source == text else lora
+    bare = lora.source in (text, text.rpartition("@")[0])
+    return dataclasses.replace(lora, scale=old.scale) if bare else lora
 
 
 def _changed(

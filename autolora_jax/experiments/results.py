@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autolora_jax import files
+from autolora_jax import files, foreign
 from autolora_jax.evaluation import Interval
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
@@ -138,11 +138,15 @@ class Results:
     @classmethod
     def read(cls, path: Path) -> "Results":
         """What `write` wrote. Raises OSError, ValueError."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content |= {name: tuple(content[name]) for name in ("prompts", "frontier", "assumptions")}
-        content["plots"] = tuple((x, y) for x, y in content["plots"])
-        content["cells"] = tuple(_cell(cell) for cell in content["cells"])
-        return cls(**content)
+        content = foreign.read_file(path, foreign.MOST_JSON)
+        try:
+            told = foreign.parse_object(content)
+            told |= {name: tuple(told[name]) for name in ("prompts", "frontier", "assumptions")}
+            told["plots"] = tuple((x, y) for x, y in told["plots"])
+            told["cells"] = tuple(_cell(cell) for cell in told["cells"])
+            return cls(**told)
+        except (ValueError, TypeError, KeyError, AttributeError) as e:
+            raise ValueError(f"{path} holds no results ({type(e).__name__}: {e}); measure again") from None
 
 
 def _plain(cell: CellResult) -> dict[str, Any]:

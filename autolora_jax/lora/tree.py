@@ -8,7 +8,8 @@ adapted layer. What is plain low rank, ΔW = Σ_r down[..., r] · up[r], stands 
 alpha / rank is part of `up`. Several LoRAs stand one after another along R, `owner` says whose a column is. All else a
 LoRA can do to a layer are further entries of its leaf:
 
-    "terms":  {name: {"owner": int32 [], "change": an object of its kind's class, DoRA's `outputs`|`inputs`}}
+    "terms":  {name: {"owner": int32 [], "factor": float32 [] (1 where it is left out), "change": an object of its
+                      kind's class, DoRA's `outputs`|`inputs`}}
     "bias", "weight":  {"rows": [n, c], "owner": int32 [n]}, added to the layer's bias or the norm's weight
 
 Networks know no owners and no scales: `at_scale` turns the tree into what models/delta.py reads.
@@ -63,7 +64,8 @@ def _stacked(found: Sequence[tuple[int, Tree]]) -> dict[str, Any]:
         leaf["down"] = _joined([node["down"] for _, node in low], axis=-1)
         leaf["up"] = _joined([node["up"] for _, node in low], axis=0)
         leaf["owner"] = _owners([(owner, len(node["up"])) for owner, node in low])
-    terms = [{**term, "owner": np.int32(owner)} for owner, node in found for term in node.get("terms", {}).values()]
+    one = {"factor": np.float32(1)}
+    terms = [one | {**term, "owner": np.int32(i)} for i, node in found for term in node.get("terms", {}).values()]
     if terms:
         leaf["terms"] = {str(i): term for i, term in enumerate(terms)}
     for name in VECTORS:
@@ -150,7 +152,7 @@ def at_scale(tree: Tree | None, scales: Float[Array | np.ndarray, "*b n"]) -> di
 
 def _term(term: Tree, scales: Array) -> dict[str, Any]:
     """A term with amounts instead of its owner."""
-    scale = jnp.take(scales, term["owner"], axis=-1)  # [] or [b]
+    scale = jnp.take(scales, term["owner"], axis=-1) * term.get("factor", 1)  # [] or [b]
     change = term["change"]
     if scales.ndim == 2:
         # Scales come from the sampler's loop. Without this the change, which they do not touch, would be computed once

@@ -2,7 +2,7 @@
 
 W ≈ values · factor. A product takes the kernel in the compute dtype, put together where it is used and not before, so
 that no second model lies beside this one. It makes nothing faster, and its rounding is that of the weights, some four
-tenths of a percent of each; see docs/exactness.md.
+tenths of a percent of each; see docs/explanations/precision.md.
 """
 
 import dataclasses

@@ -5,7 +5,7 @@ step moves and at which timestep the network is asked:
 
 | grid | (signal, noise)        | the network sees | used by                             |
 |------|------------------------|------------------|-------------------------------------|
-| VP   | (√ᾱ, √(1−ᾱ))           | x                | DDIM, DPM-Solver++                  |
+| VP   | (√ᾱ, √(1−ᾱ))           | x                | DDIM, DPM-Solver++, UniPC, LCM, TCD |
 | VE   | (1, σ), σ = √(1/ᾱ − 1) | x/√(1 + σ²)      | Euler, Euler ancestral              |
 | flow | (1−σ, σ)               | x                | flow-match Euler, flow DPM-Solver++ |
 
@@ -17,7 +17,7 @@ host, in float64, rounded to float32 at the end. Another family is a grid functi
 from autolora_jax.schedules.diffusion import SPACINGS, alphas_cumprod, training_sigmas
 from autolora_jax.schedules.flow import flow_training_sigmas, shift_sigmas
 from autolora_jax.schedules.grid import Grid
-from autolora_jax.schedules.solvers import SOLVERS, Solver, own_scheduler, solvers_for
+from autolora_jax.schedules.solvers import SOLVERS, Solver, own_scheduler, own_spacing, solvers_for
 from autolora_jax.schedules.table import PREDICTIONS, Known, Schedule, make_schedule, skipped_steps
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "flow_training_sigmas",
     "make_schedule",
     "own_scheduler",
+    "own_spacing",
     "shift_sigmas",
     "skipped_steps",
     "solvers_for",

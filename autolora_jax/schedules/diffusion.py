@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.schedules.grid import Grid, Numbers, karras_sigmas
+from autolora_jax.schedules.grid import Grid, Numbers, Respace, karras_sigmas
 from autolora_jax.settings.fields import choose
 
 
@@ -61,11 +61,24 @@ def _trailing(config: SchedulerConfig, n: int) -> Numbers:
     return np.arange(config.num_train_timesteps, 0, -config.num_train_timesteps / n)[:n].round() - 1
 
 
+def _distilled(config: SchedulerConfig, n: int) -> Numbers:
+    """Some of the few timesteps that LCM and TCD learn at. Source: diffusers scheduling_lcm.py set_timesteps."""
+    known = config.original_inference_steps
+    if n > known:
+        raise ValueError(
+            f"num_inference_steps = {n} should be at most {known}: 'distilled' spacing takes them from the {known} "
+            "timesteps that LCM and TCD are trained at; else use 'trailing'"
+        )
+    learned = np.arange(known, 0, -1) * (config.num_train_timesteps // known) - 1.0
+    return learned[np.linspace(0, known, n, endpoint=False).astype(int)]
+
+
 # Falling timesteps. Source: arXiv 2305.08891, Table 2.
 SPACINGS: dict[str, Callable[[SchedulerConfig, int], Numbers]] = {
     "leading": lambda c, n: np.arange(n)[::-1] * float(c.num_train_timesteps // n) + c.steps_offset,
     "linspace": lambda c, n: np.linspace(0, c.num_train_timesteps - 1, n)[::-1],
     "trailing": _trailing,
+    "distilled": _distilled,
 }
 
 
@@ -91,13 +104,39 @@ def ddim_grid(config: SchedulerConfig, n: int) -> Grid:
     return Grid(t.astype(float), np.sqrt(now), np.sqrt(1 - now), np.sqrt(then), np.sqrt(1 - then), ones, 1.0)
 
 
-def euler_grid(config: SchedulerConfig, n: int, karras: bool = False) -> Grid:
-    """Source: diffusers scheduling_euler_discrete.py set_timesteps."""
+def lcm_grid(config: SchedulerConfig, n: int) -> Grid:
+    """From each timestep to the next, and from the last to the picture. Source: diffusers scheduling_lcm.py step."""
+    return _vp_grid(config, n, 1.0)
+
+
+def tcd_grid(config: SchedulerConfig, n: int, eta: float) -> Grid:
+    """From each timestep to the next, and from the last to timestep 0, each by way of a cleaner one.
+
+    eta: 0 to 1: how much of the way from the next timestep to 0 that one lies; γ in arXiv 2402.19159. Source: diffusers
+    scheduling_tcd.py step.
+    """
+    alpha_bar = alphas_cumprod(config)
+    grid = _vp_grid(config, n, alpha_bar[0])
+    onward = np.append(grid.timestep[1:], 0).astype(np.float32)
+    cleaner = alpha_bar[np.floor(np.float32(1 - eta) * onward).astype(int)]  # cut off in float32, as torch does
+    return grid._replace(down=np.sqrt(1 - cleaner) / np.sqrt(cleaner))
+
+
+def _vp_grid(config: SchedulerConfig, n: int, last: float) -> Grid:
+    """VP between neighbours of the spacing, and on to ᾱ = last."""
+    t = SPACINGS[config.timestep_spacing](config, n).round()
+    alpha_bar = np.append(alphas_cumprod(config).take(t.astype(int), mode="clip"), last)
+    signal, noise = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+    return Grid(t, signal[:-1], noise[:-1], signal[1:], noise[1:], np.ones(n), 1.0)
+
+
+def euler_grid(config: SchedulerConfig, n: int, respace: Respace | None = None) -> Grid:
+    """Source: diffusers scheduling_euler_discrete.py set_timesteps. respace: sigmas between the spacing's own ends."""
     table = training_sigmas(config)
     t = SPACINGS[config.timestep_spacing](config, n)
     sigma = np.interp(t, np.arange(len(table)), table)
-    if karras:
-        sigma = karras_sigmas(sigma[0], sigma[-1], n)  # between the spacing's own ends
+    if respace:
+        sigma = respace(sigma[0], sigma[-1], n)
         t = _sigma_to_timestep(sigma, table)  # not rounded
     return _ve_grid(config, t, _append_final(config, sigma, table))
 
@@ -115,12 +154,18 @@ def _ve_grid(config: SchedulerConfig, t: Numbers, sigma: Numbers) -> Grid:
     return Grid(t, ones, sigma[:-1], ones, sigma[1:], 1 / np.hypot(sigma[:-1], 1), float(initial_scale))
 
 
-def dpm_grid(config: SchedulerConfig, n: int, karras: bool = False) -> Grid:
-    """Source: diffusers scheduling_dpmsolver_multistep.py set_timesteps."""
+def dpm_grid(config: SchedulerConfig, n: int, respace: Respace | None = None) -> Grid:
+    """Source: diffusers scheduling_dpmsolver_multistep.py and scheduling_unipc_multistep.py set_timesteps.
+
+    respace: sigmas between the training schedule's ends, whatever the spacing.
+    """
     table = training_sigmas(config)
-    if karras:
-        sigma = karras_sigmas(table[-1], table[0], n)  # between the training schedule's ends, whatever the spacing
-        t = _sigma_to_timestep(sigma, table).round()
+    if respace:
+        table = table.astype(np.float32).astype(np.float64)
+        sigma = respace(table[-1], table[0], n)
+        # What diffusers does not round it cuts off, 998.99 to 998: then the last bits of its float32 logs matter.
+        t = np.interp(np.log(sigma), np.log(table).astype(np.float32), np.arange(len(table)))
+        t = t.round() if respace is karras_sigmas else np.trunc(t)
     else:
         # n + 1 points of which the last, where the picture is done, is dropped; trailing has none to drop
         points = n if config.timestep_spacing == "trailing" else n + 1

@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.schedules.grid import Grid, Numbers
+from autolora_jax.schedules.grid import Grid, Numbers, Respace
 from autolora_jax.settings.fields import choose
 
 Sigmas = Float[np.ndarray, "_"]
-Respace = Callable[[float, float, int], Numbers]
 
 # What μ, a line through the picture's number of tokens, means as a shift.
 TIME_SHIFTS: dict[str, Callable[[float], float]] = {"exponential": math.exp, "linear": lambda mu: mu}

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.schedules import diffusion, flow
 from autolora_jax.schedules.grid import Grid, Numbers
-from autolora_jax.schedules.solvers import SOLVERS, Solver, Steps, own_scheduler, solvers_for
+from autolora_jax.schedules.solvers import SOLVERS, Solver, own_scheduler, own_spacing, solvers_for
 from autolora_jax.settings.fields import choose
 
 
@@ -58,7 +58,8 @@ class Schedule(NamedTuple):
 
         prediction = network(input_scale[i]·x, timestep[i])
         denoised   = denoised_from_x[i]·x + denoised_from_prediction[i]·prediction
-        x          = keep[i]·x + toward[i]·denoised + previous[i]·(last step's denoised) + fresh[i]·z_i
+        x          = keep[i]·x + toward[i]·denoised + previous[i]·(last step's denoised)
+                     + earlier[i]·(denoised of the step before that) + fresh[i]·z_i
 
     and x is the latents. z_i is needed only if `fresh` has an entry that is not 0.
 
@@ -73,6 +74,7 @@ class Schedule(NamedTuple):
     keep: Row
     toward: Row
     previous: Row
+    earlier: Row
     fresh: Row
     initial_scale: Float[Any, ""]
     known: Known | None = None
@@ -86,15 +88,17 @@ def make_schedule(
     image_seq_len: int | None = None,
     strength: float | None = None,
     masked: bool = False,
+    eta: float | None = None,
 ) -> Schedule:
     """The table of a run.
 
     num_inference_steps: 1..config.num_train_timesteps.
     scheduler: a key of solvers_for(config); None is the checkpoint's own, with Karras sigmas if its file asks for them.
-    timestep_spacing: a key of SPACINGS; None is the checkpoint's own. Flows have none.
+    timestep_spacing: a key of SPACINGS; None is the solver's, else the checkpoint's own. Flows have none.
     image_seq_len: latent patches of a picture, as the network sees them; needed by a config with dynamic shifting.
     strength: how much noise a given picture gets, in (0, 1]: the table then has the last steps alone, as skipped_steps
         says; None: there is no picture. masked: whether a mask keeps a part of it.
+    eta: 0 to 1, of solvers that have a share of fresh noise, such as tcd; None is what is usual for it.
     Raises ValueError for unknown names, for a solver of another kind of model, and for steps that do not fit.
     """
     if not 1 <= num_inference_steps <= config.num_train_timesteps:
@@ -102,22 +106,27 @@ def make_schedule(
             f"num_inference_steps should be between 1 and the {config.num_train_timesteps} training timesteps, "
             f"not {num_inference_steps}; 20 to 50 is usual"
         )
-    solver = _solver(config, scheduler or own_scheduler(config))
+    name = scheduler or own_scheduler(config)
+    solver = _solver(config, name)
+    if eta is not None and solver.eta is None:
+        having = ", ".join(name for name, solver in SOLVERS.items() if solver.eta is not None)
+        raise ValueError(f"eta = {eta} means nothing to the scheduler {name!r}, only to {having}; leave it out")
     if config.flow:
         if timestep_spacing is not None:
             raise ValueError(f"timestep_spacing {timestep_spacing!r} means nothing to a flow model; leave it out")
         config = flow.at_resolution(config, image_seq_len)
     else:
-        spacing = config.timestep_spacing if timestep_spacing is None else timestep_spacing
+        spacing = own_spacing(config, name) if timestep_spacing is None else timestep_spacing
         choose(diffusion.SPACINGS, spacing, "timestep_spacing")
-        config = dataclasses.replace(config, timestep_spacing=spacing)
-    grid = solver.grid(config, num_inference_steps)
+        config = dataclasses.replace(config, timestep_spacing=str(spacing))
+    share = {} if solver.eta is None else {"eta": solver.eta if eta is None else eta}
+    grid, known = solver.grid(config, num_inference_steps, **share), None
     if not config.flow:
         diffusion.check(grid, config)
-    steps, known = solver.step(grid), None
     if strength is not None:
         skipped = skipped_steps(num_inference_steps, strength, config.flow)
-        grid, steps, known = _from_picture(grid, steps, skipped, noise_alone=masked and strength == 1)
+        grid, known = _from_picture(grid, skipped, noise_alone=masked and strength == 1)
+    steps = solver.step(grid, num_inference_steps)
     from_x, from_prediction = choose(PREDICTIONS, config.prediction_type, "prediction_type")(grid.signal, grid.noise)
     arrays = (grid.timestep, grid.input_scale, from_x, from_prediction, *steps, grid.initial_scale)
     return Schedule(*_float32(arrays))._replace(known=None if known is None else Known(*_float32(known)))
@@ -141,19 +150,16 @@ def skipped_steps(n: int, strength: float, flow: bool) -> int:
     return skipped
 
 
-def _from_picture(grid: Grid, steps: Steps, skipped: int, noise_alone: bool) -> tuple[Grid, Steps, Known]:
+def _from_picture(grid: Grid, skipped: int, noise_alone: bool) -> tuple[Grid, Known]:
     """What is left of a run that begins with a noised picture. Source: diffusers' add_noise and scale_noise.
 
     noise_alone: it begins with noise, as diffusers' inpainting does at strength 1.
     """
-    grid = grid._replace(**{name: getattr(grid, name)[skipped:] for name in Grid._fields if name != "initial_scale"})
-    keep, toward, previous, fresh = (row[skipped:].copy() for row in steps)
-    # No step came before the first: a multistep solver takes what it sees for what it saw, and is of first order.
-    toward[0], previous[0] = toward[0] + previous[0], 0
+    grid = grid._replace(**{name: row[skipped:] for name, row in grid._asdict().items() if np.ndim(row)})
     known = Known(np.append(grid.signal, 1), np.append(grid.noise, 0))
     if noise_alone:
         known.picture[0], known.noise[0] = 0, grid.initial_scale
-    return grid, Steps(keep, toward, previous, fresh), known
+    return grid, known
 
 
 def _solver(config: SchedulerConfig, name: str) -> Solver:

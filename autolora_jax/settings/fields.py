@@ -35,7 +35,8 @@ class Setting:
     short: "-o". panel: of --help; by default its class's PANEL. metavar: what stands for its value there.
     argument: a word of the command line, without a flag.
     shown: what --help says of the default, where that is not the value.
-    choices: names that a text may be. least, most: bounds of a number. advice: ends the message about one beyond them.
+    choices: names that a text may be. offers: names that a shell completes, where the program itself reads the text.
+    least, most: bounds of a number. advice: ends the message about one beyond them.
     column: its name in a manifest and in what a picture says of itself.
     png: its name in the line that A1111 reads; told where it is not the default, or always with `always`.
     by_picture: may differ among the pictures of a batch: data, never a program's matter.
@@ -51,6 +52,7 @@ class Setting:
     argument: bool = False
     shown: str | None = None
     choices: Collection[str] | Table = ()
+    offers: Collection[str] | Table = ()
     least: int | float | None = None
     most: int | float | None = None
     advice: str = ""
@@ -64,7 +66,15 @@ class Setting:
 
     def names(self) -> list[str]:
         """The choices."""
-        return self.choices.names() if isinstance(self.choices, Table) else list(self.choices)
+        return _names(self.choices)
+
+    def offered(self) -> list[str]:
+        """What a shell completes."""
+        return _names(self.choices or self.offers)
+
+
+def _names(of: Collection[str] | Table) -> list[str]:
+    return of.names() if isinstance(of, Table) else list(of)
 
 
 def setting(default: Any = dataclasses.MISSING, help: str = "", **known: Any) -> Any:

@@ -31,6 +31,7 @@ class Prompt(NamedTuple):
     id: str | None = None  # the user's name of it; part of the manifest, not of what is drawn
     image: str | None = None  # path or URL of a picture that is changed; its size is the pictures' where none is given
     mask: str | None = None  # of the same size: white where it is drawn anew
+    embeds: str | None = None  # path or URL of embeddings (.safetensors) that are told instead; text is then a caption
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Settings(PictureConfig):
     def scales(self) -> tuple[float, ...]:
         """The strength of each LoRA."""
         shared: Any = self.lora_scale
-        return tuple(float(lora.scale if shared is None else shared) for lora in self.loras)
+        return tuple(float(lora.scale if shared is None or lora.role != "tuned" else shared) for lora in self.loras)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +119,14 @@ class Job(Many):
     def of_table(cls, table: Mapping[str, Any]) -> "Job":
         """A job as a JSON or YAML file has it: these names, values as `--set` spells them.
 
-        A prompt is a text, or a table {text, negative, seeds, id, image, mask}; a guidance with values is
+        A prompt is a text, or a table {text, negative, seeds, id, image, mask, embeds}; a guidance with values is
         {"rule": "cfg", "w": 5}.
         """
         given = dict(table)
-        prompts = [given.pop("prompts")] if isinstance(given.get("prompts"), str) else given.pop("prompts", [])
+        prompts = given.pop("prompts", [])
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        if not isinstance(prompts, list):
+            raise ConfigError(f"prompts = {prompts!r} should be a text, or a list of texts and tables")
         grid = given.pop("grid", {})
         grids = [{name: _axis(name, values) for name, values in part.items()} for part in _listed(grid)]
         return override(cls([_prompt(prompt) for prompt in prompts], grid=grids), dict(flatten(given)))
@@ -160,9 +164,9 @@ def _prompt(prompt: Any) -> str | Prompt:
     if isinstance(prompt, str):
         return prompt
     unknown = prompt.keys() - set(Prompt._fields) if isinstance(prompt, Mapping) else {"?"}
-    if unknown or "text" not in prompt:
+    if unknown or not prompt.keys() & {"text", "embeds"}:
         raise ConfigError(f"prompts: {prompt!r} should be a text, or a table of {', '.join(Prompt._fields)}")
-    return Prompt(**prompt)
+    return Prompt(**{"text": ""} | prompt)
 
 
 def _product(grid: Any) -> Iterator[dict[str, Any]]:

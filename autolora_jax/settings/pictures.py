@@ -11,7 +11,7 @@ from autolora_jax.settings.changes import read
 from autolora_jax.settings.fields import Checked, Table, setting
 from autolora_jax.settings.model import MODEL, ModelConfig
 from autolora_jax.settings.rules import CFG, AutoLoRA, Rule, Value
-from autolora_jax.settings.values import Lora, Loras, Seeds, Size, Texts
+from autolora_jax.settings.values import Lora, Loras, Seeds, Size, Texts, tells_apart
 
 if TYPE_CHECKING:
     from autolora_jax.progress import OnProgress
@@ -38,6 +38,7 @@ class DrawingConfig(Checked):
         panel=PANEL,
         shown="autolora with a LoRA, cfg without",
         metavar="RULE",
+        offers=Table("settings.rules", "RULES"),
         by_picture=True,
     )
     base_text: str = setting(
@@ -75,18 +76,27 @@ class DrawingConfig(Checked):
     )
     scheduler: str | None = setting(
         None,
-        "ddim, euler, euler_karras, euler_ancestral, dpmpp_2m or dpmpp_2m_karras; for SD3 flow_euler, "
-        "flow_euler_karras, flow_euler_exponential or flow_dpmpp_2m.",
+        "ddim, euler, euler_ancestral, dpmpp_2m, dpmpp_2m_sde, unipc, lcm or tcd; for SD3 flow_euler or flow_dpmpp_2m. "
+        "euler, dpmpp_2m, dpmpp_2m_sde, unipc and flow_euler also with _karras, _exponential or _beta at the end.",
         shown="the model's",
         choices=Table("schedules", "SOLVERS"),
         column="scheduler",
     )
     timestep_spacing: str | None = setting(
         None,
-        "leading, linspace or trailing.",
-        shown="the model's",
+        "leading, linspace, trailing or distilled (those that LCM and TCD learn at).",
+        shown="the model's; of lcm and tcd distilled",
         choices=Table("schedules", "SPACINGS"),
         column="timestep_spacing",
+    )
+    eta: float | None = setting(
+        None,
+        "(tcd) Share of fresh noise in a step, 0 to 1.",
+        shown="0.3",
+        least=0,
+        most=1,
+        column="eta",
+        png="Eta",
     )
     noise: str = setting(
         "jax",
@@ -133,7 +143,10 @@ class DrawingConfig(Checked):
         png="Prompt chunks",
     )
     lora_scale: Value | Array | None = setting(
-        None, "Strength of every LoRA, instead of its own.", panel=MODEL, by_picture=True
+        None,
+        "Strength of every LoRA that makes the tuned model (role tuned), instead of its own.",
+        panel=MODEL,
+        by_picture=True,
     )
 
     def __post_init__(self) -> None:
@@ -149,7 +162,7 @@ class DrawingConfig(Checked):
         return self.size or (None, None)
 
     def rule_of(self, tuned: bool) -> Any:
-        """The guidance, AutoLoRA by default where there is a LoRA (`tuned`), else CFG."""
+        """The guidance, AutoLoRA by default where a LoRA tells a tuned model from its base (`tuned`), else CFG."""
         return self.guidance if self.guidance is not None else AutoLoRA() if tuned else CFG()
 
 
@@ -291,9 +304,10 @@ class PictureConfig(DrawingConfig):
     model: ModelConfig = ModelConfig()
     loras: Loras = setting(
         (),
-        "LoRA file, folder or hub id, and its strength (1). Repeat it to add several.",
+        "LoRA file, folder or hub id, its strength (1) and its role: tuned, it makes the tuned model; all, the base "
+        "model has it, too, as what makes it fast (LCM, Lightning); base, that alone has it. Repeat it to add several.",
         flag="--lora",
-        metavar="FILE[:SCALE]",
+        metavar="FILE[:SCALE][@ROLE]",
     )
     lora_dir: str | None = _lora_dir()
     embeddings: Texts = setting(
@@ -306,7 +320,7 @@ class PictureConfig(DrawingConfig):
 
     def rule(self) -> Any:
         """The guidance of this run."""
-        return self.rule_of(bool(self.loras))
+        return self.rule_of(tells_apart(self.loras))
 
     def drawing(self) -> dict[str, Any]:
         """The part that a Call takes."""
@@ -321,6 +335,13 @@ class GenerateConfig(Many, PictureConfig):
 
     prompts: Texts = setting(
         (), "What to draw. Repeat it for several prompts.", flag="--prompt", short="-p", panel=PICTURES
+    )
+    embeds: Texts = setting(
+        (),
+        "Embeddings in place of prompts (.safetensors): prompt_embeds, pooled_prompt_embeds and their negative "
+        "companions, as diffusers calls them. Repeat it for several.",
+        panel=PICTURES,
+        metavar="FILE",
     )
     negative_prompt: str | None = negative_setting()
     image: Texts = setting(
@@ -358,7 +379,7 @@ class GenerateConfig(Many, PictureConfig):
             start,
             model=ModelConfig(dtype="float32") if start.model == ModelConfig() else start.model,
             loras=start.loras or (Lora(f"{BUILTIN}:character"),),
-            prompts=start.prompts or BUILTIN_PROMPTS,
+            prompts=start.prompts or (() if changes.get("embeds") or start.embeds else BUILTIN_PROMPTS),
             seeds=start.seeds if preset else (0, 1),
             compare=start.compare if preset else True,
         )

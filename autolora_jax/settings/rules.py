@@ -39,6 +39,14 @@ LORA_NEG, LORA_POS = Branch("lora", 0), Branch("lora", 1)
 
 Coefficients = dict[Branch, float]
 
+# A LoRA's role -> its factor on each kind of weights; None: ω. What makes a model fast has to act on all of them, else
+# a rule that amplifies what the LoRA changes amplifies that, too; "base" is for a worse base to guide away from.
+ROLES: dict[str, dict[str, float | None]] = {
+    "tuned": {"base": 0.0, "weak": None, "lora": 1.0},
+    "all": {"base": 1.0, "weak": 1.0, "lora": 1.0},
+    "base": {"base": 1.0, "weak": 0.0, "lora": 0.0},
+}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule:

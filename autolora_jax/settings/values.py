@@ -11,40 +11,60 @@ from typing import Any, NamedTuple
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings import rules
-from autolora_jax.settings.fields import settings_of
-from autolora_jax.settings.rules import RULES, Rule, Value
+from autolora_jax.settings.fields import choose, settings_of
+from autolora_jax.settings.rules import ROLES, RULES, Rule, Value
 
 MOST_SEEDS = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """A LoRA (file, folder or hub id) and its strength."""
+    """A LoRA (file, folder or hub id), its strength, and its role: on which weights it acts, see rules.ROLES."""
 
     source: str
     scale: float = 1.0
+    role: str = "tuned"
 
     def __post_init__(self) -> None:
         if not self.source or not math.isfinite(self.scale):
             raise ConfigError(f"LoRA {self.source!r} at scale {self.scale}: need a file and a finite scale")
+        choose(ROLES, self.role, f"role of the LoRA {self.source}")
 
     @classmethod
     def parse(cls, text: str) -> "Lora":
-        """FILE[:SCALE]: only a number after the last colon is a scale, and not if a file bears the whole name."""
-        source, colon, scale = text.rpartition(":")
-        if not colon or Path(text).exists():
+        """FILE[:SCALE][@ROLE]: what is no role, or no number after the last colon, is of the file's name, and all is if
+        a file bears the whole. Raises ConfigError for what is no role behind a scale."""
+        if Path(text).exists():
             return cls(text)
-        try:
-            number = float(scale)
-        except ValueError:
-            return cls(text)  # the colon of C:\loras\pixel.safetensors
-        return cls(source, number)
+        whole, _, role = text.rpartition("@")
+        source, number = _scaled(whole)
+        if role not in ROLES and number is None:
+            whole, role = text, "tuned"
+            source, number = _scaled(whole)
+        return cls(whole, role=role) if number is None else cls(source, number, role)
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.scale!r}"
+        role = "" if self.role == "tuned" else f"@{self.role}"
+        return f"{self.source}:{self.scale!r}{role}"
+
+
+def _scaled(text: str) -> tuple[str, float | None]:
+    """FILE:SCALE, or (text, None)."""
+    source, colon, scale = text.rpartition(":")
+    try:
+        return (source, float(scale)) if colon else (text, None)
+    except ValueError:
+        return text, None  # the colon of C:\loras\pixel.safetensors
 
 
 Loras = tuple[Lora, ...]
+
+
+def tells_apart(loras: Loras) -> bool:
+    """Whether LoRAs make a tuned model that differs from its base, which a guidance can compare."""
+    return any(lora.role != "all" for lora in loras)
+
+
 Texts = tuple[str, ...]
 Paths = tuple[Path, ...]
 Numbers = tuple[float, ...]
@@ -127,7 +147,9 @@ SPELLINGS: dict[Any, Spelling] = {
     Numbers: Spelling(_read_numbers, _write_numbers, "numbers such as 0.4,0.7,1"),
     Size: Spelling(_read_size, lambda size: f"{size[0]}x{size[1]}", "WIDTHxHEIGHT in pixels, such as 1024x1024"),
     Loras: Spelling(
-        lambda texts: tuple(map(Lora.parse, _several(texts))), lambda loras: list(map(str, loras)), "FILE[:SCALE]"
+        lambda texts: tuple(map(Lora.parse, _several(texts))),
+        lambda loras: list(map(str, loras)),
+        "FILE[:SCALE][@ROLE]",
     ),
     Texts: Spelling(lambda texts: tuple(_several(texts)), list, "a text"),
     Paths: Spelling(lambda paths: tuple(map(Path, _several(paths))), lambda paths: list(map(str, paths)), "paths"),

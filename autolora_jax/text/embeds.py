@@ -8,6 +8,8 @@ import numpy as np
 
 from autolora_jax.guidance import KINDS
 
+SAID = 12  # hex digits of a digest in pictures and manifests
+
 
 class Embeds(NamedTuple):
     """What a model is told of n prompts, in the order of diffusers' encode_prompt. A call takes each under its name."""
@@ -55,10 +57,17 @@ class GivenEmbeds(NamedTuple):
         return self._replace(rows=rows, by_kind={kind: self.by_kind[kind] for kind in kinds})
 
     def digest(self, image: int) -> str:
-        """12 hex digits of SHA-256 that tell what an image is told from what others are."""
+        """SHA-256, 64 hex digits, that tells what an image is told from what others are; pictures say SAID of them."""
         arrays = [array[self.rows[image]] for pair in self.by_kind.values() for array in pair]
         first = arrays[:2] if self.shared else arrays
-        return hashlib.sha256(b"".join(array.tobytes() for array in first)).hexdigest()[:12]
+        return hashlib.sha256(b"".join(array.tobytes() for array in first)).hexdigest()
+
+
+def pairs_of(given: Mapping[str, Any]) -> tuple[GivenEmbeds | None, GivenEmbeds | None]:
+    """(positive, negative) of a call's arguments. Raises ValueError for those that can't be told."""
+    names = ("prompt_embeds", "negative_prompt_embeds")
+    yes, no = (read_given(given.get(name), given.get(_pooled(name)), name) for name in names)
+    return yes, no
 
 
 def read_given(states: Any, pooled: Any, name: str) -> GivenEmbeds | None:
@@ -67,7 +76,7 @@ def read_given(states: Any, pooled: Any, name: str) -> GivenEmbeds | None:
     states [n t d], pooled [n p]: arrays for all kinds of weights, or a mapping kind of weights -> array.
     Raises ValueError for one without the other and for what is no such array.
     """
-    pooled_name = name.replace("prompt_embeds", "pooled_prompt_embeds")
+    pooled_name = _pooled(name)
     values = {name: states, pooled_name: pooled}
     there = [given for given, value in values.items() if value is not None]
     if not there:
@@ -88,6 +97,10 @@ def read_given(states: Any, pooled: Any, name: str) -> GivenEmbeds | None:
         )
     shared = not isinstance(states, Mapping) and not isinstance(pooled, Mapping)
     return GivenEmbeds(name, {kind: (tokens[kind], vectors[kind]) for kind in kinds}, np.arange(prompts.pop()), shared)
+
+
+def _pooled(name: str) -> str:
+    return name.replace("prompt_embeds", "pooled_prompt_embeds")
 
 
 def _told(arrays: Mapping[str, np.ndarray]) -> str:

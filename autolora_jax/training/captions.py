@@ -5,13 +5,13 @@ Source: huggingface.co/docs/datasets/image_dataset (metadata).
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import Any, NamedTuple, TypeVar
 
+from autolora_jax import foreign
 from autolora_jax.image_files import EXTENSIONS
 
 SECOND_EXTENSION = ".caption"
@@ -78,7 +78,7 @@ def in_metadata(path: Path) -> Found:
 def _text(path: Path) -> str:
     """Raises ValueError if it is not UTF-8."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = foreign.read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:  # plain letters in UTF-16 are valid UTF-8
@@ -120,8 +120,8 @@ def _json_rows(text: str) -> Rows:
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): captions may hold U+2028
         if line.strip():
             try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as e:
+                yield number, foreign.parse_json(line)
+            except ValueError as e:
                 yield number, ValueError(f"invalid JSON ({e}); expected one object a line")
 
 

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from autolora_jax import foreign
 from autolora_jax.weights import reads
 from autolora_jax.weights.errors import WeightsError, printable, shorten
 
@@ -85,7 +86,7 @@ _KINDS: tuple[tuple[str, Callable[[bytes], bool], str], ...] = (
 def kind_of(path: Path) -> tuple[str, str]:
     """(what its first bytes say a file is, why it can't be loaded or ""). Raises WeightsError when unreadable."""
     try:
-        with path.open("rb") as f:
+        with foreign.open_file(path) as f:
             head = f.read(16)
     except FileNotFoundError:
         raise WeightsError(f"{path} does not exist") from None
@@ -225,8 +226,8 @@ def _with_factors(path: Path, opened: safe_open, found: dict[str, TensorInfo]) -
 def _of_eight_bits(said: np.ndarray) -> bool:
     """Whether ComfyUI's JSON beside a weight, as bytes, speaks of 8-bit floats."""
     try:
-        return str(json.loads(said.tobytes()).get("format", "")).startswith("float8_")
-    except (ValueError, AttributeError, RecursionError):
+        return str(foreign.parse_object(said.tobytes()).get("format", "")).startswith("float8_")
+    except ValueError:
         return False
 
 
@@ -240,11 +241,11 @@ def open_tensors(path: Path) -> TensorFiles:
 def shard_names(index: Path) -> dict[str, str]:
     """Tensor name -> file name, from an index. Raises WeightsError for anything but a plain file name."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = foreign.read_json_file(index)["weight_map"]
         files = set(weight_map.values())
     except FileNotFoundError:
         raise WeightsError(f"{index} does not exist") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise WeightsError(f"{index} is not a safetensors index ({type(e).__name__}: {e}); {_AGAIN}") from None
     for file in files:
         if not isinstance(file, str) or Path(file).name != file or file in ("", "..") or "\\" in file or "\0" in file:
@@ -298,7 +299,7 @@ def sha256_of(path: Path, on_bytes: OnBytes | None = None) -> str:
     """The file's sha256, 64 hex digits. It is read piece by piece. Raises WeightsError for an unreadable file."""
     digest, done = hashlib.sha256(), 0
     try:
-        with path.open("rb") as file:
+        with foreign.open_file(path) as file:
             total = path.stat().st_size
             while piece := file.read(_PIECE):
                 digest.update(piece)

@@ -1,11 +1,11 @@
 """Files of tokenizers, looked at before transformers reads them: it takes a part of one for the whole in silence."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from autolora_jax import foreign
 from autolora_jax.weights.errors import WeightsError, printable
 
 _AGAIN = "the file is damaged or only a part of it; download it again"
@@ -27,9 +27,9 @@ def check_tokenizer(paths: Sequence[Path]) -> None:
 def _stamp(path: Path) -> tuple[int, int]:
     """What changes when a file does: a file is looked at once."""
     try:
-        stat = path.stat()
+        stat = foreign.check_regular(path)
     except OSError as e:
-        raise WeightsError(f"{path} can't be read: {e.strerror}") from None
+        raise WeightsError(f"{path} can't be read: {e.strerror}; download it again") from None
     return stat.st_size, stat.st_mtime_ns
 
 
@@ -40,17 +40,14 @@ def _check(path: Path, stamp: tuple[int, int]) -> None:
 
 def _json_object(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as e:
+        return foreign.parse_object(foreign.read_file(path, foreign.MOST_JSON))
+    except ValueError as e:
         raise WeightsError(f"{path} is not valid JSON ({printable(str(e))}); {_AGAIN}") from None
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, expected a JSON object; {_AGAIN}")
-    return content
 
 
 def _check_text(path: Path) -> None:
     try:
-        path.read_text(encoding="utf-8")
+        foreign.read_file(path, foreign.MOST_JSON).decode()
     except ValueError as e:
         raise WeightsError(f"{path} is not text ({printable(str(e))}); {_AGAIN}") from None
 
@@ -61,7 +58,7 @@ def _check_merges(vocabulary: Path, merges: Path, *stamps: tuple[int, int]) -> N
     tokens, made = _json_object(vocabulary), set()
     if wrong := [token for token, number in tokens.items() if type(number) is not int]:
         raise WeightsError(f"{vocabulary}: the number of {printable(wrong[0])!r} is {tokens[wrong[0]]!r}; {_AGAIN}")
-    for number, line in enumerate(merges.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(foreign.read_file(merges).decode().splitlines(), 1):
         if line.startswith("#version") or not line.strip():
             continue
         pair = line.split()
@@ -83,7 +80,7 @@ def _is_made(token: str) -> bool:
 
 def _check_sentencepiece(path: Path) -> None:
     """A model is a protobuf message: its fields must end where the file does, and what follows the pieces be there."""
-    content = path.read_bytes()
+    content = foreign.read_file(path)
     try:
         fields = set(_fields(content))
     except (IndexError, KeyError, ValueError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx2
 
+from autolora_jax import foreign
 from autolora_jax.evaluation.judge import protocol
 from autolora_jax.evaluation.judge.protocol import (
     FORM,
@@ -24,6 +25,7 @@ from autolora_jax.evaluation.judge.questions import Question
 from autolora_jax.evaluation.judge.verdicts import MALFORMED, REFUSED, SCORED, UNANSWERED, Usage, Verdict, Version
 
 VERSION_PATHS = ("/version", "/api/version")  # of vLLM, of Ollama
+LONGEST_ANSWER = 16 << 20  # bytes
 LOOK = 10.0  # seconds that questions about the server itself may take
 
 Pause = Callable[[float], None]
@@ -128,14 +130,15 @@ class Judge:
         self._doubted = False
 
     def _listed(self) -> list[Any]:
-        return self._http.get(f"{self.base_url}/models", timeout=LOOK).raise_for_status().json()["data"]
+        found = self._http.get(f"{self.base_url}/models", timeout=LOOK).raise_for_status()
+        return list(foreign.parse_object(found.content)["data"])
 
     def _server_version(self) -> str:
         root = self.base_url.removesuffix("/v1")
         for path in VERSION_PATHS if root != self.base_url else ():
             found = self._http.get(root + path, timeout=LOOK)
             if found.status_code == 200:
-                return str(found.json()["version"])
+                return str(foreign.parse_object(found.content)["version"])
         return ""
 
     def _version(self, reply: Reply | None) -> Version:
@@ -186,6 +189,8 @@ class Judge:
             with self._http.stream("POST", url, content=body, headers=headers, timeout=self._timeout) as response:
                 for chunk in response.iter_bytes():
                     content += chunk
+                    if len(content) > LONGEST_ANSWER:
+                        raise Fault(f"an answer of more than {LONGEST_ANSWER >> 20} MiB")
                     if time.monotonic() - began > self._timeout:  # httpx's own is for each piece
                         raise httpx2.ReadTimeout("it never came to an end")
         except httpx2.TimeoutException:
@@ -195,7 +200,7 @@ class Judge:
             raise Fault(self._safe(f"no connection ({e or type(e).__name__})")) from None
         text = content.decode("utf-8", "replace")
         try:
-            payload = json.loads(text)
+            payload = foreign.parse_json(text)
         except ValueError:
             payload = None
         if response.status_code != 200:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from autolora_jax import foreign
 from autolora_jax.evaluation.judge.verdicts import Usage
 
 Message = Mapping[str, Any]
@@ -161,10 +162,10 @@ def read_answer(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     if fenced := FENCE.fullmatch(text):
         text = fenced[1]
     try:
-        found = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+        found = foreign.parse_json(text, of_pairs=_once)
     except Unusable:
         raise
-    except (ValueError, RecursionError) as e:
+    except ValueError as e:
         raise Unusable(f"the answer was not a JSON object alone ({e})") from None
     if wrong := [*problems(found, schema)]:
         raise Unusable("; ".join(wrong))
@@ -176,10 +177,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise Unusable("a key occurred twice")
     return found
-
-
-def _no_constant(name: str) -> Any:
-    raise Unusable(f"{name} is no JSON")
 
 
 # JSON's name of a type -> whether a value is of it. In JSON true is no integer, and 4.0 is one.
@@ -236,9 +233,9 @@ def _seconds(retry_after: str | None) -> float | None:
         pass
     try:
         date = parsedate_to_datetime(retry_after)
-    except ValueError:
+        return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError, TypeError, IndexError):  # whatever it makes of what is no date
         return None
-    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
 
 
 @dataclass(frozen=True)

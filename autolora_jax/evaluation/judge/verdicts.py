@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from autolora_jax import foreign
+
 SCORED = "scored"
 REFUSED = "refused"  # the judge, or a filter before it, would not answer: no score, and not 0
 MALFORMED = "malformed"  # it answered, but however often it was asked, not in the form that was asked for
@@ -155,7 +157,11 @@ class VerdictCache:
             "ORDER BY number DESC LIMIT 1",
             (key.digest, served, served),
         )
-        return Verdict.of_record(json.loads(found[0][0])["verdict"]) if found else None
+        try:
+            return Verdict.of_record(foreign.parse_object(found[0][0])["verdict"]) if found else None
+        except (ValueError, TypeError, KeyError):
+            self.broken += 1
+            return None
 
     @contextmanager
     def claim(self, key: Key, pause: Callable[[float], None] = time.sleep) -> Iterator[None]:
@@ -199,7 +205,7 @@ class VerdictCache:
             for old in filter(_is_old, (self.path.with_suffix(".jsonl"), self.path.with_suffix(""))):
                 for line in old.read_bytes().splitlines():
                     try:
-                        record = json.loads(line)
+                        record = foreign.parse_object(line)
                         self._keep(record["key"], Verdict.of_record(record["verdict"]), json.dumps(record))
                     except (ValueError, TypeError, KeyError):
                         self.broken += 1
@@ -228,10 +234,12 @@ class VerdictCache:
         try:
             yield
         except sqlite3.OperationalError as e:
-            raise OSError(ERRORS.get(e.sqlite_errorcode & 0xFF, errno.EIO), str(e), str(self.path)) from None
+            raise OSError(
+                ERRORS.get(getattr(e, "sqlite_errorcode", 0) & 0xFF, errno.EIO), str(e), str(self.path)
+            ) from None
         except sqlite3.ProgrammingError:
             raise ValueError(f"{self.path} is closed") from None
-        except sqlite3.DatabaseError as e:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as e:  # SQLite quotes what it reads
             raise ValueError(f"{self.path} {NO_CACHE} ({e})") from None
 
 

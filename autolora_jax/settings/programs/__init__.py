@@ -2,6 +2,7 @@
 
 from autolora_jax.settings.programs.batch import Batch
 from autolora_jax.settings.programs.convert import Convert
+from autolora_jax.settings.programs.doctor import Doctor
 from autolora_jax.settings.programs.evaluate import Evaluate
 from autolora_jax.settings.programs.extract import Extract
 from autolora_jax.settings.programs.gallery import Gallery
@@ -24,6 +25,7 @@ PROGRAMS: tuple[type[Program], ...] = (
     Judge,
     Reproduce,
     Warmup,
+    Doctor,
     Convert,
     Info,
     Merge,

@@ -160,7 +160,7 @@ More seeds, later: only what is new is drawn.
 
 [cyan]autolora batch job.py --out anna --seeds 0-1023[/]
 
-By a fleet of eight workers of a Ray cluster, each with four chips; docs/ray.md has recipes:
+By a fleet of eight workers of a Ray cluster, each with four chips; docs/guides/ray.md has recipes:
 
 [cyan]autolora batch job.py --out gs://bucket/anna --ray auto --workers 8 --resources TPU=4[/]
 

@@ -3,7 +3,7 @@
 import dataclasses
 
 from autolora_jax.settings.fields import setting
-from autolora_jax.settings.model import Checkpoint
+from autolora_jax.settings.model import DTYPES, Checkpoint
 from autolora_jax.settings.programs.program import Program
 
 
@@ -20,4 +20,5 @@ class Convert(Program, Checkpoint):
         "bfloat16",
         "bfloat16, float16 or float32: what the weights are stored in; a VAE that overflows in half precision stays "
         "float32.",
+        offers=DTYPES,
     )

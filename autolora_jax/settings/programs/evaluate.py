@@ -35,6 +35,7 @@ class Evaluate(Program):
         "diversity (0: all alike), vendi (how many different ones: 1 to all), clipscore (0 to 100: do picture and "
         "prompt fit?).",
         panel=METRICS,
+        offers=KNOWN,
     )
     scores: Paths = setting(
         (),
@@ -57,6 +58,7 @@ class Evaluate(Program):
         "model's pictures only; offline), or a folder or hub id of a DINOv2 or CLIP.",
         shown="dinov2-giant, or whose features there are in place of pictures",
         metavar="MODEL",
+        offers=("builtin", "clip", "dinov2-giant", "dinov2-large", "dinov2-base", "dinov2-small"),
     )
     clip: str = setting(
         "clip", "CLIPScore's: clip (openai/clip-vit-large-patch14), or a folder or hub id.", metavar="MODEL"

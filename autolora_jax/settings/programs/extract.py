@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from autolora_jax.settings.fields import setting
+from autolora_jax.settings.fields import Table, setting
 from autolora_jax.settings.model import MODEL
 from autolora_jax.settings.programs.lora_file import FILE, RANKS, Ranked
 
@@ -31,10 +31,14 @@ class Extract(Ranked):
     tuned: str = setting(help="What came out of it, in any of these forms.", argument=True, metavar="TUNED")
     rank: int | None = setting(None, "Ranks of every layer.", panel=RANKS, shown=f"{RANK}; with --max-error {CEILING}")
     dialect: str = setting(
-        "kohya", "kohya, for A1111, ComfyUI and, but for SD3, diffusers; or peft, for diffusers and ComfyUI."
+        "kohya",
+        "kohya, for A1111, ComfyUI and, but for SD3, diffusers; or peft, for diffusers and ComfyUI.",
+        offers=Table("weights.lora.export", "DIALECTS"),
     )
     save_dtype: str = setting(
-        "float32", "float32, or float16 or bfloat16 for half the size: they round, to 0.03 % and to 0.2 %."
+        "float32",
+        "float32, or float16 or bfloat16 for half the size: they round, to 0.03 % and to 0.2 %.",
+        offers=Table("weights.lora.export", "DTYPES"),
     )
     variant: str | None = setting(None, "'fp16' takes a folder's *.fp16.safetensors files.", panel=MODEL)
 

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from autolora_jax import foreign
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
 from autolora_jax.settings.pictures import OUTPUT, PICTURES, GenerateConfig
 from autolora_jax.settings.programs.program import Configured
+from autolora_jax.settings.values import tells_apart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,11 +34,13 @@ class Generate(Configured):
         return super().configured(kind, options, {**changes, **prompts})
 
     def check(self) -> None:
-        if not self.settings.prompts:
-            raise ConfigError("draw what? Give a --prompt or a --prompt-file")
+        if not self.settings.prompts and not self.settings.embeds:
+            raise ConfigError("draw what? Give a --prompt, a --prompt-file, or --embeds")
+        if self.settings.prompts and self.settings.embeds:
+            raise ConfigError("--prompt and --embeds are both given: a picture is told one of them")
         if not self.settings.image and (self.settings.mask or self.settings.strength is not None):
             raise ConfigError("--mask and --strength are of a picture that is changed: give --image FILE, too")
-        if self.settings.compare and not (self.settings.loras or self.settings.lora_dir):
+        if self.settings.compare and not (tells_apart(self.settings.loras) or self.settings.lora_dir):
             raise ConfigError("--compare sets a LoRA beside the base model: add --lora FILE")
 
     EXAMPLES = """[bold]Examples[/]
@@ -65,7 +69,7 @@ The same run again, elsewhere:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = foreign.read_file(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}); save it as UTF-8") from None
     prompts = [line.strip() for line in lines if line.strip()]

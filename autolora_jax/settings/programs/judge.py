@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from autolora_jax.settings.fields import setting
+from autolora_jax.settings.fields import Table, setting
 from autolora_jax.settings.pictures import OUTPUT
 from autolora_jax.settings.programs.asking import JUDGE, Asking
 from autolora_jax.settings.values import Paths
@@ -27,7 +27,8 @@ class Judge(Asking):
     )
     question: str = setting(
         help="cps (character presence), pc (prompt correspondence), sa (style adherence), or pc-sa (both in one "
-        "question, as in the paper). Scores are 0 to 5."
+        "question, as in the paper). Scores are 0 to 5.",
+        offers=Table("evaluation.judge.questions", "QUESTIONS"),
     )
     character: str | None = setting(None, "cps: who should be there.")
     description: str | None = setting(None, "cps: who that is, where the name is not enough.")
@@ -56,7 +57,7 @@ class Judge(Asking):
         metavar="FILE",
     )
 
-    EXAMPLES = """[bold]Serve a judge[/], on this machine or another (docs/judges.md says which judge works how):
+    EXAMPLES = """[bold]Serve a judge[/], on this machine or another (docs/guides/judges.md says which judge works how):
 
 [cyan]vllm serve Qwen/Qwen2.5-VL-7B-Instruct[/]
 

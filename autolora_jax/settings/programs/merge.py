@@ -4,8 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
+from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import setting
-from autolora_jax.settings.model import Checkpoint
+from autolora_jax.settings.model import DTYPES, Checkpoint
 from autolora_jax.settings.pictures import OUTPUT
 from autolora_jax.settings.programs.lora_file import Ranked
 from autolora_jax.settings.programs.program import Program
@@ -34,13 +35,20 @@ class Merge(Program, Checkpoint):
     )
     out: Path = setting(help="New folder. It appears when all is written, or not at all.", short="-o", metavar="DIR")
     format: str = setting(
-        "diffusers", "diffusers, a folder that diffusers and autolora load; or orbax, which loads faster here."
+        "diffusers",
+        "diffusers, a folder that diffusers and autolora load; or orbax, which loads faster here.",
+        offers=("diffusers", "orbax"),
     )
     dtype: str | None = setting(
         None,
         "float32, float16 or bfloat16 of the new weights. Sums are taken in float32 and rounded once.",
         shown="as stored",
+        offers=DTYPES,
     )
+
+    def check(self) -> None:
+        if others := [str(lora) for lora in self.loras if lora.role != "tuned"]:
+            raise ConfigError(f"{others[0]}: merged weights are of one kind, so a LoRA has no role; leave the @ out")
 
     ENVIRONMENT = Ranked.ENVIRONMENT
     EXAMPLES = """[bold]Examples[/]

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
-from autolora_jax.settings.fields import setting
+from autolora_jax.settings.fields import Table, setting
 from autolora_jax.settings.pictures import OUTPUT
 from autolora_jax.settings.programs.asking import JUDGE, Asking
 from autolora_jax.settings.programs.program import RUN, Large
@@ -29,6 +29,7 @@ class Reproduce(Large, Asking):
         "sweep_contexts_gamma, or a .py file of that kind (it is a program and is executed). None: list them.",
         argument=True,
         metavar="EXPERIMENT",
+        offers=Table("experiments.catalogue", "EXPERIMENTS"),
     )
     list: bool = setting(False, "Say what there is, and leave.")
     seeds: str | None = setting(
@@ -80,7 +81,7 @@ class Reproduce(Large, Asking):
         metavar="DIR",
         kept=False,
     )
-    format: str | None = setting(None, "png, webp or jpeg.", panel=OUTPUT, shown="png")
+    format: str | None = setting(None, "png, webp or jpeg.", panel=OUTPUT, shown="png", offers=("png", "webp", "jpeg"))
     batch_size: int | None = setting(None, "Pictures per device at once.", panel=RUN, shown="4")
     report_only: bool = setting(False, "Draw nothing; score and report what is there.", panel=RUN, kept=False)
     dry_run: bool = setting(

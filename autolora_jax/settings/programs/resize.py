@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from autolora_jax.settings.fields import setting
+from autolora_jax.settings.fields import Table, setting
 from autolora_jax.settings.programs.lora_file import FILE, RANKS, Ranked
 
 
@@ -27,8 +27,12 @@ class Resize(Ranked):
     model: str | None = setting(
         None, "Its base model, if that has another size than the published SDXL, SD3 and SD3.5: folder or hub id."
     )
-    dialect: str | None = setting(None, "kohya or peft.", shown="the file's own")
-    save_dtype: str | None = setting(None, "float32, float16 or bfloat16.", shown="the file's own")
+    dialect: str | None = setting(
+        None, "kohya or peft.", shown="the file's own", offers=Table("weights.lora.export", "DIALECTS")
+    )
+    save_dtype: str | None = setting(
+        None, "float32, float16 or bfloat16.", shown="the file's own", offers=Table("weights.lora.export", "DTYPES")
+    )
 
     EXAMPLES = """[bold]Examples[/]
 

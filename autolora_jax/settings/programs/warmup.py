@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from autolora_jax.settings.fields import setting
+from autolora_jax.settings.fields import Table, setting
 from autolora_jax.settings.model import MODEL, ModelConfig
 from autolora_jax.settings.programs.program import Compiling
 from autolora_jax.settings.values import Loras, Texts
@@ -41,6 +41,7 @@ class Warmup(Compiling, ModelConfig):
         "personalization and AutoLoRA without CFG share another. Repeat it for several.",
         shown="autolora with a LoRA, cfg without",
         metavar="RULE",
+        offers=Table("settings.rules", "RULES"),
     )
 
     EXAMPLES = """[bold]Examples[/]

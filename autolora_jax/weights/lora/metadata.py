@@ -1,10 +1,10 @@
 """What is told to people about a LoRA: its header's trigger words and training, in lines. Decides no number."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from autolora_jax import foreign
 from autolora_jax.weights.errors import printable
 
 # Headings and the header's keys that may fill them, best first. Sources: sd-scripts train_network.py (ss_*),
@@ -76,7 +76,6 @@ def listing(title: str, rows: Iterable[tuple[str, str]]) -> str:
 
 def _json_object(text: str) -> dict[str, object]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        return foreign.parse_object(text)
+    except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}

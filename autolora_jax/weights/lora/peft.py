@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autolora_jax import foreign
 from autolora_jax.config import ConfigError, read_json
 from autolora_jax.config.base import keys
 from autolora_jax.weights.errors import WeightsError, shorten
@@ -137,11 +138,9 @@ def peft_settings(path: Path, metadata: Mapping[str, str], components: Sequence[
     """component -> what PEFT says about it, if anything. Raises WeightsError for settings that can't be honoured."""
     if HEADER_KEY in metadata:
         try:
-            raw = json.loads(metadata[HEADER_KEY])
-        except (ValueError, RecursionError) as e:
+            raw = foreign.parse_object(metadata[HEADER_KEY])
+        except ValueError as e:
             raise WeightsError(f"header entry {HEADER_KEY} is not valid JSON ({e})") from None
-        if not isinstance(raw, dict):
-            raise WeightsError(f"header entry {HEADER_KEY} should be a JSON object, not {raw!r:.80}")
         # diffusers' save_lora_adapter, which knows one network alone, writes neither names nor settings with a prefix.
         common = {k: v for k, v in raw.items() if "." not in k}
         parts = {c: {k.removeprefix(f"{c}."): v for k, v in raw.items() if k.startswith(f"{c}.")} for c in components}
