@@ -61,7 +61,7 @@ class Trouble(NamedTuple):
     """Something that is wrong, and what puts it right.
 
     what: a file, or a picture's name in a shard. key: the picture that has to be drawn again. shard: that has to be
-    written again. row: that is missing from the manifest, as the shard says it.
+    written again. row: as the shard says it: what is missing from the manifest, or else where the picture belongs.
     """
 
     what: str
@@ -318,8 +318,11 @@ def check_samples(
     troubles, left, size = list[Trouble](), {key: _expected(line) for key, line in rows.items()}, 0
     strange: dict[str, dict[str, bytes]] = {}  # the last sample that no row is known of
 
-    def wrong(name: str, why: str, key: str | None = None) -> None:
-        troubles.append(Trouble(f"{file}/{name}" if name else file, why, key, number))
+    positions = {key: json.loads(line).get("position") for key, line in rows.items()}
+    last, before = None, -1  # the sample at hand; the position of the one before it
+
+    def wrong(name: str, why: str, key: str | None = None, row: str | None = None) -> None:
+        troubles.append(Trouble(f"{file}/{name}" if name else file, why, key, number, row))
 
     for found in walk(opened, whole):
         if isinstance(found, Damage):
@@ -327,6 +330,8 @@ def check_samples(
             continue
         size += len(found.content)
         key, _, ending = found.name.partition(".")
+        if key != last:
+            last, before = key, positions.get(last or "", before)
         if not found.padded:
             wrong(found.name, "is not padded with zeros")
         if key not in rows:
@@ -336,9 +341,14 @@ def check_samples(
             strange[key][ending] = found.content
         elif (expected := left[key].pop(ending, None)) is None:
             wrong(found.name, "should not be there, or not twice")
+        elif ending == "json" and found.content != expected:
+            # Which of the two rows is right the picture tells that is drawn again; but not where it stood.
+            own = read_row(found.content + b"\n")
+            fits = own is not None and own["file"] == file and own.get("position") == (before or 0) + 1
+            told = found.content.decode() if fits and positions[key] != (before or 0) + 1 else None
+            wrong(found.name, f"is not what {MANIFEST} says", key, told)
         elif ending in BESIDE and found.content != expected:
-            # Which of the two rows is right, only the picture that is drawn again tells.
-            wrong(found.name, f"is not what {MANIFEST} says", key if ending == "json" else None)
+            wrong(found.name, f"is not what {MANIFEST} says")
         elif ending not in BESIDE and hashlib.sha256(found.content).hexdigest().encode() != expected:
             wrong(found.name, "is not the picture that was recorded", key)
     troubles += _unknown(file, number, strange)
