@@ -19,7 +19,7 @@ import numpy as np
 from autolora_jax import __version__
 from autolora_jax.batch.plan import KEY_LENGTH, Row
 from autolora_jax.batch.storage import STATE, Storage, StorageError, open_storage
-from autolora_jax.batch.store import shard_number
+from autolora_jax.batch.store import is_place, shard_number
 from autolora_jax.given import COLUMNS as GIVEN
 from autolora_jax.settings.model import ModelConfig
 from autolora_jax.settings.pictures import DrawingConfig
@@ -278,7 +278,7 @@ def _checked(row: dict[str, Any], line: bytes) -> dict[str, Any] | None:
     """Raises KeyError, TypeError for what is no row."""
     whole = line.endswith(b"}\n") and row["key"] == key_of(line) and isinstance(row["prompt"], str)
     if row["status"] == OK:
-        whole = whole and isinstance(row["file"], str) and _SHA256(row["sha256"]) is not None
+        whole = whole and _SHA256(row["sha256"]) is not None and is_place(row["key"], row["file"], row["member"])
     return row if whole and row["status"] in (OK, FAILED, NOT_FINITE) else None
 
 
@@ -304,7 +304,8 @@ def key_of(line: bytes) -> str | None:
 def planned_columns(row: Row) -> dict[str, Any]:
     """The columns that follow from a picture's key, with what they should hold."""
     columns = json.loads(json.dumps(make_row(row, OK)))
-    return {name: value for name, value in columns.items() if name not in _OF_A_RUN}
+    free = _OF_A_RUN | ({"prompt", "negative_prompt"} if row.embeds else set())  # captions, there
+    return {name: value for name, value in columns.items() if name not in free}
 
 
 def parquet_keys(storage: Storage) -> list[bytes] | None:
