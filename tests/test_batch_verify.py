@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from autolora_jax import ConfigError
 from autolora_jax.batch import OutputConfig, StorageError
 from autolora_jax.batch.manifest import _OF_A_RUN, COLUMNS
 from autolora_jax.batch.repair import Repair, mend
@@ -229,6 +230,21 @@ def test_pictures_of_other_jobs_are_left_and_said(tmp_path: Path):
     left = mended(tmp_path, None, job=other).left
     assert [trouble.key for trouble in left] == [rows[3]["key"]]
     assert mended(tmp_path, None).left == () and verify(tmp_path).troubles == []
+
+
+def test_places_without_rows_are_not_taken_for_whole_ones(tmp_path: Path):
+    with pytest.raises(ConfigError, match="holds no job of autolora batch; check --out"):
+        verify(tmp_path)
+    draw_all(small_job(), tmp_path)
+    path = tmp_path / "manifest.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:20]))
+    assert verify(tmp_path).unlisted == 10
+    path.write_bytes(b"")
+    assert str(verify(tmp_path).troubles[0]) == "manifest.jsonl: is missing, or empty"
+    path.write_bytes(b"".join(lines))
+    (tmp_path / "batch.json").unlink()
+    assert str(verify(tmp_path).troubles[0]) == "batch.json: is not there"
 
 
 def test_pictures_that_have_no_row_yet_are_counted(tmp_path: Path):

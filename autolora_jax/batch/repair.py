@@ -102,7 +102,7 @@ def mend(
         book = Book(storage, scratch(storage, stack))
         distrusted = frozenset(trouble.key for trouble in (*of_rows, *of_samples))
         bench = _Bench(job, plan, storage, draw, rows, features, on_batch, book, distrusted)
-        bench.record([json.loads(trouble.row) for trouble in wrong if trouble.row])
+        bench.record([json.loads(trouble.row) for trouble in wrong if trouble.row and not trouble.key])
         left = bench.put_right(wrong)
     if bench.parts or of_rows:
         fold(storage, plan.keys, mend=True)
@@ -143,6 +143,7 @@ class _Bench:
         self._job, self._plan, self._storage, self._draw, self._rows = job, plan, storage, draw, rows
         self._features, self._on_batch, self._book, self._distrusted = features, on_batch, book, distrusted
         self._changed: dict[str, Row] = {}  # of the group at hand, and those that shards said
+        self._said: dict[str, Row] = {}  # rows by shards, of pictures whose places these know better
         self.parts, self.drawn, self.stopped = 0, 0, False
 
     def record(self, rows: Sequence[Row]) -> None:
@@ -154,12 +155,14 @@ class _Bench:
 
     def put_right(self, troubles: Sequence[Trouble]) -> list[Trouble]:
         """Draws pictures and writes shards. Returns what could not be put right."""
+        self._said = {trouble.key: json.loads(trouble.row) for trouble in troubles if trouble.key and trouble.row}
         known = {*self._changed}
         keys = {trouble.key: trouble for trouble in troubles if trouble.key and trouble.key not in known}
         items = {key: item for key, item in _items(self._plan, keys)}
         groups: defaultdict[int | None, dict[str, Place]] = defaultdict(dict)
         groups |= {trouble.shard: {} for trouble in troubles if trouble.shard is not None}
-        left = [trouble for key, trouble in keys.items() if key not in items]
+        # A line that is no row is dropped, whatever it was: what it told of has troubles of its own.
+        left = [each for key, each in keys.items() if key not in items and not each.what.startswith(MANIFEST)]
         for key in items:
             if (place := self._place(key)) is None:
                 left.append(keys[key])
@@ -179,11 +182,12 @@ class _Bench:
 
     def _place(self, key: str) -> Place | None:
         """Where a picture belongs; None for one of a shard that is not known."""
-        row = self._book.row(key)
-        if row is not None and row["status"] == OK:
-            return Place(row["file"], row["member"], row.get("position"))
-        sharded = self._job.output.shard_size is not None
-        return None if sharded else Store(self._storage, self._suffix).place(0, 0, key)
+        if self._job.output.shard_size is None:
+            return Store(self._storage, self._suffix).place(0, 0, key)
+        row = self._said.get(key) or self._book.row(key)
+        if row is None or row["status"] != OK:
+            return None
+        return Place(row["file"], f"{key}.{self._suffix}", row.get("position"))
 
     @property
     def _suffix(self) -> str:
@@ -225,7 +229,10 @@ class _Bench:
                 place = row.get("position")
                 return (sound.get(row["key"], (0, 0))[0], 0) if place is None else (place, 0)
 
-            drawn, wanted = set(self._storage.names(DRAWN)), [row for row in rows.values() if row["status"] == OK]
+            drawn = set(self._storage.names(DRAWN))
+            wanted = [row for row in rows.values() if row["status"] == OK and row["file"] == shard_file(number)]
+            if not wanted and not there:
+                return []
             if lacking := sum(row["member"] not in drawn and row["key"] not in sound for row in wanted):
                 return [Trouble(shard_file(number), f"lacks {lacking} pictures that this job does not have")]
             new = stack.enter_context(self._storage.writing(shard_file(number)))

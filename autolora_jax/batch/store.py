@@ -87,6 +87,13 @@ def shard_file(number: int) -> str:
     return f"{SHARDS}/{number:06}.tar"
 
 
+def is_place(key: str, file: str, member: str | None) -> bool:
+    """Whether a picture of this key may stand there."""
+    if member is None:
+        return file.startswith(f"{IMAGES}/{key[:2]}/{key}.")
+    return member.startswith(f"{key}.") and shard_number(file) is not None
+
+
 def shard_number(file: str | None) -> int | None:
     """Of a shard's file; None for any other."""
     match = _SHARD.fullmatch((file or "").removeprefix(f"{SHARDS}/"))

@@ -11,11 +11,12 @@ does that.
 import hashlib
 import json
 import os
+import re
 import tempfile
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
@@ -44,12 +45,14 @@ from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import AT_ONCE, STATE, Bucket, Storage, StorageError, open_storage
 from autolora_jax.batch.store import IMAGES, Piece, pieces_in, shard_file, shard_number, shards_in
 from autolora_jax.batch.work import PLACE, RECORD
+from autolora_jax.config import ConfigError
 from autolora_jax.settings.jobs import Job
 
 STATE_FILE = f"{STATE}/verified.json"  # how far a verification is that was stopped
 SAVE_EVERY = 10.0  # seconds
 TOGETHER = 64  # files that a thread takes at once
 SHARDS_AT_ONCE = 4  # which a bucket's have to be copied for
+_PICTURE = re.compile(rf"([0-9a-f]{{{KEY_LENGTH}}})\.\w+").fullmatch
 _FILE, _NOWHERE = -1, -2  # in place of a shard's number: it is a file; there is no picture
 OnChecked = Callable[[int, int], None]  # (pictures checked, in all)
 
@@ -58,7 +61,7 @@ class Trouble(NamedTuple):
     """Something that is wrong, and what puts it right.
 
     what: a file, or a picture's name in a shard. key: the picture that has to be drawn again. shard: that has to be
-    written again. row: that is missing from the manifest, as the shard says it.
+    written again. row: as the shard says it: what is missing from the manifest, or else where the picture belongs.
     """
 
     what: str
@@ -72,12 +75,17 @@ class Trouble(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What was checked, and what is wrong. undrawn: pictures of the job, if one was given, that have no row yet."""
+    """What was checked, and what is wrong.
+
+    undrawn: pictures of the job, if one was given, that have no row yet. unlisted: files of pictures that no row names
+    and no job was given for: they were left behind by a stop, or their rows are gone.
+    """
 
     pictures: int
     bytes: int
     troubles: Sequence[Trouble]
     undrawn: int = 0
+    unlisted: int = 0
 
 
 def verify(
@@ -117,8 +125,8 @@ def verify(
                 kept.write(troubles, done, size, at)
             raise
         kept.remove()
-        lost = strays(storage, book, (key.decode() for key in plan.keys)) if plan else []
-        return Report(book.drawn, size, [*book.troubles, *troubles, *lost], book.undrawn)
+        lost, unlisted = _strays(storage, book, plan)
+        return Report(book.drawn, size, [*book.troubles, *troubles, *lost], book.undrawn, unlisted)
 
 
 class Book:
@@ -133,8 +141,7 @@ class Book:
         self._keys, self._ends = bytearray(), array("q", [0])
         self._shards, self._batches = array("i"), array("i")  # of each row; batches: of those in parts
         self._sha256s, self._files = bytearray(), dict[int, str]()  # files: of rows whose name is not the usual one
-        about = json.loads(storage.read(PLACE) or b"{}")
-        self._suffix = FORMATS[about["pictures"]].suffix if about.get("pictures") in FORMATS else "png"
+        self._suffix = self._form(storage)
         self._hashes = hashlib.sha256()
         self._in_manifest = 0  # rows
         self._read(storage)
@@ -150,7 +157,7 @@ class Book:
         self.shards = sorted({int(n) for n in np.unique(self._shard_of[self.counts]) if n >= 0} | shards_in(storage))
         self.drawn = int((self.counts & (self._shard_of != _NOWHERE)).sum())
         self.undrawn = 0
-        self._check_counts()
+        self._check_counts(storage)
         self._check_parquet(storage)
         if plan is not None:
             self._compare(plan)
@@ -211,7 +218,20 @@ class Book:
     def _usual(self, key: str) -> str:
         return f"{IMAGES}/{key[:2]}/{key}.{self._suffix}"
 
-    def _check_counts(self) -> None:
+    def _form(self, storage: Storage) -> str:
+        """How names of pictures end."""
+        content = storage.read(PLACE)
+        try:
+            return FORMATS[json.loads(content or b"")["pictures"]].suffix
+        except (ValueError, KeyError, TypeError, RecursionError):
+            self.troubles.append(Trouble(PLACE, "is not there" if content is None else "is damaged"))
+            return "png"
+
+    def _check_counts(self, storage: Storage) -> None:
+        if not len(self.keys) and storage.read(RECORD) is None:
+            if storage.read(PLACE) is None and not self.shards:
+                raise ConfigError(f"{storage.where} holds no job of autolora batch; check --out")
+            self.troubles.append(Trouble(MANIFEST, "is missing, or empty"))
         keys, counts = np.unique(self.keys[: self._in_manifest], return_counts=True)
         self.troubles += [Trouble(MANIFEST, f"{key.decode()} stands there twice") for key in keys[counts > 1]]
 
@@ -298,8 +318,11 @@ def check_samples(
     troubles, left, size = list[Trouble](), {key: _expected(line) for key, line in rows.items()}, 0
     strange: dict[str, dict[str, bytes]] = {}  # the last sample that no row is known of
 
-    def wrong(name: str, why: str, key: str | None = None) -> None:
-        troubles.append(Trouble(f"{file}/{name}" if name else file, why, key, number))
+    positions = {key: json.loads(line).get("position") for key, line in rows.items()}
+    last, before = None, -1  # the sample at hand; the position of the one before it
+
+    def wrong(name: str, why: str, key: str | None = None, row: str | None = None) -> None:
+        troubles.append(Trouble(f"{file}/{name}" if name else file, why, key, number, row))
 
     for found in walk(opened, whole):
         if isinstance(found, Damage):
@@ -307,6 +330,8 @@ def check_samples(
             continue
         size += len(found.content)
         key, _, ending = found.name.partition(".")
+        if key != last:
+            last, before = key, positions.get(last or "", before)
         if not found.padded:
             wrong(found.name, "is not padded with zeros")
         if key not in rows:
@@ -316,9 +341,14 @@ def check_samples(
             strange[key][ending] = found.content
         elif (expected := left[key].pop(ending, None)) is None:
             wrong(found.name, "should not be there, or not twice")
+        elif ending == "json" and found.content != expected:
+            # Which of the two rows is right the picture tells that is drawn again; but not where it stood.
+            own = read_row(found.content + b"\n")
+            fits = own is not None and own["file"] == file and own.get("position") == (before or 0) + 1
+            told = found.content.decode() if fits and positions[key] != (before or 0) + 1 else None
+            wrong(found.name, f"is not what {MANIFEST} says", key, told)
         elif ending in BESIDE and found.content != expected:
-            # Which of the two rows is right, only the picture that is drawn again tells.
-            wrong(found.name, f"is not what {MANIFEST} says", key if ending == "json" else None)
+            wrong(found.name, f"is not what {MANIFEST} says")
         elif ending not in BESIDE and hashlib.sha256(found.content).hexdigest().encode() != expected:
             wrong(found.name, "is not the picture that was recorded", key)
     troubles += _unknown(file, number, strange)
@@ -350,20 +380,23 @@ def _unknown(file: str, number: int, samples: Mapping[str, Mapping[str, bytes]])
         yield Trouble(f"{file}/{key}", "stands in no row", shard=number)
 
 
-def strays(storage: Storage, book: Book, keys: Iterable[str]) -> list[Trouble]:
-    """Pictures of these keys that are files without a row. Of an unfinished job they are none yet."""
-    lacking = {key for key in keys if book.row(key) is None}
-    if not lacking or storage.read(RECORD) is not None:
-        return []
+def _strays(storage: Storage, book: Book, plan: Plan | None) -> tuple[list[Trouble], int]:
+    """(Pictures of a plan that are files without a row, how many others are); [] and 0 while a job is unfinished."""
+    if storage.read(RECORD) is not None:
+        return [], 0
+    planned = {*plan.keys[~np.isin(plan.keys, book.keys)].tolist()} if plan else set()
+    known, troubles, others = {*book.keys.tolist()}, list[Trouble](), 0
+    folders = [f"{IMAGES}/{first:02x}" for first in range(256)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        folders = sorted({f"{IMAGES}/{key[:2]}" for key in lacking})
-        found = [
-            (f"{folder}/{name}", key)
-            for folder, names in zip(folders, pool.map(storage.names, folders), strict=True)
-            for name in names
-            if (key := name.partition(".")[0]) in lacking
-        ]
-    return [Trouble(file, f"its row is missing from {MANIFEST}", key) for file, key in found]
+        for folder, names in zip(folders, pool.map(storage.names, folders), strict=True):
+            found = {match[1].encode(): match[0] for match in map(_PICTURE, names) if match}
+            for key in found.keys() - known:
+                if key in planned:
+                    why = f"its row is missing from {MANIFEST}"
+                    troubles.append(Trouble(f"{folder}/{found[key]}", why, key.decode()))
+                else:
+                    others += 1
+    return troubles, others
 
 
 def scratch(storage: Storage, stack: ExitStack) -> IO[bytes]:

@@ -96,6 +96,8 @@ def check(asked: Batch) -> int:
         found = verify(asked.out, plan=plan, on_progress=display.row("Verify"))
     _say_all(found.troubles)
     print(f"{found.pictures:,} pictures checked in {asked.out}, {found.bytes / 1e9:.3g} GB: {_count(found.troubles)}")
+    if found.unlisted:
+        say(f"{found.unlisted:,} files of pictures stand in no row; the job says whether their rows are gone", "yellow")
     if found.undrawn:
         say(f"{found.undrawn:,} pictures of the job are not drawn yet", "dim")
     if not asked.repair or not found.troubles:
