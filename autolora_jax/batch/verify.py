@@ -4,7 +4,7 @@
     files    read and hashed, many at a time
     shards   read from end to end: each header, picture, row, prompt and padding, and the end
 
-Of a picture memory holds some 60 bytes, of its row nothing. What is found wrong says what would put it right; `repair`
+Of a picture memory holds some 200 bytes, of its row nothing. What is found wrong says what would put it right; `repair`
 does that.
 """
 
