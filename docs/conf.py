@@ -18,15 +18,13 @@ version = release = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["recipes"]
 nitpicky = True
-# Types of signatures are shown as they are written; only what has a page is a link.
-nitpick_ignore_regex = [("py:.*", r".*")]
+highlight_language = "text"  # of what is indented in a docstring
 
 myst_heading_anchors = 4  # as GitHub makes them
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # they are in the arguments' own lines
+autodoc_typehints = "none"  # docstrings say shapes, ranges and units; a signature stays readable
 autodoc_preserve_defaults = True
-autodoc_class_signature = "mixed"
 
 copybutton_exclude = ".linenos, .gp, .go"
 
@@ -37,6 +35,5 @@ html_copy_source = False
 html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
-html_extra_path = []
 
 setup = generated.setup

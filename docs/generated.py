@@ -32,7 +32,7 @@ def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls it once."""
     app.connect("source-read", _read_page)
     app.connect("autodoc-process-docstring", _read_docstring)
-    app.connect("autodoc-skip-member", lambda app, what, name, found, skip, options: skip or _is_alias(name, found))
+    app.connect("autodoc-skip-member", _skip)
     app.connect("html-page-context", _accessible, priority=900)  # after the theme's own
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -62,8 +62,9 @@ def _file(place: Path) -> Any:
 
 
 def _chapter(match: re.Match[str]) -> str:
-    """A heading of index.md and its links, which are a chapter of the site, too."""
-    pages = "\n".join(page.removesuffix(".md") for page in re.findall(r"^- \[[^\]]+\]\(([^)]+\.md)\)", match[2], re.M))
+    """A heading of index.md and its links, which are a chapter of the site's navigation, too."""
+    links = re.findall(r"^- \[([^\]]+)\]\(([^)]+)\.md\)", match[2], re.MULTILINE)
+    pages = "\n".join(f"{label} <{page}>" for label, page in links)
     return f"{match[0].rstrip()}\n\n```{{toctree}}\n:hidden:\n:caption: {match[1]}\n\n{pages}\n```\n\n"
 
 
@@ -192,12 +193,13 @@ def _public(name: str) -> str:
     if known:
         entries.append(f"Also here, described elsewhere: {', '.join(f'``{each}``' for each in sorted(known))}.")
     about = _restructured(inspect.cleandoc(module.__doc__ or "").splitlines(), ())
-    return "````{eval-rst}\n" + "\n".join([*about, *entries]) + "\n````"
+    return "````{eval-rst}\n" + "\n".join([f"``{name}``", "", *about, *entries]) + "\n````"
 
 
-def _is_alias(name: str, found: Any) -> bool:
-    """Whether it is another name of what is described under its own."""
-    return inspect.isroutine(found) and found.__name__ not in (name, "call")
+def _skip(app: Any, what: str, name: str, found: Any, skip: bool, options: Any) -> bool:
+    """Other names of what is described under its own, and the fields of named tuples, which have lines already."""
+    alias = inspect.isroutine(found) and found.__name__ not in (name, "call")
+    return skip or alias or str(found.__doc__).startswith("Alias for field number")
 
 
 def _rank(named: tuple[str, Any]) -> tuple[bool, bool, str]:
@@ -249,15 +251,15 @@ def _restructured(lines: Iterable[str], arguments: Iterable[str]) -> list[str]:
         names = match[1].split(", ") if match else []
         if match and (known.issuperset(names) if known else False):
             default = f" = {match[2]}" if match[2] else ""
-            term = ", ".join(f"``{name}``" for name in names)
-            out += ["", f"{term}{_escaped(default)}", f"   {_escaped(match[3] or '—')}"]
+            term = ", ".join(f"``{name}{default}``" for name in names)
+            out += ["", term, f"   {_escaped(match[3] or '—')}"]
             literal, before = False, "argument"
         elif not line.strip():
             out.append("")
             before = ""
         elif line.startswith(" ") and before == "argument":
             out.append(f"   {_escaped(line.strip())}")
-        elif line.startswith((" ", "|")) or (literal and not before):
+        elif line.startswith((" ", "|")) or re.search(r"\S {2,}\S", line) or (literal and not before):
             if not literal or before != "literal":
                 out += ["", "::", ""]
             out.append("   " + line)

@@ -43,3 +43,11 @@ def wait(page: Any, condition: str) -> None:
             return
         page.wait_for_timeout(10)
     raise AssertionError(f"never came: {condition}")
+
+
+def faults(page: Any) -> list[str]:
+    """What axe-core finds of serious faults of accessibility in a page. Skips the test where it is not installed."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    worst = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+    return [f"{fault['id']}: {fault['help']}: {fault['nodes'][0]['html']}" for fault in worst]

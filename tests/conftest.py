@@ -44,6 +44,7 @@ QUICK = (
 # The files that take longest begin first, so that none of them is left to one worker at the end.
 LONGEST = (
     *("test_pipeline", "test_img2img", "test_batch_end_to_end", "test_compilations", "test_benchmarks"),
+    "test_tutorials",
     *("test_lora_kinds_runs", "test_batch_fleet", "test_sd3_files", "test_notebook", "test_reproduce"),
     *("test_lora_merged", "test_batch_kill", "test_lora_compiles", "test_cli_train", "test_sd3_pipeline", "test_vae"),
     *("test_unet", "test_batch_pipeline", "test_builtin", "test_lora", "test_sweep", "test_cli", "test_lora_extract"),

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import load
 
 from autolora_jax import ConfigError
-from autolora_jax.batch import Drawing, OutputConfig, StorageError, read_manifest, store
+from autolora_jax.batch import Drawing, OutputConfig, StorageError, read_manifest, shard_files
 from autolora_jax.batch import Pictures as Drawn
 from autolora_jax.batch.manifest import ALONE, COLUMNS, fold
 from autolora_jax.batch.plan import Batch, Row
@@ -164,9 +164,9 @@ def test_shards_without_captions_go_on_with_them(tmp_path: Path, monkeypatch: py
     """As version 0.1 wrote the first half of a job: what is read of its pictures is the same."""
     import webdataset
 
-    work, written = open_fake(small_job(shard_size=12), tmp_path), store._member
+    work, beside = open_fake(small_job(shard_size=12), tmp_path), shard_files.beside
     with monkeypatch.context() as before:
-        before.setattr(store, "_member", lambda name, content: b"" if name.endswith("txt") else written(name, content))
+        before.setattr(shard_files, "beside", lambda row: {"json": beside(row)["json"]})
         run(work, draw, work.todo[:5])
     _, summary = draw_all(small_job(shard_size=12), tmp_path)
     assert summary.ok == 30 - sum(len(batch.items) for batch in work.batches[:5])

@@ -22,7 +22,9 @@ import pytest
 from PIL import Image
 
 from autolora_jax import ConfigError, WeightsError, foreign, read_embeds, write_embeds
+from autolora_jax.batch import read_manifest
 from autolora_jax.batch.prompts import read_prompts
+from autolora_jax.batch.run import run
 from autolora_jax.config import CLIPTextConfig
 from autolora_jax.evaluation.judge import protocol
 from autolora_jax.evaluation.judge.questions import QUESTIONS
@@ -40,6 +42,7 @@ from autolora_jax.training.dataset import read_folder
 from autolora_jax.weights import open_checkpoint
 from autolora_jax.weights.lora.embeddings import read_embedding
 from autolora_jax.weights.tokenizer_files import check_tokenizer
+from tests.batch_jobs import draw, draw_all, open_fake, small_job
 from tests.damage import DEEP, damaged
 from tests.made_up_results import table_1
 
@@ -162,6 +165,27 @@ def tokenizers(path: Path) -> Any:
         check_tokenizer(sorted(file for file in (path / name).iterdir()) if (path / name).is_dir() else [])
 
 
+def place(folder: Path, _: Path) -> Path:
+    """A job of which a half is drawn; its pictures are links: they are damaged in test_batch_verify."""
+    work = open_fake(small_job(), folder / "drawn")
+    run(work, draw, iter(work.todo[:4]))
+    (folder / "place").mkdir()
+    for path in sorted((folder / "drawn").rglob("*")):
+        copy = folder / "place" / path.relative_to(folder / "drawn")
+        if path.is_dir():
+            copy.mkdir()
+        elif path.suffix == ".png":
+            copy.symlink_to(path)
+        else:
+            shutil.copyfile(path, copy)
+    return folder / "place"
+
+
+def resumed(path: Path) -> Any:
+    read_manifest(path)
+    return draw_all(small_job(), path)
+
+
 READERS: dict[str, Reader] = {
     "prompts": Reader(prompts, lambda path: read_prompts(str(path))),
     "table of prompts": Reader(table, lambda path: read_prompts(str(path))),
@@ -176,6 +200,7 @@ READERS: dict[str, Reader] = {
     "shard": Reader(shard, lambda path: [*Pictures(path)]),
     "verdicts": Reader(verdicts, find),
     "results": Reader(results, Results.read),
+    "place": Reader(place, resumed),
     "model": Reader(model, open_checkpoint),
     "tokenizers": Reader(model, tokenizers),
 }
@@ -255,7 +280,7 @@ NO_FILES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("kind", NO_FILES)
-@pytest.mark.parametrize("name", sorted(READERS.keys() - {"pictures", "training", "model", "tokenizers"}))
+@pytest.mark.parametrize("name", sorted(READERS.keys() - {"pictures", "training", "model", "tokenizers", "place"}))
 def test_what_is_no_file_is_refused(name: str, kind: str, tmp_path: Path, tiny_folder: Path):
     good = READERS[name].make(tmp_path, tiny_folder)
     path = tmp_path / kind / good.name

@@ -31,7 +31,7 @@ FLOORS = [
     "presets",
     "batch",
     "experiments",
-    "cli",
+    "cli ui",
 ]
 RANK = {name: i for i, floor in enumerate(FLOORS) for name in floor.split()}
 FORBIDDEN = {"torch", "diffusers", "peft", "lycoris", "tensorflow", "pickle"}

@@ -13,7 +13,7 @@ import pytest
 import autolora_jax
 from autolora_jax.cli.flags import flags_of
 from autolora_jax.settings.programs import PROGRAMS
-from tests.browser import visit
+from tests.browser import faults, visit
 from tests.conftest import ROOT
 
 
@@ -77,12 +77,13 @@ def test_it_has_every_flag_and_every_public_name(site: Path):
     assert 'id="autolora_jax.AutoLoRAPipeline.__call__"' in pipeline and "num_inference_steps" in pipeline
 
 
-@pytest.mark.parametrize("page", ["index", "tutorials/choosing", "reference/cli", "reference/performance"])
-@pytest.mark.parametrize("width", [390, 1200])
-def test_a_page_is_as_wide_as_the_window(browser: Any, site: Path, page: str, width: int):
-    opened = visit(browser, site / f"{page}.html", viewport={"width": width, "height": 800})
+@pytest.mark.parametrize("page", ["index", "tutorials/choosing", "reference/performance"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1200, "dark")])
+def test_a_page_is_for_every_window_and_reader(browser: Any, site: Path, page: str, width: int, scheme: str):
+    opened = visit(browser, site / f"{page}.html", viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
     assert [request for request in opened.requests if not request.startswith(("file:", "data:"))] == []
     loose = "[...document.querySelectorAll('pre, .table-wrapper')].filter(e => e.scrollWidth > e.clientWidth)"
     assert opened.evaluate(f"{loose}.every(e => e.tabIndex === 0)")  # what scrolls is reached by keys
+    assert faults(opened) == []
     opened.close()

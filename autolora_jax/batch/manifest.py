@@ -7,6 +7,7 @@ stopped and resumed is, byte for byte, that of one that was not.
 import json
 import os
 import re
+import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -116,8 +117,9 @@ def read_part(content: bytes) -> list[dict[str, Any]] | None:
     if not last.startswith(_LOG) or not all(line.startswith(_ROW) for line in rows):
         return None
     try:
-        return [json.loads(line) for line in (*rows, last)][:-1]
-    except (ValueError, RecursionError):
+        read = [_checked(json.loads(line), line) for line in rows]
+        return [_typed(row) for row in read if row is not None] if json.loads(last) and None not in read else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -170,7 +172,7 @@ def fold(storage: Storage, plan_keys: np.ndarray, mend: bool = False) -> None:
     """
     keys, ends = bytearray(), array("q", [0])
     with storage.scratch() as rows, storage.scratch() as log:  # a row's place and length is all that memory holds
-        for line in _sound(storage) if mend else _lines(storage):
+        for line in _lines(storage, mend):
             if line.startswith(_LOG):
                 log.write(json.dumps(json.loads(line)["log"]).encode() + b"\n")
             else:
@@ -227,22 +229,17 @@ def lines_of(storage: Storage) -> Iterator[tuple[str, int, bytes]]:
         yield from ((name, number, line) for number, line in enumerate(content.splitlines(keepends=True), 1))
 
 
-def _lines(storage: Storage) -> Iterator[bytes]:
-    """The lines. Raises StorageError for one that is neither a row nor a log's."""
+def _lines(storage: Storage, mend: bool = False) -> Iterator[bytes]:
+    """The lines. Raises StorageError for one that is neither a row nor a log's; or, to mend, leaves it out."""
+    reader = Reader()
     for file, number, line in lines_of(storage):
-        if not line.startswith((_ROW, _LOG)) or not line.endswith(b"}\n"):
+        if (reader(line) if is_row(line) else read_part(line)) is not None:
+            yield line
+        elif not mend:
             raise StorageError(
                 f"{storage.where}/{file}: line {number} is no row of a manifest; restore the file, or let --verify "
                 "--repair make the row anew"
             )
-        yield line
-
-
-def _sound(storage: Storage) -> Iterator[bytes]:
-    """The lines that are rows, and those of logs that can be read."""
-    for _, _, line in lines_of(storage):
-        if read_row(line) if is_row(line) else read_part(line) is not None:
-            yield line
 
 
 def is_row(line: bytes) -> bool:
@@ -283,6 +280,19 @@ def _checked(row: dict[str, Any], line: bytes) -> dict[str, Any] | None:
     if row["status"] == OK:
         whole = whole and _SHA256(row["sha256"]) is not None and is_place(row["key"], row["file"], row["member"])
     return row if whole and row["status"] in (OK, FAILED, NOT_FINITE) else None
+
+
+_PYTHON: dict[str, Any] = {"string": str, "int64": int, "double": (int, float)}  # of Parquet's types
+
+
+def _typed(row: dict[str, Any]) -> dict[str, Any]:
+    """A row. Raises TypeError for a value that its column can't hold."""
+    for name, kind in COLUMNS.items():
+        value = row.get(name)
+        each, inner = (value, kind[5:-1]) if kind.startswith("list") and isinstance(value, list) else ([value], kind)
+        if not all(one is None or isinstance(one, _PYTHON.get(inner, ())) for one in each):
+            raise TypeError(f"{name} = {value!r} should be {kind}")
+    return row
 
 
 def key_of(line: bytes) -> str | None:
@@ -332,9 +342,13 @@ def _write_parquet(storage: Storage) -> None:
         storage.remove([PARQUET])
         return
     try:
-        _write_table(storage, pyarrow, parquet, pyarrow.int64())
-    except OverflowError:  # a seed from 2^63 on: whole numbers of 20 digits
-        _write_table(storage, pyarrow, parquet, pyarrow.decimal128(20))
+        try:
+            _write_table(storage, pyarrow, parquet, pyarrow.int64())
+        except OverflowError:  # a seed from 2^63 on: whole numbers of 20 digits
+            _write_table(storage, pyarrow, parquet, pyarrow.decimal128(20))
+    except pyarrow.ArrowException as e:
+        warnings.warn(f"{storage.where}: no {PARQUET}, because a row holds what its column can't: {e}", stacklevel=2)
+        storage.remove([PARQUET])
 
 
 def _write_table(storage: Storage, pyarrow: Any, parquet: Any, seeds: Any) -> None:

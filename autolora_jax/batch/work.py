@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from autolora_jax import foreign
 from autolora_jax.batch.formats import FORMATS, Features, open_features
 from autolora_jax.batch.manifest import (
     MANIFEST,
@@ -213,7 +214,15 @@ def check_place(storage: Storage, output: OutputConfig, features: Features | Non
     content = storage.read(PLACE)
     if content is None:
         return False
-    wanted, found = _about(output, features), json.loads(content)
+    wanted = _about(output, features)
+    try:
+        found = foreign.parse_object(content)
+    except ValueError as e:
+        form = f"{output.format} {'shards' if output.shard_size is not None else 'files'}"
+        raise ConfigError(
+            f"{storage.where}/{PLACE} is damaged ({e}); it says which form the pictures here have. If they are {form}, "
+            "remove it: the same command writes it anew"
+        ) from None
     if (found.get("format"), found.get("version")) != (FORMAT, VERSION):
         raise ConfigError(f"{storage.where}/{PLACE} is not of {FORMAT!r} version {VERSION}; choose another --out")
     if found != wanted:
@@ -235,8 +244,9 @@ def _about(output: OutputConfig, features: Features | None) -> dict[str, Any]:
 
 
 def _form(place: Mapping[str, Any]) -> str:
-    by = f" by {place[FEATURES]['identity']}" if FEATURES in place else ""
-    return f"{place['pictures']} {'shards' if place['sharded'] else 'files'}{by}"
+    features = place.get(FEATURES)
+    by = f" by {features.get('identity')}" if isinstance(features, Mapping) else ""
+    return f"{place.get('pictures')} {'shards' if place.get('sharded') else 'files'}{by}"
 
 
 def find_record(storage: Storage, plan: Plan, rows: int, retry: bool = False) -> tuple[Record, bool]:
@@ -256,9 +266,18 @@ def _unfinished(storage: Storage, plan: Plan, rows: int) -> Record | None:
     """The record of the unfinished job, if it is this one."""
     if (content := storage.read(RECORD)) is None:
         return None
-    told = json.loads(content)
-    found = Record(**{**told, "items": tuple(map(tuple, told["items"]))})
-    return found if (found.plan, found.rows) == (plan.fingerprint, rows) else None
+    try:
+        told = foreign.parse_object(content)
+        found = Record(**{**told, "items": tuple((int(first), int(last)) for first, last in told["items"])})
+        numbers = (found.rows, found.first_shard, found.shard_batches)
+        if not isinstance(found.plan, str) or not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("its values are none of a record")
+    except (ValueError, TypeError, KeyError) as e:
+        why = f"{storage.where}/{RECORD} is damaged ({e}): the job is planned again from what is recorded"
+        warnings.warn(why, stacklevel=3)
+        return None
+    whole = all(0 <= first <= last < len(plan) for first, last in found.items)
+    return found if whole and (found.plan, found.rows) == (plan.fingerprint, rows) else None
 
 
 def _require_manifest(storage: Storage, found: Recorded) -> None:

@@ -14,10 +14,12 @@ from autolora_jax.settings.programs.program import Program
 from autolora_jax.settings.programs.reproduce import Reproduce
 from autolora_jax.settings.programs.resize import Resize
 from autolora_jax.settings.programs.train import Train
+from autolora_jax.settings.programs.ui import Ui
 from autolora_jax.settings.programs.warmup import Warmup
 
 PROGRAMS: tuple[type[Program], ...] = (
     Generate,
+    Ui,
     Train,
     Batch,
     Gallery,
