@@ -16,22 +16,21 @@ import datetime
 import gc
 import os
 import random
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from autolora_jax.batch import open_work, run, verify
 from autolora_jax.batch.storage import Bucket, Folder, Storage
+from benchmarks.bad_s3 import BUCKET, KEYS
 from benchmarks.made_up import made_up_job, noise
 
 SAMPLES = 10  # of memory and open files, over the run
-FAULTS = 1 / 12  # of requests
-LAG = 3.0  # seconds that lists may be old
 DAY = 86_400.0
 
 
@@ -65,99 +64,15 @@ def jumping_clock() -> Iterator[None]:
         time.time, sys.modules[run.__module__].datetime = own, datetime
 
 
-class Misbehaving:
-    """A WSGI application in front of another that loses, delays and refuses requests, and tells of the past."""
-
-    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
-        self._application, self._rng, self._mutex = application, random.Random(1), threading.Lock()
-        self._lists: dict[str, tuple[float, list[Any]]] = {}
-        self.faults: dict[str, int] = {}
-
-    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        with self._mutex:
-            chance, kind = self._rng.random(), self._rng.choice(tuple(self._KINDS))
-        method, query = environ["REQUEST_METHOD"], environ.get("QUERY_STRING", "")
-        if chance < FAULTS and environ.get("HTTP_HOST") and method in ("PUT", "GET", "POST", "DELETE"):
-            with self._mutex:
-                self.faults[kind] = self.faults.get(kind, 0) + 1
-            return self._KINDS[kind](self, environ, start)
-        if method == "GET" and "list-type" in query:
-            return self._listed(environ, start)
-        return self._application(environ, start)
-
-    def _listed(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        """A list, as it was up to LAG seconds ago."""
-        name = f"{environ['PATH_INFO']}?{environ['QUERY_STRING']}"
-        with self._mutex:
-            known = self._lists.get(name)
-        if known is None or time.monotonic() - known[0] > LAG:
-            told: list[Any] = []
-            body = b"".join(self._application(environ, lambda *said: told.extend(said)))
-            known = time.monotonic(), [told, body]
-            with self._mutex:
-                self._lists = {**dict(list(self._lists.items())[-100:]), name: known}
-        said, body = known[1]
-        start(*said[:2])
-        return [body]
-
-    def _refused(self, environ: dict[str, Any], start: Callable[..., Any], status: str) -> Iterable[bytes]:
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        start(status, [("Content-Type", "application/xml"), ("Content-Length", "0")])
-        return [b""]
-
-    def _late(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        time.sleep(self._rng.uniform(0.2, 1.0))
-        return self._application(environ, start)
-
-    def _done_but_untold(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        """It is done, and the answer says that it is not."""
-        b"".join(self._application(environ, lambda *_: None))
-        start("500 Internal Server Error", [("Content-Length", "0")])
-        return [b""]
-
-    def _cut(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        """The connection ends half way."""
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)
-        start("200 OK", [("Content-Length", "1000000")])
-        return [b"half"]
-
-    _KINDS: dict[str, Callable[..., Iterable[bytes]]] = {  # noqa: RUF012
-        "500": lambda self, e, s: self._refused(e, s, "500 Internal Server Error"),
-        "503 slow down": lambda self, e, s: self._refused(e, s, "503 Slow Down"),
-        "429": lambda self, e, s: self._refused(e, s, "429 Too Many Requests"),
-        "late": _late,
-        "done, and not told": _done_but_untold,
-        "cut": _cut,
-    }
-
-
 @contextlib.contextmanager
-def bad_bucket() -> Iterator[tuple[Storage, Misbehaving]]:
-    """A bucket of a server on this machine that misbehaves."""
-    import boto3
-    from moto.server import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import WSGIRequestHandler, make_server
-
-    class Quiet(WSGIRequestHandler):
-        def log(self, type: str, message: str, *args: Any) -> None:
-            """Nothing: a million requests."""
-
-    bad = Misbehaving(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, bad, threaded=True, request_handler=Quiet)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    keys = {"AWS_ACCESS_KEY_ID": "soak", "AWS_SECRET_ACCESS_KEY": "soak", "AWS_DEFAULT_REGION": "us-east-1"}
-    os.environ.update({**keys, "AWS_ENDPOINT_URL": address, "FSSPEC_S3_ENDPOINT_URL": address})
-    for _ in range(50):
-        with contextlib.suppress(Exception):
-            boto3.client("s3", endpoint_url=address).create_bucket(Bucket="soak")
-            break
-    try:
-        yield Bucket("s3://soak/job"), bad
-    finally:
-        server.shutdown()
-        thread.join()
+def bad_bucket() -> Iterator[tuple[Storage, Callable[[], str]]]:
+    """A bucket of a server on this machine that misbehaves; the other tells how, in the end."""
+    command = [sys.executable, "-m", "benchmarks.bad_s3"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin and server.stdout
+        address = server.stdout.readline().strip()
+        os.environ.update({"AWS_ENDPOINT_URL": address, "FSSPEC_S3_ENDPOINT_URL": address, **KEYS})
+        yield Bucket(f"s3://{BUCKET}/job"), lambda: (server.stdin.close(), server.stdout.readline().strip())[1]  # type: ignore[union-attr]
 
 
 def soak(storage: Storage, pictures: int, side: int, shard_size: int | None) -> list[tuple[int, float, int, float]]:
@@ -191,21 +106,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shard_size = None if options.files else max(1, min(10_000, pictures // 4))
     print("| pictures | MB in memory | open files | seconds |\n|---|---|---|---|")
     with contextlib.ExitStack() as stack:
-        bad = None
+        faults: Callable[[], str] = lambda: ""  # noqa: E731
         storage: Storage
         if options.s3:
-            storage, bad = stack.enter_context(bad_bucket())
+            storage, faults = stack.enter_context(bad_bucket())
         else:
             storage = Folder(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "out")
         with jumping_clock():
             samples = soak(storage, pictures, options.side, shard_size)
-        found = verify(storage)
+        found, told = verify(storage), faults()
     assert found.pictures == pictures and not found.troubles, found
     (first, *_), last = samples[min(2, len(samples) - 1) :], samples[-1]
     grown = (last[1] - first[1]) / max(1, last[0] - first[0]) * 1e6
     print(f"\n{last[0] / last[3]:.0f} pictures a second; {grown:+.0f} bytes a picture; all verified", flush=True)
-    if bad:
-        print(f"faults: {', '.join(f'{count} × {kind}' for kind, count in sorted(bad.faults.items()))}")
+    if told:
+        print(f"faults: {told}")
 
 
 if __name__ == "__main__":
