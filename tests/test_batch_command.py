@@ -110,6 +110,8 @@ def test_what_is_damaged_is_found_and_drawn_again(file: Path, tmp_path: Path):
     mended = autolora("batch", file, "--out", out, "--verify", "--repair")
     assert mended.exit_code == 0 and "2 pictures drawn again" in mended.stdout, mended.output
     assert tree(out) == files  # on the same devices: to the byte
+    fewer = autolora("batch", file, "--out", out, "--verify", "--seeds", "0,5")
+    assert fewer.exit_code == 3 and "8 pictures of the job have no row" in fewer.stderr, fewer.output
     for flags in (["--repair"], ["--verify", "--distributed"], ["--verify", "--dry-run"]):
         assert autolora("batch", file, "--out", out, *flags).exit_code == 2
     assert autolora("batch", "--out", out, "--verify", "--repair").exit_code == 2

@@ -308,7 +308,7 @@ def planned_columns(row: Row) -> dict[str, Any]:
     return {name: value for name, value in columns.items() if name not in free}
 
 
-def parquet_keys(storage: Storage) -> list[bytes] | None:
+def parquet_keys(storage: Storage) -> np.ndarray | None:
     """The keys in manifest.parquet; None where it is not there, or pyarrow is not. Raises StorageError."""
     try:
         from pyarrow import parquet
@@ -318,9 +318,11 @@ def parquet_keys(storage: Storage) -> list[bytes] | None:
         return None
     with storage.reading(PARQUET) as file:
         try:
-            return [key.encode() for key in parquet.read_table(file, columns=["key"])["key"].to_pylist()]
+            batches = parquet.ParquetFile(file).iter_batches(columns=["key"])
+            keys = [np.array(batch.column(0).to_pylist(), f"S{KEY_LENGTH}") for batch in batches]
         except Exception as e:  # pyarrow's errors have no class of their own
             raise StorageError(f"can't be read: {e}") from None
+    return np.concatenate(keys) if keys else np.zeros(0, f"S{KEY_LENGTH}")
 
 
 def _key(line: bytes) -> bytes:

@@ -4,7 +4,7 @@
     files    read and hashed, many at a time
     shards   read from end to end: each header, picture, row, prompt and padding, and the end
 
-Of a picture memory holds some 60 bytes, of its row nothing. What is found wrong says what would put it right; `repair`
+Of a picture memory holds some 200 bytes, of its row nothing. What is found wrong says what would put it right; `repair`
 does that.
 """
 
@@ -130,9 +130,10 @@ def verify(
 
 
 class Book:
-    """The rows of a place, by the pictures' places. troubles: of rows themselves. drawn: pictures that should be there.
+    """The rows of a place, by the pictures' places.
 
-    undrawn: of the plan's that have no row.
+    troubles: of rows themselves. drawn: pictures that should be there. undrawn: of the plan's that have no row.
+    sorted: all keys.
     """
 
     def __init__(self, storage: Storage, spool: IO[bytes], plan: Plan | None = None) -> None:
@@ -151,7 +152,7 @@ class Book:
         self.counts = np.zeros(rows, bool)  # rows that do: of a key that has several, the last
         self.counts[rows - 1 - last] = True
         self._rank = rows - 1 - last  # those rows, sorted by their keys
-        self._sorted = self.keys[self._rank]
+        self.sorted = self.keys[self._rank]
         self._shard_of = np.frombuffer(self._shards, np.int32) if rows else np.zeros(0, np.int32)
         self.files = np.flatnonzero(self.counts & (self._shard_of == _FILE))
         self.shards = sorted({int(n) for n in np.unique(self._shard_of[self.counts]) if n >= 0} | shards_in(storage))
@@ -191,8 +192,8 @@ class Book:
         return None if number is None else json.loads(self.lines(number, number)[0])
 
     def _number(self, key: bytes) -> int | None:
-        at = int(np.searchsorted(self._sorted, key))
-        return int(self._rank[at]) if at < len(self._rank) and self._sorted[at] == key else None
+        at = int(np.searchsorted(self.sorted, key))
+        return int(self._rank[at]) if at < len(self._rank) and self.sorted[at] == key else None
 
     def _read(self, storage: Storage) -> None:
         batches, read = {part.file: part.batch for part in parts_in(storage)}, Reader()
@@ -241,7 +242,7 @@ class Book:
         except StorageError as e:
             self.troubles.append(Trouble(PARQUET, str(e)))
             return
-        if found is not None and found != self.keys[: self._in_manifest].tolist():
+        if found is not None and not np.array_equal(found, self.keys[: self._in_manifest]):
             self.troubles.append(Trouble(PARQUET, f"holds other rows than {MANIFEST}"))
 
     def _compare(self, plan: Plan) -> None:
@@ -384,19 +385,26 @@ def _strays(storage: Storage, book: Book, plan: Plan | None) -> tuple[list[Troub
     """(Pictures of a plan that are files without a row, how many others are); [] and 0 while a job is unfinished."""
     if storage.read(RECORD) is not None:
         return [], 0
-    planned = {*plan.keys[~np.isin(plan.keys, book.keys)].tolist()} if plan else set()
-    known, troubles, others = {*book.keys.tolist()}, list[Trouble](), 0
+    planned = np.sort(plan.keys) if plan else np.zeros(0, book.keys.dtype)
+    troubles, others = list[Trouble](), 0
     folders = [f"{IMAGES}/{first:02x}" for first in range(256)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for folder, names in zip(folders, pool.map(storage.names, folders), strict=True):
-            found = {match[1].encode(): match[0] for match in map(_PICTURE, names) if match}
-            for key in found.keys() - known:
-                if key in planned:
-                    why = f"its row is missing from {MANIFEST}"
-                    troubles.append(Trouble(f"{folder}/{found[key]}", why, key.decode()))
-                else:
-                    others += 1
+            found = {match[1]: match[0] for match in map(_PICTURE, names) if match}
+            keys = np.array([*found], book.keys.dtype)
+            keys = keys[~_among(keys, book.sorted)]
+            lost = _among(keys, planned)
+            others += int((~lost).sum())
+            for key in (key.decode() for key in keys[lost]):
+                troubles.append(Trouble(f"{folder}/{found[key]}", f"its row is missing from {MANIFEST}", key))
     return troubles, others
+
+
+def _among(keys: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Which of these keys are among sorted ones."""
+    if not len(there):
+        return np.zeros(len(keys), bool)
+    return there[np.minimum(np.searchsorted(there, keys), len(there) - 1)] == keys
 
 
 def scratch(storage: Storage, stack: ExitStack) -> IO[bytes]:

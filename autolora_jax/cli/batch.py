@@ -99,9 +99,9 @@ def check(asked: Batch) -> int:
     if found.unlisted:
         say(f"{found.unlisted:,} files of pictures stand in no row; the job says whether their rows are gone", "yellow")
     if found.undrawn:
-        say(f"{found.undrawn:,} pictures of the job are not drawn yet", "dim")
+        say(f"{found.undrawn:,} pictures of the job have no row: without --verify they are drawn", "yellow")
     if not asked.repair or not found.troubles:
-        return LACKING if found.troubles else 0
+        return LACKING if found.troubles or found.undrawn else 0
     wrong = len({trouble.key for trouble in found.troubles} - {None})
     with Display() as display:
         counter = Counter(display, asked)
@@ -118,7 +118,7 @@ def check(asked: Batch) -> int:
     if made.forgotten:
         say(f"{made.forgotten} batches of the unfinished job are drawn with the rest: run it again", "yellow")
     print(f"{made.drawn:,} pictures drawn again in {asked.out}: {_count(made.left)} left")
-    return MORE if made.more else LACKING if made.left or made.forgotten else 0
+    return MORE if made.more else LACKING if made.left or made.forgotten or found.undrawn else 0
 
 
 def _say_all(troubles: Sequence[Trouble]) -> None:
