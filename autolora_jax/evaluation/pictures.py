@@ -104,7 +104,8 @@ class Pictures:
             if _is_grid(picture.fields):
                 self._leave("grids", picture.key)
                 continue
-            if picture.fields.get("sha256") not in (None, picture.sha256):
+            ours = picture.fields.get("status") == "ok"  # else it may be the hash of something else
+            if ours and picture.fields.get("sha256") not in (None, picture.sha256):
                 self.changed[picture.key] = None
             yield picture
         self._find_missing()
