@@ -56,15 +56,24 @@ def read_json_file(path: str | os.PathLike[str]) -> Any:
     return parse_json(read_file(path, MOST_JSON))
 
 
-def parse_json(content: str | bytes, of_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """What JSON says. of_pairs: what makes an object of its entries, instead of dict.
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
-    Raises ValueError: also for NaN and Infinity, which are no JSON, for numbers that no float holds, and for what is
+
+def parse_json(
+    content: str | bytes,
+    of_pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    of_constant: Callable[[str], Any] = _no_constant,
+) -> Any:
+    """What JSON says. of_pairs: what makes an object of its entries, instead of dict. of_constant: and of "NaN",
+    "Infinity" and "-Infinity".
+
+    Raises ValueError: by default also for these, which are no JSON, for numbers that no float holds, and for what is
     nested deeper than MOST_DEPTH.
     """
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
-        found = json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=of_pairs)
+        found = json.loads(text, parse_constant=of_constant, parse_float=_finite, object_pairs_hook=of_pairs)
     except RecursionError:  # the parser counts its levels and stops in time
         raise ValueError(_DEEP) from None
     if text.count("[") + text.count("{") > MOST_DEPTH:
@@ -97,10 +106,6 @@ def check_tree(value: Any) -> None:
 
 
 _DEEP = f"it is nested more than {MOST_DEPTH} levels deep"
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _finite(digits: str) -> float:

@@ -357,20 +357,20 @@ def _strengths(lora_scale: Any, loaded: Sequence[Loaded], n: int, steps: int) ->
     loras = len(loaded)
     columns = [lora.over(steps) for lora in loaded]
     own = np.stack(np.broadcast_arrays(*columns), axis=-1)[None] if loaded else np.zeros((1, 1, 0), np.float32)
-    given = own if lora_scale is None else np.ma.asarray(lora_scale, np.float32)
+    given = np.ma.masked_all((1, 1, 1)) if lora_scale is None else np.ma.asarray(lora_scale, np.float32)
+    kept = np.ma.getmaskarray(given)
     if given.ndim < 2:
-        tuned = np.array([lora.role == "tuned" for lora in loaded], bool)
-        if loaded and not tuned.any():
+        kept = np.array([lora.role != "tuned" for lora in loaded], bool)
+        if loaded and kept.all():
             raise ValueError(
                 f"lora_scale={lora_scale} is of LoRAs with the role 'tuned', and none is loaded; give an array with a "
                 "scale for each LoRA"
             )
-        given = np.ma.array(given.reshape(-1, 1) + np.zeros(loras, np.float32)[None], mask=False)
-        given[:, ~tuned] = np.ma.masked
-    if given.ndim < 3:
-        given = given[:, None]
+        given = given.reshape(-1, 1, 1)
+    elif given.ndim == 2:
+        given, kept = given[:, None], kept[:, None]
     try:
-        scales = np.where(np.ma.getmaskarray(given), own, np.ma.getdata(given))
+        scales = np.where(kept, own, np.ma.getdata(given))
         scales = np.broadcast_to(scales, (n, scales.shape[1], loras)).astype(np.float32)
     except ValueError:
         scales = np.zeros((0, 0, 0))

@@ -17,34 +17,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from autolora_jax.batch import Drawing, Job, OutputConfig, Pictures, Settings, open_work, read_manifest, run, verify
-from autolora_jax.batch.plan import Batch, Row
-from autolora_jax.settings import ModelConfig
+from autolora_jax.batch import open_work, read_manifest, run, verify
+from benchmarks.made_up import made_up_job, noise
 
 SHARD = 1000  # pictures
-ROWS = 64  # of a batch
 
 
 def make(out: Path, pictures: int, side: int, shard_size: int | None) -> None:
     """A job's place with so many pictures of so many pixels a side."""
-    noise = np.random.default_rng(0).integers(0, 256, (2 * side, 2 * side, 3), np.uint8)
-
-    def draw(rows: Sequence[Row], batch: Batch) -> Drawing:
-        at = [divmod(row.item % side**2, side) for row in rows]
-        pixels = np.stack([noise[y : y + side, x : x + side] for y, x in at])
-        return Drawing({}, lambda: Pictures(pixels, np.ones(len(rows), bool)))
-
-    job = Job(
-        prompts=("a zib in the forest",),
-        seeds=range(pictures),
-        settings=Settings(model=ModelConfig("builtin", "float32"), num_inference_steps=2),
-        output=OutputConfig(shard_size=shard_size),
-        batch_size=ROWS,
-    )
-    work = open_work(job, out)
-    assert run(work, draw).ok == pictures and work.finish()
+    work = open_work(made_up_job(pictures, shard_size), out)
+    assert run(work, noise(side)).ok == pictures and work.finish()
 
 
 def plain(files: Sequence[Path]) -> int:

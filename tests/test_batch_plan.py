@@ -36,7 +36,10 @@ def key(**changes) -> str:
 # Setting -> values that draw different pictures.
 DECISIVE = {
     "model": [ModelConfig("m"), ModelConfig("m", dtype="float32"), ModelConfig("m", vae_dtype="float32")],
-    "loras": [(), (Lora("a"),), (Lora("b"),), (Lora("a"), Lora("b")), (Lora("b"), Lora("a")), (Lora("a", 0.7),)],
+    "loras": [
+        *((), (Lora("a"),), (Lora("b"),), (Lora("a"), Lora("b")), (Lora("b"), Lora("a")), (Lora("a", 0.7),)),
+        *((Lora("a", role="all"),), (Lora("a", role="base"),)),
+    ],
     "embeddings": [("a",), ("b",)],
     "lora_scale": [0.2, 0.3],
     "guidance": [
@@ -69,6 +72,7 @@ ALIKE = [
     ({"guidance": None}, {"guidance": AutoLoRA(1.5, 5.0, 5.0)}),
     ({"lora_scale": 0.7}, {"loras": (Lora("a", 0.7),)}),
     ({"scheduler": None}, {"scheduler": "euler"}),
+    ({"scheduler": "tcd"}, {"scheduler": "tcd", "eta": 0.3}),
     ({"size": None}, {"size": (1024, 1024)}),
     ({"max_sequence_length": 256}, {"max_sequence_length": 128}),  # SDXL has no T5
 ]
@@ -76,9 +80,10 @@ ALIKE = [
 
 def test_every_setting_that_decides_a_picture_is_in_its_key():
     # A LoRA that is found in a folder is in it; strength is of pictures that are changed: tests/test_batch_images.py.
-    rest = {"max_sequence_length", "lora_dir", "strength"}
+    rest = {"max_sequence_length", "lora_dir", "strength", "eta"}  # η is TCD's alone
     assert DECISIVE.keys() | rest == {field.name for field in dataclasses.fields(Settings)}
     keys = [key(), *(key(**{name: value}) for name, values in DECISIVE.items() for value in values)]
+    keys += [key(scheduler="tcd", eta=eta) for eta in (None, 0.5)]
     assert len(set(keys)) == len(keys)
     texts = [plan(prompts=("b",)), plan(seeds=(1,)), plan(negative_prompt="b"), plan(negative_prompt=None)]
     assert len({key(), *(text.row(0).key for text in texts)}) == 5
@@ -209,6 +214,7 @@ def test_programs_are_told_apart_by_all_that_the_pipeline_takes_once_a_call():
     other = {"base_text": "lora", "scheduler": "ddim", "timestep_spacing": "linspace", "noise": "torch", "size": (8, 8)}
     other |= {"num_inference_steps": 9, "clip_skip": 1, "max_sequence_length": 77, "guidance": CFG(9.0)}
     other |= {"guidance_rescale": 0.7, "lora_scale": 0.3, "prompt_syntax": "comfy", "prompt_chunks": 2, "strength": 0.5}
+    other |= {"eta": 0.5}
     for field in settings_of(DrawingConfig):
         changed = dataclasses.replace(recipe.drawing, **{field.name: other[field.name]})
         same = dataclasses.replace(recipe, drawing=changed).program == recipe.program

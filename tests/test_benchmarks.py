@@ -33,6 +33,7 @@ def test_tracing_is_timed_for_both_families(
         ("tpu_train_compile", "| LoRA training step | v5e:2x2 |"),
         ("splash_tiles", "| 512 |"),
         ("verify", "| shards | 200 |"),
+        ("soak", "all verified"),
     ],
 )
 def test_tiny(name: str, said: str):

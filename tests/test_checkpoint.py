@@ -403,7 +403,7 @@ def test_scheduler_files_mean_what_diffusers_makes_of_them(tmp_path):
         ({}, "_class_name = None should name a scheduler"),
         ({"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}, "interpolation_type"),
         ({"_class_name": "EulerDiscreteScheduler", "trained_betas": [0.1]}, "trained_betas"),
-        ({"_class_name": "EulerDiscreteScheduler", "use_exponential_sigmas": True}, "use_exponential_sigmas"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_lu_lambdas": True}, "use_lu_lambdas"),
         ({"_class_name": "EulerDiscreteScheduler", "sigma_min": 0.002}, "sigma_min"),
         ({"_class_name": "DPMSolverMultistepScheduler", "lower_order_final": False}, "lower_order_final"),
         ({"_class_name": "UniPCMultistepScheduler", "beta_start": 0.1, "trained_betas": [0.1]}, "trained_betas"),

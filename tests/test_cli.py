@@ -204,6 +204,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         size=(832, 1216),
         scheduler="ddim",
         timestep_spacing="trailing",
+        eta=None,
         noise="torch",
         batch_size=3,
         clip_skip=1,

@@ -4,6 +4,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -96,8 +97,11 @@ class JsonConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ConfigError naming the file when it is missing, broken or no object."""
-    return read_object(path, "JSON", foreign.parse_json)
+    """The JSON object in a file. Raises ConfigError naming the file when it is missing, broken or no object.
+
+    Infinity is a text: diffusers writes -Infinity into files of DPM-Solver++.
+    """
+    return read_object(path, "JSON", partial(foreign.parse_json, of_constant=str))
 
 
 def read_object(

@@ -74,15 +74,16 @@ def _flat(value: Any, name: str, layers: Sequence[str]) -> Iterator[tuple[str, f
             word = re.sub(r"^block_(\d+)$", r"\1", _WORDS.get(key) or str(key))
             yield from _flat(inner, f"{name}.{word}" if name else word, layers)
         return
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) == 1:
-        yield name, _number(value if not isinstance(value, Sequence) or isinstance(value, str) else value[0], name)
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if len(numbers) == 1:
+        yield name, _number(numbers[0], name)
         return
     own = [half for half in _HALVES if _has(f"{name}.{half}", layers)]
     there = sum(_has(f"{name}.{own[-1]}.{i}", layers) for i in range(_MOST)) if own else 1
-    if len(value) != there:
-        raise ValueError(f"block weights of {name!r} are {len(value)} numbers; it has {there}")
-    for half, (i, inner) in itertools.product(own, enumerate(value)):
-        yield f"{name}.{half}.{i}", _number(inner, name)
+    if len(numbers) != there:
+        raise ValueError(f"block weights of {name or 'a part'!r} are {len(numbers)} numbers; it has {there}")
+    for half, (i, number) in itertools.product(own, enumerate(numbers)):
+        yield f"{name}.{half}.{i}", _number(number, name)
 
 
 def _number(value: Any, name: str) -> float:

@@ -19,7 +19,7 @@ Strength = float | int | Sequence[Any] | np.ndarray | Callable[[float], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """One of a pipeline's LoRAs.
+    """One of a pipeline's LoRAs. Raises ValueError for a strength that is no number.
 
     role: a key of ROLES. enabled: whether it acts at all. blocks: factors on its layers, as `read_blocks` gives them.
     trees: component -> delta tree, as `attach` gives them.
@@ -33,8 +33,11 @@ class Loaded:
     blocks: Factors = dataclasses.field(default_factory=dict)
     trees: Mapping[str, Tree] = dataclasses.field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        self.over(2)
+
     def __str__(self) -> str:
-        scale = f"{self.scale:g}" if isinstance(self.scale, float | int) else "by step"
+        scale = "by step" if callable(self.scale) or np.ndim(self.scale) else f"{self.scale:g}"
         more = [] if self.role == "tuned" else [f"role {self.role}"]
         more += (["block weights"] if self.blocks else []) + ([] if self.enabled else ["disabled"])
         return ", ".join([self.name, f"scale {scale}", *more])
