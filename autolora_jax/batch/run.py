@@ -17,6 +17,7 @@ import socket
 import statistics
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -178,9 +179,10 @@ def draw_job(
                 return together(summaries, sum)
             if not (outcome := work.outcome())["more"]:
                 return dataclasses.replace(together(summaries, sum), **outcome)
+            gone = f"{storage.where}: some of what was drawn was gone or damaged when the job was to be closed"
+            warnings.warn(f"{gone}; it is drawn again", stacklevel=2)
     raise StorageError(
-        f"{work.storage.where}: what was drawn was gone or damaged when the job was to be closed, {ROUNDS} times. Does "
-        "something else write or remove files there? The same command draws what is missing"
+        f"{gone}, {ROUNDS} times. Does something else write or remove files there? The same command draws it again"
     )
 
 
