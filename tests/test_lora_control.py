@@ -17,7 +17,7 @@ from tests.lora_reference import COMPONENTS, random_lora
 from tests.lora_runs import TOLERANCE, Both, assert_close, errors
 from tests.parity import error
 
-FINAL = 2e-5  # of the largest latent
+FINAL = 2e-5  # of the largest latent; seen: 1.9e-6
 CALL = {"seeds": [3], "height": 64, "width": 64, "num_inference_steps": 4, "output_type": "latent"}
 RULE = AutoLoRA(1.5, 2.0, 3.0)
 # A block's factor, one layer's, a group's; and of the text encoders.

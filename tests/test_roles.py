@@ -24,7 +24,7 @@ from tests.lora_reference import COMPONENTS, random_lora
 from tests.lycoris_reference import KINDS, names_of, tensors_of, trained
 from tests.parity import error
 
-FINAL = 2e-5  # of the largest latent
+FINAL = 2e-5  # of the largest latent; seen: 3.3e-6
 CALL = {"negative_prompt": "mist", "height": 64, "width": 64, "num_inference_steps": 3}
 PROMPTS, SEEDS = ["a cat, the dog", "mist"], [3, 5]
 FILES = {"style": "tuned", "fast": "all", "worse": "base"}
