@@ -171,7 +171,7 @@ def test_differences_say_whether_they_are_decided(page: Any):
         cell = row.locator("td").nth(9)
         difference = cells[method, at].differences["Div-CPS"]
         assert tone in cell.get_attribute("class") and cell.get_attribute("title") == f"minus {PAIRS[method]}"
-        told = f"{glyph}{difference.value:+.3f}[{difference.low:+.3f}, {difference.high:+.3f}]"
+        told = f"{glyph}{difference.value:+.3f}({difference.low:+.3f} … {difference.high:+.3f})"
         assert cell.text_content() == told.replace("-", "−")
 
 

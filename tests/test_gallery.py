@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import shlex
 import shutil
 import tarfile
@@ -371,7 +370,7 @@ def test_copying(page: Any):
     assert page.evaluate("navigator.clipboard.readText()") == "a cat"
 
 
-# ---- the page, further: `pytest -m slow` ------------------------------------------------------------------------------
+# ---- the page, further: pytest -m slow -------------------------------------------------------------------------------
 
 
 def chosen(page: Any, name: str) -> list[Any]:
