@@ -230,6 +230,22 @@ def test_light_dark_and_a_phone(browser: Any, folder: Path):
     page.close()
 
 
+@pytest.mark.slow
+def test_a_phone_needs_one_hand(browser: Any, folder: Path):
+    page = visit(browser, folder / PAGE, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    assert page.locator("#bar").bounding_box()["height"] <= 56
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator("#sheets button").first.tap()
+    assert all(button.bounding_box()["y"] > 700 for button in page.locator("#zoom .row button").all())
+    client = page.context.new_cdp_session(page)
+    for kind, x in (("touchStart", 300), ("touchMove", 200), ("touchMove", 100), ("touchEnd", None)):
+        points = [] if x is None else [{"x": x, "y": 400}]
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    wait(page, "document.getElementById('caption').textContent.startsWith('2 of 3')")
+    assert page.problems == []
+    page.close()
+
+
 def test_it_prints(page: Any):
     pdf = page.pdf(format="A4")
     assert pdf.startswith(b"%PDF") and 3 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 16
