@@ -109,7 +109,7 @@ def test_it_installs_a_wheel_or_the_repository(
     told: dict[str, Any] = {}
     exec(install[0], told)
     told["REPOSITORY"] = ""
-    with pytest.raises(FileNotFoundError, match="Put autolora_jax-….whl into"):
+    with pytest.raises(FileNotFoundError, match=r"Put autolora_jax-…\.whl into"):
         told["origin"]()
     told["REPOSITORY"] = "https://example.org/autolora-jax"
     assert told["origin"]() == "git+https://example.org/autolora-jax"
@@ -122,14 +122,16 @@ def test_it_says_when_to_restart(install: tuple[str, str], monkeypatch: pytest.M
     told: dict[str, Any] = {}
     exec("\n".join(install), told)  # all is as it is installed
     monkeypatch.setattr("jax.__version__", "0.4.2")
-    with pytest.raises(RuntimeError, match="after it was loaded: jax. Runtime → Restart session"):
+    with pytest.raises(RuntimeError, match=r"after it was loaded: jax\. Runtime → Restart session"):
         exec("\n".join(install), told)
 
 
 def test_gamma_and_scale_turn(run: nbformat.NotebookNode):
     assert said(run, "turned").splitlines() == ["γ 1, scale 1 12", "γ 1.3, scale 1 12", "γ 1.15, scale 0.4 13"]
     states = run.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
-    assert {"ImageModel", "PlayModel", "IntSliderModel", "SelectionSliderModel"} <= {each["model_name"] for each in states}
+    assert {"ImageModel", "PlayModel", "IntSliderModel", "SelectionSliderModel"} <= {
+        each["model_name"] for each in states
+    }
 
 
 def test_it_shows_pictures(run: nbformat.NotebookNode):

@@ -4,7 +4,7 @@ The report shows it as it stands here; its script decides nothing about it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from autolora_jax.evaluation import Interval
@@ -54,10 +54,7 @@ def _columns(results: Results) -> Iterator[Column]:
     for figure in ordered(name for cell in cells for name in (*cell.figures, *cell.published)):
         own = (
             ("here", _measured(cells, figure)),
-            (
-                "paper",
-                _each(cells, lambda cell, name=figure: Interval(cell.paper(name), math.nan, math.nan), "published"),
-            ),
+            ("paper", _values([Interval(cell.paper(figure), math.nan, math.nan) for cell in cells], "published")),
             ("Δ", [_difference(cell, figure) for cell in cells]),
         )
         for name, values in own:
@@ -67,14 +64,14 @@ def _columns(results: Results) -> Iterator[Column]:
         yield Column("pictures", [Value(f"{cell.pictures:,}", cell.pictures) for cell in cells])
 
 
-def _each(cells: Sequence[CellResult], of: Callable[[CellResult], Interval], tone: str = "") -> list[Value]:
-    return [Value(number(found.value), _key(found), between(found), tone) for found in map(of, cells)]
+def _values(found: Sequence[Interval], tone: str = "") -> list[Value]:
+    return [Value(number(each.value), _key(each), between(each), tone) for each in found]
 
 
 def _measured(cells: Sequence[CellResult], figure: str) -> list[Value]:
-    values = _each(cells, lambda cell: cell.figure(figure))
-    chosen = best([cell.figure(figure).value for cell in cells]) if figure in LABELS else [False] * len(cells)
-    return [value._replace(tone="best" if strong else "") for value, strong in zip(values, chosen, strict=True)]
+    found = [cell.figure(figure) for cell in cells]
+    chosen = best([each.value for each in found]) if figure in LABELS else [False] * len(cells)
+    return [value._replace(tone="best" * strong) for value, strong in zip(_values(found), chosen, strict=True)]
 
 
 def _difference(cell: CellResult, figure: str) -> Value:
