@@ -28,7 +28,7 @@ import numpy as np
 
 from autolora_jax.batch.draw import Artist, Draw, Drawing
 from autolora_jax.batch.formats import FORMATS
-from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, make_row
+from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, SOURCES, make_row
 from autolora_jax.batch.owner import owning
 from autolora_jax.batch.plan import Batch, Row, make_plan
 from autolora_jax.batch.sources import Sources
@@ -259,7 +259,8 @@ def run(
             collect(0)
     summary = tally.summary(zero, more=not all_begun)
     if tally.moments:
-        facts = {"run": started.isoformat(timespec="milliseconds"), "host": socket.gethostname(), **(about or {})}
+        when, of = started.isoformat(timespec="milliseconds"), {SOURCES: work.plan.sources}
+        facts = {"run": when, "host": socket.gethostname(), **(about or {}), **of}
         work.ledger.note(f"{started:%Y%m%dT%H%M%S%f}-{os.getpid()}", {**facts, **summary.facts()})
     return summary
 
