@@ -1,5 +1,6 @@
 """A labelled grid of pictures, to compare them in."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 LARGEST = 16384  # pixels a side: what common viewers still open
 SMALL = 128  # pixels: pictures up to this size are shown twice or more as large, at least
 PAPER, INK = (255, 255, 255), (24, 24, 24)
+_BREAK = re.compile(r" (?!-?\d)")  # where a line may end: a number stays with its name, "gamma 1.5"
 _SIMPLER = str.maketrans("−–—×’‘“”", "---x''\"\"")
 Picture = Image.Image | Path  # a path is opened when its turn comes: a large grid need not be in memory twice
 
@@ -75,7 +77,7 @@ def _open(picture: Picture) -> Image.Image:
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
     """Lines of at most `width` pixels; the last of at most `most` lines ends in … if something is left out."""
     lines = [""]
-    for word in _drawable(text).replace("\n", " \n ").split(" "):
+    for word in _BREAK.split(_drawable(text).replace("\n", " \n ")):
         if word == "\n":
             lines.append("")
         elif font.getlength(f"{lines[-1]} {word}") <= width:

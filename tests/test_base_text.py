@@ -9,6 +9,7 @@ from diffusers import StableDiffusionXLPipeline
 
 from autolora_jax import AutoLoRA, AutoLoRAPipeline, NoGuidance, PersonalizationGuidance
 from autolora_jax.config import SchedulerConfig
+from autolora_jax.lora import Loaded, LoraReport
 from autolora_jax.request import Canvas, Request
 from autolora_jax.settings import Call
 from autolora_jax.settings.rules import Rule
@@ -69,7 +70,11 @@ def test_a_lora_of_the_text_alone_then_leaves_nothing_to_compare(pipe, count_com
 @pytest.mark.parametrize("base_text", ["base", "lora"])
 def test_every_kind_has_its_scales(rule: Rule, kinds: set[str], base_text: str):
     call = Call("a cat", seeds=(0, 1), guidance=rule, num_inference_steps=4, lora_scale=[0.4, 0.8], base_text=base_text)
-    request = Request.of(call, Canvas(8, 1, 1, 4, 5.0, SchedulerConfig()), [1.0])
+    request = Request.of(
+        call,
+        Canvas(8, 1, 1, 4, 5.0, SchedulerConfig()),
+        [Loaded(LoraReport("made here", "in memory", {}, {}, {}, 0, (), {}))],
+    )
     lora = np.array([[0.4], [0.8]], np.float32)
     denoiser = {"base": 0 * lora, "weak": 0.5 * lora, "lora": lora}
     read = {**denoiser, "base": denoiser[base_text]}

@@ -1,15 +1,19 @@
 """What is cut, damaged, gone or foreign in a job's place: what counts no longer is drawn again, and nothing else."""
 
+import dataclasses
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import jax
 import pytest
 
-from autolora_jax.batch import Drawing, StorageError
+from autolora_jax.batch import Drawing, StorageError, Summary, Work, draw_job
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.run import run
-from tests.batch_jobs import counted, draw, draw_all, open_fake, small_job, tree
+from tests.batch_jobs import counted, draw, draw_all, open_fake, plan_of, small_job, tree
 
 SHARDS = 12  # pictures of a shard: three batches
 
@@ -103,6 +107,36 @@ def test_pieces_that_vanish_while_others_are_drawn_are_never_missing_from_a_shar
     assert len(drawn) == 3
     draw_all(small_job(SHARDS), tmp_path / "whole")
     assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_job_draws_what_vanished_in_another_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By itself, but not for ever: somebody else may be removing it."""
+    module, out, thefts = sys.modules["autolora_jax.batch.run"], tmp_path / "out", iter([True, False])
+
+    def draw_work(work: Work, batches: Iterable[Batch], *_: object) -> Summary:
+        def stolen(batches: Iterable[Batch]) -> Iterator[Batch]:
+            for batch in batches:
+                if batch.number == 5 and next(thefts):
+                    part = out / ".autolora" / "parts" / f"{work.ledger.record.name}-00000003.jsonl"
+                    while not part.exists():  # it is drawn while this one is asked for
+                        time.sleep(0.01)
+                    (out / ".autolora" / "staged" / "000001-00000003.tar").unlink()
+                yield batch
+
+        return run(work, draw, stolen(batches))
+
+    monkeypatch.setattr(module, "make_plan", lambda job, sources: plan_of(job))
+    monkeypatch.setattr(module, "draw_work", draw_work)
+    job = dataclasses.replace(small_job(SHARDS), batch_size=4)
+    with pytest.warns(UserWarning, match=r"some of what was drawn was gone or damaged .*; it is drawn again"):
+        summary = draw_job(job, out, devices=jax.devices()[:1])
+    assert summary.ok > 30 and not summary.more and not summary.lacking
+    draw_all(small_job(SHARDS), tmp_path / "whole")
+    assert tree(out) == tree(tmp_path / "whole")
+
+    monkeypatch.setattr(Work, "outcome", lambda work: {"more": True})
+    with pytest.raises(StorageError, match="gone or damaged when the job was to be closed, 3 times"), pytest.warns():
+        draw_job(job, out, devices=jax.devices()[:1])
 
 
 def test_files_of_others_are_left_alone(whole, tmp_path: Path):

@@ -208,6 +208,14 @@ def test_a_jobs_pictures_are_counted(shard_size: int | None, tmp_path: Path, rec
     assert "1 are not the pictures that manifest.jsonl means" in texts
 
 
+def test_other_peoples_hashes_are_theirs(tmp_path: Path, recwarn):
+    """As img2dataset writes those of the pictures that it made its own of."""
+    (tmp_path / "a.png").write_bytes(encoded(picture(1)))
+    (tmp_path / "a.json").write_text(json.dumps({"sha256": "0" * 64, "status": "success", "key": "0001"}))
+    found = Pictures(tmp_path)
+    assert len(list(found)) == 1 and not found.changed and not recwarn.list
+
+
 def test_what_is_left_out_is_not_missing(tmp_path: Path):
     draw_all(small_job(), tmp_path / "files")
     draw_all(small_job(12), tmp_path / "shards")

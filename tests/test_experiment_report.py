@@ -171,7 +171,7 @@ def test_differences_say_whether_they_are_decided(page: Any):
         cell = row.locator("td").nth(9)
         difference = cells[method, at].differences["Div-CPS"]
         assert tone in cell.get_attribute("class") and cell.get_attribute("title") == f"minus {PAIRS[method]}"
-        told = f"{glyph}{difference.value:+.3f}[{difference.low:+.3f}, {difference.high:+.3f}]"
+        told = f"{glyph}{difference.value:+.3f}({difference.low:+.3f} … {difference.high:+.3f})"
         assert cell.text_content() == told.replace("-", "−")
 
 
@@ -226,6 +226,22 @@ def test_light_dark_and_a_phone(browser: Any, folder: Path):
     page.set_viewport_size({"width": 700, "height": 360})
     wait(page, "document.querySelector('#plots svg').viewBox.baseVal.width > 400")
     assert page.evaluate("document.documentElement.scrollWidth") == 700
+    assert page.problems == []
+    page.close()
+
+
+@pytest.mark.slow
+def test_a_phone_needs_one_hand(browser: Any, folder: Path):
+    page = visit(browser, folder / PAGE, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    assert page.locator("#bar").bounding_box()["height"] <= 56
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator("#sheets button").first.tap()
+    assert all(button.bounding_box()["y"] > 700 for button in page.locator("#zoom .row button").all())
+    client = page.context.new_cdp_session(page)
+    for kind, x in (("touchStart", 300), ("touchMove", 200), ("touchMove", 100), ("touchEnd", None)):
+        points = [] if x is None else [{"x": x, "y": 400}]
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    wait(page, "document.getElementById('caption').textContent.startsWith('2 of 3')")
     assert page.problems == []
     page.close()
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import shlex
 import shutil
 import tarfile
@@ -18,8 +17,11 @@ from autolora_jax.batch.gallery.page import CHUNK, FOLDER, HEAD
 from autolora_jax.batch.manifest import COLUMNS
 from autolora_jax.batch.storage import Bucket, Folder, StorageError
 from autolora_jax.cli.flags import flags_of
-from autolora_jax.settings import Lora
+from autolora_jax.settings import Lora, ModelConfig
+from autolora_jax.settings.fields import told as told_of
+from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.programs import Generate
+from autolora_jax.settings.rules import to_dict
 from tests.batch_jobs import SIDE, draw_all
 from tests.browser import visit as visit_file
 from tests.browser import wait
@@ -83,7 +85,7 @@ def test_the_table_holds_what_the_manifest_says(drawn: Path):
     assert table.keys == [row["key"] for row in rows]
     for name in ("prompt", "seed", "gamma", "lora_scales", "w1", "status"):
         assert [table.value(name, i) for i in range(len(rows))] == [row[name] for row in rows]
-    assert table.label(0) == "lora_scales 0.5, gamma 1.2"
+    assert table.label(0) == "LoRA scale 0.5, γ 1.2"
 
 
 def test_hashes_are_compared_only_where_names_are_not_enough():
@@ -111,9 +113,35 @@ def test_a_bucket_has_a_page_too():
     assert storage.names("") == ["index.html"] and storage.names(FOLDER) == ["gallery-data-000.js", HEAD]
 
 
-def test_the_copied_command_has_flags_that_exist():
-    flags = re.findall(r'\["--([a-z0-9-]+)"', gallery.page.page())
-    assert len(flags) > 20 and {flag.replace("-", "_") for flag in flags} <= {f.parameter for f in flags_of(Generate)}
+def head_of(out: Path) -> dict[str, Any]:
+    """What the page is told first."""
+    return json.loads((out / FOLDER / HEAD).read_text()[len("gallery.begin(") : -3])
+
+
+def test_a_command_s_flags_are_the_programs(drawn: Path):
+    told = [[flag, *rest] for flag, *rest in head_of(drawn)["flags"]]
+    flags = {flag.words[0]: flag for flag in flags_of(Generate)}
+    assert len(told) > 20 and {flag for flag, *_ in told} <= {*flags}
+    assert {column for _, column, _ in told} <= {*COLUMNS}
+    # What is left out is what the program takes by itself.
+    usual = {column: flags[flag].field.default for flag, column, value in told if value is not None}
+    assert usual == {column: value for _, column, value in told if value is not None}
+
+
+def test_files_are_called_by_where_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "anna.safetensors").write_text("")
+    monkeypatch.chdir(tmp_path)
+    model = ModelConfig("some/model", variant="fp16", rescale_betas_zero_snr=False)
+    settings = Settings(model=model, loras=(Lora("anna.safetensors"), Lora("hub/other")), size=(SIDE, SIDE))
+    draw_all(Job(prompts=("a",), seeds=(0,), settings=settings), tmp_path / "out")
+    storage, [row] = Folder(tmp_path / "out"), read_manifest(tmp_path / "out")
+    gallery.write_page(storage, gallery.tabulate([row]), "x")
+    found = head_of(tmp_path / "out")["sources"]
+    assert found[row["model_sha256"]] == ["some/model", "--variant=fp16", "--no-rescale-betas-zero-snr"]
+    assert [found[sha256] for sha256 in row["lora_sha256"]] == [[str(tmp_path / "anna.safetensors")], ["hub/other"]]
+    storage.remove(["log.jsonl"])  # of a place whose run was killed, or of version 0.1
+    gallery.write_page(storage, gallery.tabulate([row]), "x")
+    assert head_of(tmp_path / "out")["sources"] == {}
 
 
 # ---- thumbnails, sheets, the command ---------------------------------------------------------------------------------
@@ -262,7 +290,7 @@ def test_the_policy_stops_scripts_that_are_not_the_pages(page: Any):
 
 
 def test_filters(page: Any):
-    assert page.locator("#filters summary").all_text_contents() == ["lora scales", "gamma"]
+    assert page.locator("#filters summary").all_text_contents() == ["LoRA scale", "γ"]
     page.click("summary[data-name=gamma]")
     page.click("label:has-text('1.7')")
     assert count(page) == f"{PICTURES // 2} of {PICTURES}"
@@ -276,12 +304,17 @@ def test_filters(page: Any):
     page.fill("#prompt", "nothing has this")
     wait(page, "document.getElementById('count').textContent.startsWith('0 of')")
     assert page.locator(".tile").count() == 0
+    assert page.locator("#nothing p").text_content() == (
+        "No picture fits: the words “nothing has this” and seeds 0-1 and the chosen γ."
+    )
+    page.click("#reset")
+    assert count(page) == f"{PICTURES} of {PICTURES}" and not page.locator("#nothing").is_visible()
 
 
 def test_comparing_sets_one_seed_side_by_side(page: Any, drawn: Path):
     page.click("#compare")
-    assert page.locator("#count").text_content() == f"{PICTURES} of {PICTURES} pictures · 9 rows · 4 settings"
-    assert page.locator(".head").first.text_content() == "lora scales 0.5, gamma 1.2"
+    assert page.locator("#count").text_content() == f"{PICTURES} of {PICTURES} pictures · 9 rows · 4 columns"
+    assert page.locator(".head").first.text_content() == "LoRA scale 0.5, γ 1.2"
     rows = {row["key"]: row for row in read_manifest(drawn)}
     for row in range(9):
         cells = [rows[key] for key in page.evaluate(f"[0, 1, 2, 3].map(c => keys[at({row} * columns + c)])")]
@@ -307,7 +340,26 @@ def test_keys_move_and_open(page: Any):
     assert not page.locator("#dialog").is_visible()
     page.keyboard.press("End")
     assert page.evaluate("current") == PICTURES - 1
-    assert page.get_attribute(f"#p{PICTURES - 1}", "aria-label").startswith(f"a dog, seed {SEED}, lora scales 1")
+    assert page.get_attribute(f"#p{PICTURES - 1}", "aria-label").startswith(f"a dog, seed {SEED}, LoRA scale 1")
+
+
+def test_the_copied_command_draws_the_same(page: Any, drawn: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Generate] = []
+    monkeypatch.setattr("autolora_jax.cli.generate.run", lambda told: asked.append(told))
+    rows = read_manifest(drawn)
+    for line in page.evaluate("keys.map((_, i) => command(i))"):
+        program, command, *words = shlex.split(line)
+        assert (program, command) == ("autolora", "generate")
+        assert autolora(command, *words).exit_code == 0
+    for row, found in zip(rows, (told.settings for told in asked), strict=True):
+        assert (found.prompts, found.negative_prompt) == ((row["prompt"],), row["negative_prompt"])
+        assert [*found.seeds] == [row["seed"]] and found.size == (row["width"], row["height"])
+        assert found.loras == (Lora("a", row["lora_scales"][0]),) and found.model.source == "fake"
+        rule = to_dict(found.guidance)
+        assert rule.pop("rule") == row["guidance"] and rule == {name: row[name] for name in rule}
+        usual = {"max_sequence_length": DrawingConfig().max_sequence_length}  # of SDXL no column says it
+        columns = {**told_of(found), **usual}
+        assert columns == {**{name: row[name] for name in columns}, **usual}
 
 
 def test_copying(page: Any):
@@ -316,6 +368,159 @@ def test_copying(page: Any):
     page.click("#copy-prompt")
     wait(page, "document.getElementById('copy-prompt').textContent === 'Copied'")
     assert page.evaluate("navigator.clipboard.readText()") == "a cat"
+
+
+# ---- the page, further: pytest -m slow -------------------------------------------------------------------------------
+
+
+def chosen(page: Any, name: str) -> list[Any]:
+    """A column of what is shown, in its order."""
+    return page.evaluate(f"[...shown].map(i => value('{name}', i))")
+
+
+@pytest.mark.slow
+def test_the_address_holds_what_is_seen(browser: Any, page: Any, drawn: Path):
+    page.click("summary[data-name=gamma]")
+    page.click("label:has-text('1.7')")
+    page.fill("#seeds", "0-1")
+    page.select_option("#sort", "-lora_scales")
+    wait(page, "shown.length === 12")
+    assert chosen(page, "lora_scales") == [[1.0]] * 6 + [[0.5]] * 6
+    page.locator(".tile").nth(2).click()
+    page.select_option("#beside", index=1)
+    key = page.evaluate("keys[at(current)]")
+    again = visit_file(browser, drawn / "index.html")
+    again.goto(page.url)
+    wait(again, "document.getElementById('dialog').open")
+    assert again.evaluate("keys[at(current)]") == key and again.locator("#large .layer").count() == 2
+    for script in ("[...shown]", "location.hash", "document.getElementById('beside').value"):
+        assert again.evaluate(script) == page.evaluate(script)
+    again.evaluate("location.hash = 'prompt=dog&compare=1&across=seed&is.gamma=9'")
+    wait(again, "document.getElementById('count').textContent.startsWith('0 of')")
+    again.click("#reset")
+    assert again.locator(".head").all_text_contents() == ["seed 0", "seed 1", f"seed {SEED}"]
+    assert again.problems == []
+    again.close()
+
+
+@pytest.mark.slow
+def test_axes_are_chosen(page: Any):
+    page.click("#compare")
+    page.select_option("#across", "gamma")
+    page.select_option("#down", "lora_scales")
+    assert page.locator("#count").text_content().endswith("18 rows · 2 columns")
+    assert page.locator(".row").first.text_content() == "LoRA scale 0.5 · seed 0 · a cat"
+    found = page.evaluate(
+        "Array.from({ length: 36 }, (_, p) => at(p)).map(i => [value('lora_scales', i)[0], value('gamma', i)])"
+    )
+    assert found == [[0.5, 1.2], [0.5, 1.7], [1.0, 1.2], [1.0, 1.7]] * 9
+
+
+@pytest.mark.slow
+def test_favourites_are_kept_and_exported(browser: Any, page: Any, drawn: Path, tmp_path: Path):
+    page.mouse.click(500, 690)
+    for _ in range(3):
+        page.keyboard.press("Escape")
+        page.keyboard.press("ArrowRight")  # wherever the last click was
+        page.keyboard.press("f")
+    page.click("#only")
+    kept = page.evaluate("[...favourites]")
+    assert len(kept) == 3 and count(page) == f"3 of {PICTURES}"
+    page.click("#export summary")
+    assert page.locator("#exported option").all_text_contents() == ["3 shown", "3 favourites"]
+    with page.expect_download() as download:
+        page.click("#save")
+    download.value.save_as(tmp_path / "some.json")
+    saved = json.loads((tmp_path / "some.json").read_text())
+    rows = {row["key"]: row for row in read_manifest(drawn)}
+    assert {each["key"] for each in saved["pictures"]} == {*kept}
+    for each in saved["pictures"]:
+        assert each["file"] == rows[each["key"]]["file"] and each["gamma"] == rows[each["key"]]["gamma"]
+        assert each["command"].startswith("autolora generate fake --lora=a:")
+    page.reload()
+    wait(page, "document.getElementById('count').textContent.startsWith('3 of')")
+    page.click("#only")
+    assert page.locator(".favourite").count() == 3
+
+
+@pytest.mark.slow
+def test_two_settings_are_set_on_one_another(page: Any):
+    page.locator(".tile").first.click()
+    assert page.locator("#beside option").all_text_contents()[1:] == [
+        *("LoRA scale 0.5, γ 1.7", "LoRA scale 1, γ 1.2", "LoRA scale 1, γ 1.7")
+    ]
+    page.select_option("#beside", label="LoRA scale 1, γ 1.7")
+    box = page.locator("#large").bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.25 * box["width"], box["y"] + 60)
+    page.mouse.up()
+    assert page.locator("#wipe").input_value().startswith("25")
+    assert page.locator("#wiping span").all_text_contents() == ["LoRA scale 0.5, γ 1.2", "LoRA scale 1, γ 1.7"]
+    page.click("#after")  # the same settings beside it, where there are any
+    seeds = "[...document.querySelectorAll('#large img')].map(image => image.alt)"
+    assert all(alt.startswith("a cat, seed 1, ") for alt in page.evaluate(seeds))
+
+
+@pytest.mark.slow
+def test_wheel_drag_and_keys_zoom(page: Any):
+    page.locator(".tile").first.click()
+    page.keyboard.press("+")
+    assert page.evaluate("scale") == 1.5 and page.get_attribute("#zoom", "aria-pressed") == "true"
+    page.keyboard.press("0")
+    box = page.locator("#large").bounding_box()
+    page.mouse.move(box["x"] + 10, box["y"] + 10)
+    page.mouse.wheel(0, -400)
+    wait(page, "scale > 2")
+    assert page.evaluate("x > 0 && y > 0")  # what is under the pointer stays there
+    page.mouse.down()
+    page.mouse.move(box["x"] - 5000, box["y"] + 10)
+    page.mouse.up()
+    assert page.evaluate("x") == pytest.approx(
+        page.evaluate("-document.getElementById('large').clientWidth * (scale - 1) / 2")
+    )
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("[scale, current]") == [1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (360, 640), (844, 390)])
+def test_a_phone_needs_one_hand(browser: Any, drawn: Path, width: int, height: int):
+    page = visit_file(
+        browser, drawn / "index.html", viewport={"width": width, "height": height}, has_touch=True, is_mobile=True
+    )
+    wait(page, "document.getElementById('count').textContent.includes(' of ')")
+    assert page.locator("header").bounding_box()["height"] <= 56
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    for button in page.locator("#quick button").all():
+        box = button.bounding_box()
+        assert box["height"] >= 44 and box["y"] > height - 60
+    page.tap("#show-tools")
+    page.tap("summary[data-name=gamma]")
+    page.tap("label:has-text('1.7')")
+    page.tap("#show-tools")
+    assert count(page) == f"{PICTURES // 2} of {PICTURES}"
+    assert not page.locator("#tools").is_visible()
+    page.locator(".tile").first.tap()
+    client, box = page.context.new_cdp_session(page), page.locator("#large").bounding_box()
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        places = [{"x": box["x"] + box["width"] * x, "y": box["y"] + box["height"] * y} for x, y in points]
+        client.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    touch("touchStart", (0.8, 0.5))
+    for x in (0.7, 0.5, 0.3):
+        touch("touchMove", (x, 0.5))
+    touch("touchEnd")
+    wait(page, "current === 1")
+    touch("touchStart", (0.4, 0.5), (0.6, 0.5))
+    touch("touchMove", (0.3, 0.5), (0.7, 0.5))
+    touch("touchMove", (0.1, 0.5), (0.9, 0.5))
+    touch("touchEnd")
+    assert page.evaluate("scale") > 2 and page.evaluate("current") == 1
+    assert height < width or page.locator("#close").bounding_box()["y"] > height / 2
+    assert page.problems == []
+    page.close()
 
 
 def test_light_and_dark(page: Any):

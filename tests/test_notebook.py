@@ -9,7 +9,9 @@ import copy
 import io
 import os
 import re
+import runpy
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -21,6 +23,11 @@ from autolora_jax.batch import read_manifest
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "notebooks" / "autolora_colab.ipynb"
 SMALL = {"STEPS": 2, "SEEDS": 2, "BATCH": 2, "TRAIN_STEPS": 1, "CONVERT": True}
+TURNED = """print(at.value, len(seen))
+gamma.value = 2
+print(at.value, len(seen))
+gamma.value, scale.value = 1, 0.4
+print(at.value, len(seen))"""
 LONGEST = 300  # seconds that a cell may take on a busy machine
 
 
@@ -43,6 +50,9 @@ def run(notebook: nbformat.NotebookNode, out: Path) -> nbformat.NotebookNode:
     assert all(re.search(rf"^{name} = .* +# @param", notebook.cells[given].source, re.MULTILINE) for name in values)
     executed = copy.deepcopy(notebook)
     executed.cells.insert(given + 1, nbformat.v4.new_code_cell(changed))
+    player = next(i for i, cell in enumerate(executed.cells) if cell.id == "player")
+    turned = nbformat.v4.new_code_cell(TURNED, id="turned")
+    executed.cells.insert(player + 1, turned)
     quick = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     client = NotebookClient(executed, timeout=LONGEST, resources={"metadata": {"path": str(ROOT)}})
     return client.execute(env={**os.environ, **quick})  # most of the time is XLA's
@@ -70,6 +80,58 @@ def test_it_is_as_colab_wants_it(notebook: nbformat.NotebookNode):
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
     assert "parameters" in code[0].metadata.tags and code[0].source.startswith("# @title")
+
+
+def test_where_it_is_published_stands_in_one_place():
+    text, stamp = NOTEBOOK.read_text(encoding="utf-8"), runpy.run_path(str(ROOT / "notebooks" / "stamp.py"))
+    assert text == stamp["stamped"](text, stamp["repository"]()), "python notebooks/stamp.py"
+    published = stamp["stamped"](text, "https://github.com/someone/autolora-jax")
+    badge, opens = re.findall(r"\[!\[Open in Colab\]\((.+?)\)\]\((.+?)\)", published)[0]
+    colab = "https://colab.research.google.com"
+    assert badge == f"{colab}/assets/colab-badge.svg"
+    assert opens == f"{colab}/github/someone/autolora-jax/blob/main/notebooks/autolora_colab.ipynb"
+    assert 'REPOSITORY = \\"https://github.com/someone/autolora-jax\\"' in published
+    assert stamp["stamped"](published, "") == stamp["stamped"](text, "")
+
+
+@pytest.fixture
+def install(notebook: nbformat.NotebookNode) -> tuple[str, str]:
+    """What the install cell defines; what it looks for in the end."""
+    source = next(cell.source for cell in notebook.cells if cell.id == "install")
+    head, _, rest = source.partition("if importlib.util.find_spec")
+    return head, rest[rest.index("loaded = ") :]
+
+
+def test_it_installs_a_wheel_or_the_repository(
+    install: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    told: dict[str, Any] = {}
+    exec(install[0], told)
+    told["REPOSITORY"] = ""
+    with pytest.raises(FileNotFoundError, match=r"Put autolora_jax-…\.whl into"):
+        told["origin"]()
+    told["REPOSITORY"] = "https://example.org/autolora-jax"
+    assert told["origin"]() == "git+https://example.org/autolora-jax"
+    wheel = tmp_path / "autolora_jax-0.1.0-py3-none-any.whl"
+    wheel.touch()
+    assert told["origin"]() == wheel.as_uri()
+
+
+def test_it_says_when_to_restart(install: tuple[str, str], monkeypatch: pytest.MonkeyPatch):
+    told: dict[str, Any] = {}
+    exec("\n".join(install), told)  # all is as it is installed
+    monkeypatch.setattr("jax.__version__", "0.4.2")
+    with pytest.raises(RuntimeError, match=r"after it was loaded: jax\. Runtime → Restart session"):
+        exec("\n".join(install), told)
+
+
+def test_gamma_and_scale_turn(run: nbformat.NotebookNode):
+    assert said(run, "turned").splitlines() == ["γ 1, scale 1 12", "γ 1.3, scale 1 12", "γ 1.15, scale 0.4 13"]
+    states = run.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+    assert {"ImageModel", "PlayModel", "IntSliderModel", "SelectionSliderModel"} <= {
+        each["model_name"] for each in states
+    }
 
 
 def test_it_shows_pictures(run: nbformat.NotebookNode):

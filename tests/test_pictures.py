@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, NoGuidance, PersonalizationGuidance, grid, pictures
 from autolora_jax.grid import comparison_grid
@@ -213,6 +213,13 @@ def test_long_labels_stay_in_their_place(size: tuple[int, int]):
         x0, y0, x1, y1 = found(picture, shade)
         assert (x1 - x0) % size[0] == 0 and (y1 - y0) * size[0] == (x1 - x0) * size[1]
         assert (np.asarray(picture)[y0:y1, x0:x1] == (shade, 0, 255 - shade)).all()
+
+
+def test_a_number_stays_with_its_name():
+    font = ImageFont.load_default(12)
+    for width in (70, 90, 110, 130):
+        lines = grid._wrap("AutoLoRA, γ 1.5, LoRA scale 0.5, seed 7", font, width, 9)
+        assert not any(re.match(r"-?\d", line) for line in lines) and " ".join(lines).endswith("seed 7")
 
 
 def test_large_grids_are_shrunk():

@@ -28,6 +28,7 @@ from autolora_jax.settings.values import columns_of
 
 MANIFEST, PARQUET, LOG = "manifest.jsonl", "manifest.parquet", "log.jsonl"
 PARTS = f"{STATE}/parts"
+SOURCES = "sources"  # in a run's line of the log: see Plan.sources
 OK, FAILED, NOT_FINITE = "ok", "failed", "not_finite"  # what became of a picture
 _ROW, _LOG = b'{"key": "', b'{"log": '  # how lines begin
 _PART, _NOTE = re.compile(r"([0-9a-f]{8})-(\d{8,})\.jsonl"), re.compile(r"log-.+\.jsonl")
@@ -133,6 +134,14 @@ def read_manifest(out: str | os.PathLike[str]) -> list[dict[str, Any]]:
     storage = open_storage(out)
     rows = (_read(line) for line in _lines(storage) if line.startswith(_ROW))
     return list({row["key"]: row for row in rows}.values())
+
+
+def sources_in(storage: Storage) -> dict[str, dict[str, Any]]:
+    """By its hash, where each file that pictures were drawn from was found, as the newest run says it."""
+    names, mark = [*({LOG} & {*storage.names("")}), *notes_in(storage)], f'"{SOURCES}": {{'.encode()
+    lines = (line for content in storage.read_all(names) for line in content.splitlines() if mark in line)
+    told = (json.loads(line) for line in lines)
+    return {sha256: found for line in told for sha256, found in line.get("log", line)[SOURCES].items()}
 
 
 class Recorded(NamedTuple):

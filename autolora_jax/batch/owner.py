@@ -19,6 +19,7 @@ import socket
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ T = TypeVar("T")
 FILE = f"{STATE}/owner.json"
 BEAT, LEASE = 5.0, 30.0  # seconds between signs of life; without one until an owner counts as gone
 SETTLE, SETTLE_HERE = 1.0, 0.1  # seconds in which what others were writing has come: into a bucket, a folder
-LOOK_EVERY = 0.5  # seconds
+LOOK_EVERY, PATIENCE = 0.5, 2.0  # seconds between looks at the file; for a sign of life that is on its way at the end
 
 
 class OwnedError(RuntimeError):
@@ -99,9 +100,9 @@ class Owning:
     def end(self) -> None:
         """Leaves the place to others."""
         self._ended.set()
-        self._beating.join()
+        self._beating.join(PATIENCE)  # it may wait for a bucket that is away
         with suppress(StorageError):
-            found = _read(self.storage)
+            found = owner_of(self.storage)
             if found is not None and found.token == self.owner.token:
                 self.storage.remove([FILE])
                 if self.storage.read(RECORD) is None:  # of a job that is closed nothing is left
@@ -110,7 +111,7 @@ class Owning:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             with suppress(StorageError):  # if it stays away the run itself says so
-                found = _read(self.storage)
+                found = owner_of(self.storage)
                 if found is not None and found.token != self.owner.token:
                     self.lost = found
                     return
@@ -129,7 +130,7 @@ def owning(storage: Storage) -> Iterator[Owning]:
     with suppress(StorageError):  # who can't write here does no harm, and will say so
         _write(storage, owner)
         time.sleep(SETTLE if isinstance(storage, Bucket) else SETTLE_HERE)
-        found = _read(storage)
+        found = owner_of(storage)
         if found is not None and found.token != owner.token:
             raise OwnedError(_refusal(storage, found))
     owned = Owning(storage, owner)
@@ -141,9 +142,12 @@ def owning(storage: Storage) -> Iterator[Owning]:
 
 def _await_end(storage: Storage) -> None:
     """Returns when nobody owns a place any more. Raises OwnedError once somebody is seen to."""
-    first = _read(storage)
+    first = owner_of(storage)
+    if first is not None and first.is_here is None:
+        what = f"{first}, drew into {storage.where}: up to {LEASE:.0f} seconds until that is known to be over"
+        warnings.warn(what, stacklevel=4)
     waited_from = time.monotonic()
-    while (found := _read(storage)) is not None and found.is_here is not False:
+    while (found := owner_of(storage)) is not None and found.is_here is not False:
         if found.is_here or found != first:
             raise OwnedError(_refusal(storage, found))
         if time.monotonic() - waited_from > LEASE:
@@ -159,7 +163,7 @@ def _refusal(storage: Storage, owner: Owner) -> str:
     )
 
 
-def _read(storage: Storage) -> Owner | None:
+def owner_of(storage: Storage) -> Owner | None:
     """Who owns a place, as far as that can be read."""
     try:
         told: dict[str, Any] = json.loads(storage.read(FILE) or b"null")

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from autolora_jax.batch.prompts import read_prompts
 from autolora_jax.batch.recipe import Program, Recipe, resolve
-from autolora_jax.batch.sources import Base, EmbedsFile, Sources, canonical
+from autolora_jax.batch.sources import Base, EmbedsFile, Sources, canonical, found_at
 from autolora_jax.config import ConfigError
 from autolora_jax.given import Ground
 from autolora_jax.settings.fields import told
@@ -114,6 +114,26 @@ class Plan:
     def duplicates(self) -> int:
         """Pictures that are wanted more than once; they are drawn once."""
         return int((~self.first).sum())
+
+    @property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """By its hash, where each of its files is found from this machine: "source", and what else opens a model."""
+        files = [(file.sha256, file.source) for file in self._files()]
+        models = {recipe.load.model.sha256: recipe.load.model for recipe in self.recipes}
+        return {sha256: {"source": found_at(source)} for sha256, source in files} | {
+            sha256: {
+                "source": found_at(model.config.source or model.name),
+                **{name: value for name, value in model.config.files().items() if value is not None},
+            }
+            for sha256, model in models.items()
+        }
+
+    def _files(self) -> Iterator[Any]:
+        """Its LoRAs, embeddings, pictures and masks."""
+        for recipe in self.recipes:
+            yield from (*recipe.load.loras, *recipe.load.embeddings)
+        for base in self.bases:
+            yield from filter(None, base or ())
 
     @property
     def fingerprint(self) -> str:

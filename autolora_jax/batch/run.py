@@ -17,6 +17,7 @@ import socket
 import statistics
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -27,7 +28,7 @@ import numpy as np
 
 from autolora_jax.batch.draw import Artist, Draw, Drawing
 from autolora_jax.batch.formats import FORMATS
-from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, make_row
+from autolora_jax.batch.manifest import FAILED, NOT_FINITE, OK, SOURCES, make_row
 from autolora_jax.batch.owner import owning
 from autolora_jax.batch.plan import Batch, Row, make_plan
 from autolora_jax.batch.sources import Sources
@@ -178,9 +179,10 @@ def draw_job(
                 return together(summaries, sum)
             if not (outcome := work.outcome())["more"]:
                 return dataclasses.replace(together(summaries, sum), **outcome)
+            gone = f"{storage.where}: some of what was drawn was gone or damaged when the job was to be closed"
+            warnings.warn(f"{gone}; it is drawn again", stacklevel=2)
     raise StorageError(
-        f"{work.storage.where}: what was drawn was gone or damaged when the job was to be closed, {ROUNDS} times. Does "
-        "something else write or remove files there? The same command draws what is missing"
+        f"{gone}, {ROUNDS} times. Does something else write or remove files there? The same command draws it again"
     )
 
 
@@ -257,7 +259,8 @@ def run(
             collect(0)
     summary = tally.summary(zero, more=not all_begun)
     if tally.moments:
-        facts = {"run": started.isoformat(timespec="milliseconds"), "host": socket.gethostname(), **(about or {})}
+        when, of = started.isoformat(timespec="milliseconds"), {SOURCES: work.plan.sources}
+        facts = {"run": when, "host": socket.gethostname(), **(about or {}), **of}
         work.ledger.note(f"{started:%Y%m%dT%H%M%S%f}-{os.getpid()}", {**facts, **summary.facts()})
     return summary
 

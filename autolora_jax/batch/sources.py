@@ -69,6 +69,11 @@ class Model:
         return {**self.networks, "scheduler": self.scheduler, "force_zeros_for_empty_prompt": self.zeros}
 
 
+def found_at(source: str) -> str:
+    """A source as it is found from any folder of this machine."""
+    return os.path.abspath(source) if os.path.exists(source) else source
+
+
 class File(NamedTuple):
     """A LoRA or an embedding."""
 

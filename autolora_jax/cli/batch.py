@@ -13,6 +13,7 @@ from autolora_jax.batch.estimate import Calibration, Estimate, calibrate, estima
 from autolora_jax.batch.fleet import draw_fleet
 from autolora_jax.batch.formats import FORMATS
 from autolora_jax.batch.manifest import OK
+from autolora_jax.batch.owner import owner_of
 from autolora_jax.batch.plan import Batch as Planned
 from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.processes import Peers
@@ -92,6 +93,10 @@ def run(asked: Batch) -> int:
 def check(asked: Batch) -> int:
     """Verifies a place, and repairs it if that is asked for. LACKING: something is wrong in the end; MORE: stopped."""
     plan = make_plan(asked.settings, Sources()) if asked.has_job else None
+    if (owner := owner_of(open_storage(asked.out))) and owner.is_here is not False:
+        say(
+            f"{owner}, draws into {asked.out}, or was stopped: what it changes meanwhile may be told as wrong", "yellow"
+        )
     with Display() as display:
         found = verify(asked.out, plan=plan, on_progress=display.row("Verify"))
     _say_all(found.troubles)

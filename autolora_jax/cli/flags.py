@@ -38,15 +38,12 @@ class Flag(NamedTuple):
     @property
     def parameter(self) -> str:
         """Its name in Python: "text_encoders_from"."""
-        told = (self.field.said.flag or self.field.name).partition("/")[0]
-        return told.strip("-_").replace("-", "_")
+        return self.field.parameter
 
     @property
     def words(self) -> list[str]:
         """As it is typed: ["--seeds"], ["--out", "-o"], ["--flip/--no-flip"]; not of an argument."""
-        said = self.field.said
-        long = said.flag if said.flag and said.flag.startswith("-") else f"--{self.parameter.replace('_', '-')}"
-        return [long, *filter(None, [said.short])]
+        return [self.field.option, *filter(None, [self.field.said.short])]
 
     def typed(self) -> inspect.Parameter:
         """The parameter of a command's function."""

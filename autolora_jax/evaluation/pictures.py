@@ -73,7 +73,7 @@ class Pictures:
         self.missing: dict[str, str] = {}  # name -> why
         self.changed: dict[str, None] = {}  # names
         self._told_of: list[Path] = []  # folders with manifests
-        self._seen: set[tuple[Path, str | None]] = set()  # (file, None), (shard, name in it)
+        self._seen: set[int] = set()  # hashes of (file, None), (shard, name in it): millions take little room
         for place in map(Path, places):
             found = [place] if place.is_file() else self._files(place)
             if not found:
@@ -104,7 +104,8 @@ class Pictures:
             if _is_grid(picture.fields):
                 self._leave("grids", picture.key)
                 continue
-            if picture.fields.get("sha256") not in (None, picture.sha256):
+            ours = picture.fields.get("status") == "ok"  # else it may be the hash of something else
+            if ours and picture.fields.get("sha256") not in (None, picture.sha256):
                 self.changed[picture.key] = None
             yield picture
         self._find_missing()
@@ -119,22 +120,20 @@ class Pictures:
 
     def _find_missing(self) -> None:
         for folder in self._told_of:
-            for row in self._manifest(folder).values():
+            known = self._manifests.get(folder)
+            for row in _rows(folder / MANIFEST) if known is None else known.values():
                 file, member = row.get("file"), row.get("member")
-                if (
-                    not isinstance(file, str)
-                    or row.get("status", "ok") != "ok"
-                    or (folder / file, member) in self._seen
-                ):
+                if not isinstance(file, str) or row.get("status", "ok") != "ok":
                     continue
-                if (folder / file, None) in self._seen or not (folder / file).is_file():  # else it was left out
+                whole, own = (hash((folder / file, name)) in self._seen for name in (None, member))
+                if not own and (whole or not (folder / file).is_file()):  # else it was left out
                     self.missing[f"{file}/{member}" if member else file] = "is not there"
 
     def _leave(self, why: str, name: str) -> None:
         self.left_out.setdefault(why, {})[name] = None
 
     def _file(self, place: Path, file: Path) -> Iterator[Picture]:
-        self._seen.add((file, None))
+        self._seen.add(hash((file, None)))
         beside = file.with_suffix(".json")
         sidecar = _object(beside.read_bytes(), str(beside)) if beside.is_file() else {}
         key = file.relative_to(place).as_posix()
@@ -153,9 +152,9 @@ class Pictures:
 
     def _shard(self, file: Path) -> Iterator[Picture]:
         rows = self._manifest(file.parent)
-        self._seen.add((file, None))
+        self._seen.add(hash((file, None)))
         for key, members in _groups(file):
-            self._seen |= {(file, name) for name in members}
+            self._seen |= {hash((file, name)) for name in members}
             kinds: tuple[Collection[str], ...] = (SUFFIXES, {KEPT})
             found = ([name for name in members if _suffix(name) in suffixes] for suffixes in kinds)
             pictures: list[str] = next(filter(None, found), [])
@@ -172,10 +171,7 @@ class Pictures:
     def _manifest(self, folder: Path) -> dict[str, Fields]:
         """Rows of a folder's manifest by their `file` and by their `key`."""
         if folder not in self._manifests:
-            path = folder / MANIFEST
-            lines = path.read_bytes().splitlines() if path.is_file() else []
-            rows = [_object(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
-            names = ((name, row) for row in rows for name in (row.get("key"), row.get("file")))
+            names = ((name, row) for row in _rows(folder / MANIFEST) for name in (row.get("key"), row.get("file")))
             self._manifests[folder] = {name: row for name, row in names if isinstance(name, str)}
         return self._manifests[folder]
 
@@ -190,6 +186,13 @@ class Pictures:
                 for file in files:
                     self._leave(f"{kind} beside other files that are read", file.relative_to(place).as_posix())
         return found
+
+
+def _rows(path: Path) -> Iterator[Fields]:
+    """The rows of a manifest, one at a time in memory."""
+    if path.is_file():
+        with path.open("rb") as lines:
+            yield from (_object(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip())
 
 
 def _visible(place: Path) -> list[Path]:

@@ -18,7 +18,8 @@ from PIL import Image
 from autolora_jax import files as whole_files
 from autolora_jax.experiments.findings import compared, findings, outcome
 from autolora_jax.experiments.frontier import frontier_tables, frontiers
-from autolora_jax.experiments.results import LABELS, Results, heading, ordered
+from autolora_jax.experiments.listing import listing
+from autolora_jax.experiments.results import Results
 from autolora_jax.experiments.tables import settings_table, shared_settings
 from autolora_jax.pages import inert, sealed
 
@@ -56,17 +57,16 @@ def values(results: Results) -> dict[str, Any]:
     """All that the page shows of the results, as JSON values."""
     found = frontiers(results)
     drawings, undrawn = _drawings(results)
-    names = ordered(name for cell in results.cells for name in (*cell.figures, *cell.published))
     return {
-        **results.plain(),
+        **{name: value for name, value in results.plain().items() if name != "cells"},
         "lead": [sentence for sentence in (compared(results), outcome(results)) if sentence],
         "findings": [finding._asdict() for finding in findings(results)],
         "methods": results.methods,
-        "figures": [{"name": name, "heading": heading(name), "up": name in LABELS} for name in names],
+        "numbers": listing(results) if any(cell.figures or cell.published for cell in results.cells) else None,
         "drawings": drawings,
         "undrawn": undrawn,
         "frontierTables": [table._asdict() for table in frontier_tables(results, found)] if found else [],
-        "settings": settings_table(results)._asdict(),
+        "settings": settings_table(results)._asdict() if results.methods != ("",) else None,
         "shared": shared_settings(results),
     }
 

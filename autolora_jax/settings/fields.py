@@ -90,6 +90,17 @@ class Field(NamedTuple):
     default: Any
     said: Setting
 
+    @property
+    def parameter(self) -> str:
+        """Its name among a command's parameters: "text_encoders_from"."""
+        return (self.said.flag or self.name).partition("/")[0].strip("-_").replace("-", "_")
+
+    @property
+    def option(self) -> str:
+        """As it is typed: "--seeds", "--flip/--no-flip"."""
+        flag = self.said.flag
+        return flag if flag and flag.startswith("-") else f"--{self.parameter.replace('_', '-')}"
+
 
 def settings_of(kind: type) -> tuple[Field, ...]:
     """The settings of a class, those of its groups left out."""

@@ -17,6 +17,7 @@ _NAMED_BY = {
     "image_sha256": "image",
     "mask_sha256": "mask",
 }
+_TITLES = {"gamma": "γ", "omega": "ω", "lora_scales": "LoRA scale"}  # of columns, where their names are not for the eye
 SETTINGS = tuple(name for name in COLUMNS if name not in (*SUBJECT, *ABOUT, *_LEFT_OUT))
 
 
@@ -41,7 +42,12 @@ class Table(NamedTuple):
     def label(self, picture: int) -> str:
         """The compared settings of a picture, as words; "" when all pictures have the same."""
         told = ((name, self.value(name, picture)) for name in self.compared)
-        return ", ".join(f"{name} {as_words(value)}" for name, value in told if value not in (None, []))
+        return ", ".join(f"{title(name)} {as_words(value)}" for name, value in told if value not in (None, []))
+
+
+def title(name: str) -> str:
+    """A column's name for the eye."""
+    return _TITLES.get(name) or name.replace("_", " ")
 
 
 def as_words(value: Any) -> str:
