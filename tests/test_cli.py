@@ -129,9 +129,9 @@ class FakePipeline(AutoLoRAPipeline):
     def load_textual_inversion(self, source: str) -> None:
         self.embeddings.append(source)
 
-    def __call__(self, prompts: list[str], negative_prompt: str | None, **call: Any) -> None:  # type: ignore[override]
-        self.calls.append({"prompts": prompts, "negative_prompt": negative_prompt, **call})
-        pairs = [{"prompt": prompt, "seed": seed} for prompt in prompts for seed in call["seeds"]]
+    def __call__(self, prompt: list[str], negative_prompt: str | None, **call: Any) -> None:  # type: ignore[override]
+        self.calls.append({"prompts": prompt, "negative_prompt": negative_prompt, **call})
+        pairs = [{"prompt": text, "seed": seed} for text in prompt for seed in call["seeds"]]
         rows = [settings(steps=call["num_inference_steps"], **pair) for pair in pairs]
         for batch in (rows[i : i + 2] for i in range(0, len(rows), 2)):
             call["on_images"](Output([Image.new("RGB", (8, 8)) for _ in batch], batch))
@@ -316,7 +316,7 @@ def test_without_a_model_the_builtin_one_draws_and_says_what_to_try(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["model"], "Give a --prompt or a --prompt-file"),
+        (["model"], "Give a --prompt, a --prompt-file, or --embeds"),
         (["model", "--prompt", "a", "--compare"], "add --lora FILE"),
         (["model", "--prompt", "a", "--gamma", "2"], "guidance.gamma is not a setting of CFG"),
         (["model", "--prompt", "a", "--set", "step=2"], "did you mean num_inference_steps?"),
