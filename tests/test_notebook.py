@@ -127,7 +127,7 @@ def test_it_says_when_to_restart(install: tuple[str, str], monkeypatch: pytest.M
 
 
 def test_gamma_and_scale_turn(run: nbformat.NotebookNode):
-    assert said(run, "turned").splitlines() == ["γ 1, scale 1 12", "γ 1.3, scale 1 12", "γ 1.15, scale 0.4 13"]
+    assert said(run, "turned").splitlines() == ["γ 1, scale 1 12", "γ 1.3, scale 1 12", "γ 1.15, scale 0.4 14"]
     states = run.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
     assert {"ImageModel", "PlayModel", "IntSliderModel", "SelectionSliderModel"} <= {
         each["model_name"] for each in states
