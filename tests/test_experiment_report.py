@@ -19,6 +19,7 @@ from PIL import Image
 
 from autolora_jax.experiments import report
 from autolora_jax.experiments.findings import compared, outcome
+from autolora_jax.experiments.listing import listing
 from autolora_jax.experiments.report import PAGE, write_report
 from autolora_jax.experiments.results import Results
 from tests.browser import visit, wait
@@ -81,6 +82,23 @@ def test_it_finds_what_lies_in_its_folder(tmp_path: Path):
     assert content["files"] == ["results.json", "table.md", "frontier.png"] and len(content["sheets"]) == 1
     assert page_data(write_report(table_1(), folder, sheets=(), files=[tmp_path / "x.csv"]))["files"] == ["../x.csv"]
     assert sorted(os.listdir(folder)) == ["frontier.png", "notes.txt", PAGE, "results.json", "sheets", "table.md"]
+
+
+def test_the_listing_says_what_is_best_decided_and_unknown():
+    content = listing(with_gaps(table_1()))
+    columns, rows = content["columns"], content["rows"]
+    assert [column["name"] for column in columns] == ["method", "LoRA scale", *("here", "paper", "Δ") * 3, "pictures"]
+    assert [column["group"] for column in columns][2:11:3] == ["Div ↑", "CPS ↑", "Div-CPS ↑"]
+    assert len(rows) == 48 and rows[0][2] == dict(text="–", key=None, detail="", tone="", title="")
+    whole = listing(table_1())["rows"]
+    for figure in (2, 5, 8):
+        known = [row[figure]["key"] for row in whole]
+        assert [row[figure]["tone"] == "best" for row in whole] == [round(x, 3) == round(max(known), 3) for x in known]
+        differences = [row[figure + 2] for row in whole if row[figure + 2]["key"] is not None]
+        assert {each["tone"] for each in differences} <= {"up", "down", "level"}
+        assert all((each["tone"] == "up") == each["text"].startswith("▲ +") for each in differences)
+    assert content["note"].startswith("Below each number its 95 % interval. Bold: the best of its column. Paper: ")
+    assert json.dumps(content, allow_nan=False)
 
 
 def page_data(path: Path) -> dict[str, Any]:
