@@ -148,6 +148,7 @@ def test_latents_can_not_be_shown(tmp_path: Path):
     with pytest.raises(ValueError, match="latents, which can't be shown; draw the batch as png"):
         keys = picture_keys(plan_of(what.whole_job))
         row = {"key": keys[0][0, 3], "status": "ok", "file": "images/00/0.safetensors", "member": None}
+        row |= {"sha256": "0" * 64, "prompt": "a cat"}
         (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
         write_sheets(what, tmp_path, keys, tmp_path)
 
@@ -170,6 +171,7 @@ def test_tiles_are_small_and_of_one_size(tmp_path: Path):
         Image.new("RGB", (width, height), (200, 0, 0)).save(file, "PNG")
         (tmp_path / f"{key}.png").write_bytes(file.getvalue())
         told = {"key": key, "status": "ok", "file": f"{key}.png", "member": None, "width": width, "height": height}
+        told |= {"sha256": "0" * 64, "prompt": "a cat"}
         rows.append(json.dumps(told) + "\n")
     (tmp_path / "manifest.jsonl").write_text("".join(rows))
     shown = sheets.Tiles(tmp_path, {json.loads(row)["key"] for row in rows})

@@ -121,7 +121,7 @@ def test_what_it_was_made_from_is_told(tmp_path: Path):
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no file": ({"image": "none.png"}, "image none.png can't be read: No such file"),
-    "a folder": ({"image": "."}, "image . can't be read: Is a directory"),
+    "a folder": ({"image": "."}, "image . can't be read: it is a folder and no file"),
     "no picture": ({"image": b"text"}, "image bad.png is no picture in any of the formats PNG, JPEG"),
     "a cut picture": ({"image": b"cut"}, "image bad.png can't be decoded"),
     "no array of a picture": (
