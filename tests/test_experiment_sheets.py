@@ -147,7 +147,8 @@ def test_latents_can_not_be_shown(tmp_path: Path):
     what = experiment(Sheet("cell"), format="latent")
     with pytest.raises(ValueError, match="latents, which can't be shown; draw the batch as png"):
         keys = picture_keys(plan_of(what.whole_job))
-        row = {"key": keys[0][0, 3], "status": "ok", "file": "images/00/0.safetensors", "member": None}
+        key = keys[0][0, 3]
+        row = {"key": key, "status": "ok", "file": f"images/{key[:2]}/{key}.safetensors", "member": None}
         row |= {"sha256": "0" * 64, "prompt": "a cat"}
         (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
         write_sheets(what, tmp_path, keys, tmp_path)
@@ -169,9 +170,10 @@ def test_tiles_are_small_and_of_one_size(tmp_path: Path):
     for i, (width, height) in enumerate([(1024, 1024)] * 3 + [(512, 1024)]):
         key, file = f"{i:020}", io.BytesIO()
         Image.new("RGB", (width, height), (200, 0, 0)).save(file, "PNG")
-        (tmp_path / f"{key}.png").write_bytes(file.getvalue())
-        told = {"key": key, "status": "ok", "file": f"{key}.png", "member": None, "width": width, "height": height}
-        told |= {"sha256": "0" * 64, "prompt": "a cat"}
+        (tmp_path / "images" / "00").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / "00" / f"{key}.png").write_bytes(file.getvalue())
+        told = {"key": key, "status": "ok", "file": f"images/00/{key}.png", "member": None, "sha256": "0" * 64}
+        told |= {"prompt": "a cat", "width": width, "height": height}
         rows.append(json.dumps(told) + "\n")
     (tmp_path / "manifest.jsonl").write_text("".join(rows))
     shown = sheets.Tiles(tmp_path, {json.loads(row)["key"] for row in rows})
