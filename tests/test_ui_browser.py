@@ -11,7 +11,7 @@ from autolora_jax.ui.studio import Studio
 
 pytestmark = pytest.mark.slow
 SIZES = {"desk": (1200, 900), "phone": (390, 844)}
-PATIENCE = 60_000  # milliseconds, on two busy cores
+PATIENCE = 300_000  # milliseconds, on two busy cores
 
 
 @pytest.fixture(scope="module")
