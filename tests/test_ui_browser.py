@@ -8,6 +8,7 @@ import pytest
 
 from autolora_jax.settings.pictures import GenerateConfig
 from autolora_jax.ui.studio import Studio
+from tests.browser import faults
 
 pytestmark = pytest.mark.slow
 SIZES = {"desk": (1200, 900), "phone": (390, 844)}
@@ -17,14 +18,12 @@ PATIENCE = 300_000  # milliseconds, on two busy cores
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     pytest.importorskip("gradio")
-    from autolora_jax.ui.page import CSS, Page
+    from autolora_jax.ui.page import Page
 
     out = str(tmp_path_factory.mktemp("ui"))
     start = dataclasses.replace(GenerateConfig.start({}), num_inference_steps=8, out=out)
     page = Page(Studio(start))
-    _, address, _ = page.blocks.launch(
-        css=CSS, prevent_thread_lock=True, quiet=True, allowed_paths=[out], footer_links=[], server_port=None
-    )
+    address = page.serve(prevent_thread_lock=True, quiet=True)
     yield address
     page.blocks.close()
 
@@ -44,6 +43,7 @@ def test_it_draws_compares_and_stops(size: str, address: str, browser: Any):
     slider = page.locator("#gamma input[type=range]")
     slider.focus()
     slider.fill("3")
+    assert faults(page) == []
     page.get_by_role("tab", name="Compare").click()
     page.click("#compare")
     page.wait_for_selector("#slider img")

@@ -8,7 +8,7 @@ from autolora_jax.settings.programs.ui import Ui
 def run(asked: Ui) -> None:
     """Serves the page until Ctrl-C. Raises ConfigError without Gradio, OSError where no port is free."""
     try:
-        from autolora_jax.ui.page import CSS, Page
+        from autolora_jax.ui.page import Page
     except ModuleNotFoundError as e:
         if e.name != "gradio":
             raise
@@ -16,14 +16,6 @@ def run(asked: Ui) -> None:
     from autolora_jax.ui.studio import Studio
 
     keep_programs(asked.compilation_cache)
-    page = Page(Studio(asked.settings))
-    page.blocks.launch(
-        server_name=asked.host,
-        server_port=asked.port,
-        share=asked.share,
-        inbrowser=asked.browser,
-        css=CSS,
-        allowed_paths=[str(page.studio.folder.path.absolute())],
-        footer_links=[],
-        quiet=False,
+    Page(Studio(asked.settings)).serve(
+        server_name=asked.host, server_port=asked.port, share=asked.share, inbrowser=asked.browser
     )

@@ -19,15 +19,28 @@ from autolora_jax.ui.studio import AXES, Event, Stopped, Studio
 TITLE = "AutoLoRA"
 PREVIEW_STEPS = 6
 MOST_KEPT = 60  # pictures of the history that are shown
-COPIES: tuple[tuple[Any, str], ...] = (
-    ("shell", "Command"),
-    ("python", "Python"),
-    ("yaml", "Job: autolora batch job.yaml --out OUT"),
-)
+COPIES = ("Command", "Python", "Job: autolora batch job.yaml --out OUT")
+COLOURS = {  # that can be read: Gradio's own are paler
+    "button_primary_background_fill": "#4338ca",
+    "button_primary_background_fill_hover": "#3730a3",
+    "button_primary_text_color": "white",
+    "button_cancel_background_fill": "#b91c1c",
+    "button_cancel_background_fill_hover": "#991b1b",
+    "button_cancel_text_color": "white",
+}
 COMPARED = ("Base model", "LoRA", "AutoLoRA")
 CSS = """
 #said {min-height: 1.6em}
-#said .error {color: var(--error-text-color, #b91c1c); white-space: pre-wrap; overflow-wrap: anywhere}
+.gradio-container {
+    --block-info-text-color: #52525b; --block-label-text-color: #3f3f46; --input-placeholder-color: #6b7280;
+    --pale: #52525b; --chosen: #3730a3;
+}
+.dark .gradio-container, .gradio-container.dark {
+    --block-info-text-color: #d4d4d8; --block-label-text-color: #d4d4d8; --input-placeholder-color: #a1a1aa;
+    --pale: #d4d4d8; --chosen: #c7d2fe;
+}
+.min_value, .max_value, .cm-gutters {color: var(--pale) !important}
+button[role=tab][aria-selected=true] {color: var(--chosen) !important}
 .gradio-container {max-width: 1400px !important}
 footer {display: none !important}
 #picture img, .contained img {width: 100%; height: 100%; object-fit: contain}
@@ -38,6 +51,11 @@ footer {display: none !important}
     #picture {height: 340px !important}
 }
 """
+# An empty picture has a name, but no role that could have one.
+HEAD = """<script>
+new MutationObserver(() => document.querySelectorAll('div.empty[aria-label]:not([role])').forEach(
+    (empty) => empty.setAttribute('role', 'img'))).observe(document, {childList: true, subtree: true});
+</script>"""
 NEW_SEED = f"() => Math.floor(Math.random() * {LARGEST_SEED})"
 
 
@@ -67,6 +85,19 @@ class Page:
                         self._tab_grid()
                         self._tab_history()
                         self._tab_copy()
+
+    def serve(self, **options: Any) -> str:
+        """Serves the page, with Gradio's options of `launch`; the address. Raises OSError where no port is free."""
+        dark = {f"{name}_dark": value for name, value in COLOURS.items()}
+        _, address, _ = self.blocks.launch(
+            css=CSS,
+            head=HEAD,
+            theme=gr.themes.Default(primary_hue="indigo").set(**COLOURS, **dark),
+            allowed_paths=[str(self.studio.folder.path.absolute())],
+            footer_links=[],
+            **options,
+        )
+        return str(address)
 
     # ---- what is set -------------------------------------------------------------------------------------------------
 
@@ -248,8 +279,8 @@ class Page:
         with gr.Tab("Copy") as tab:
             gr.Markdown("What the controls say, elsewhere.")
             blocks = [
-                gr.Code(language=language, label=label, interactive=False, wrap_lines=True, lines=2, max_lines=24)
-                for language, label in COPIES
+                gr.Code(label=label, interactive=False, wrap_lines=True, lines=2, max_lines=24)
+                for label in COPIES  # in one colour: those that Gradio gives languages are too pale to read
             ]
 
         def copied(*values: Any) -> list[str]:
