@@ -87,6 +87,9 @@ def tree(out: Path) -> dict[str, bytes]:
 # ---- runs to be killed -----------------------------------------------------------------------------------------------
 
 
+SHARDS = 12  # pictures of a shard of it: three batches
+
+
 def small_job(shard_size: int | None = None) -> Job:
     """30 pictures in 8 batches of 4."""
     return Job(

@@ -95,6 +95,18 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module", params=[False, True], ids=["files", "shards"])
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[int | None, dict[str, bytes]]:
+    """(pictures of a shard, if any; what a small job leaves that nothing disturbs)."""
+    from tests.batch_jobs import SHARDS, draw_all, small_job, tree
+
+    out, shard_size = tmp_path_factory.mktemp("whole"), SHARDS if request.param else None
+    draw_all(small_job(shard_size), out)
+    return shard_size, tree(out)
+
+
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SDXL of two levels, because compiling is what programs' tests wait for, with a LoRA small:0.5.safetensors."""

@@ -13,17 +13,7 @@ import pytest
 from autolora_jax.batch import Drawing, StorageError, Summary, Work, draw_job
 from autolora_jax.batch.plan import Batch, Row
 from autolora_jax.batch.run import run
-from tests.batch_jobs import counted, draw, draw_all, open_fake, plan_of, small_job, tree
-
-SHARDS = 12  # pictures of a shard: three batches
-
-
-@pytest.fixture(scope="module", params=[None, SHARDS], ids=["files", "shards"])
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """(pictures of a shard, what an undisturbed run leaves)."""
-    out = tmp_path_factory.mktemp("whole")
-    draw_all(small_job(request.param), out)
-    return request.param, tree(out)
+from tests.batch_jobs import SHARDS, counted, draw, draw_all, open_fake, plan_of, small_job, tree
 
 
 def stopped(out: Path, shard_size: int | None, batches: int = 5) -> Path:

@@ -22,18 +22,8 @@ from autolora_jax.batch.shard_files import Damage, end, header, member, walk
 from autolora_jax.batch.storage import Bucket, Folder, Storage
 from autolora_jax.batch.verify import Report, verify
 from autolora_jax.settings import Job
-from tests.batch_jobs import counted, draw, draw_all, open_fake, plan_of, rows_of, small_job, tree
+from tests.batch_jobs import SHARDS, counted, draw, draw_all, open_fake, plan_of, rows_of, small_job, tree
 from tests.test_batch_failures import poisoned
-
-SHARDS = 12  # pictures of a shard: three batches
-
-
-@pytest.fixture(scope="module", params=[None, SHARDS], ids=["files", "shards"])
-def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """(pictures of a shard, what an undamaged run leaves)."""
-    out = tmp_path_factory.mktemp("whole")
-    draw_all(small_job(request.param), out)
-    return request.param, tree(out)
 
 
 @pytest.fixture
