@@ -7,13 +7,14 @@ job → plan → draw → store → work → run, and verify → repair of what 
     work.finish()                                 # manifest.jsonl
 """
 
+from autolora_jax.batch.book import Trouble
 from autolora_jax.batch.draw import Artist, Draw, Drawing, Pictures
 from autolora_jax.batch.manifest import read_manifest
 from autolora_jax.batch.owner import OwnedError
 from autolora_jax.batch.repair import Repair, repair
 from autolora_jax.batch.run import Summary, draw_job, run
 from autolora_jax.batch.storage import StorageError
-from autolora_jax.batch.verify import Report, Trouble, verify
+from autolora_jax.batch.verify import Report, verify
 from autolora_jax.batch.work import Work, open_work
 from autolora_jax.settings.jobs import Job, OutputConfig, Prompt, Settings
 

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from autolora_jax.batch.book import Book, Trouble
 from autolora_jax.batch.draw import Artist, Draw
 from autolora_jax.batch.formats import FORMATS, Features, open_features
 from autolora_jax.batch.manifest import MANIFEST, OK, PARQUET, PARTS, Part, fold, make_part, parts_in
@@ -31,7 +32,7 @@ from autolora_jax.batch.shard_files import BESIDE, Member, end, sample, walk
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import STATE, Storage, open_storage
 from autolora_jax.batch.store import STAGED, Picture, Place, Store, shard_file, shard_number, shards_in
-from autolora_jax.batch.verify import Book, Report, Trouble, scratch, verify
+from autolora_jax.batch.verify import Report, scratch, verify
 from autolora_jax.batch.work import Ledger, Record, Work, open_place
 from autolora_jax.compilation import keep_programs
 from autolora_jax.progress import OnProgress

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from autolora_jax.batch import Job, Summary, Work, draw_job, processes
+from autolora_jax.batch.book import Trouble
 from autolora_jax.batch.draw import Artist
 from autolora_jax.batch.estimate import Calibration, Estimate, calibrate, estimate
 from autolora_jax.batch.fleet import draw_fleet
@@ -21,7 +22,7 @@ from autolora_jax.batch.repair import repair
 from autolora_jax.batch.run import RowOfManifest
 from autolora_jax.batch.sources import Sources
 from autolora_jax.batch.storage import open_storage
-from autolora_jax.batch.verify import Trouble, verify
+from autolora_jax.batch.verify import verify
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import ConfigError
 from autolora_jax.display import Display, say
