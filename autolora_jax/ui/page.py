@@ -51,10 +51,13 @@ footer {display: none !important}
     #picture {height: 340px !important}
 }
 """
-# An empty picture has a name, but no role that could have one.
+# What Gradio leaves without a role, or without a name: empty pictures, and pictures that open when they are clicked.
 HEAD = """<script>
-new MutationObserver(() => document.querySelectorAll('div.empty[aria-label]:not([role])').forEach(
-    (empty) => empty.setAttribute('role', 'img'))).observe(document, {childList: true, subtree: true});
+const LACKING = [['div.empty[aria-label]:not([role])', 'role', 'img'],
+    ['button:has(> .image-frame):not([aria-label])', 'aria-label', 'Enlarge the picture']];
+new MutationObserver(() => LACKING.forEach(([what, name, value]) =>
+    document.querySelectorAll(what).forEach((found) => found.setAttribute(name, value))
+)).observe(document, {childList: true, subtree: true});
 </script>"""
 NEW_SEED = f"() => Math.floor(Math.random() * {LARGEST_SEED})"
 
