@@ -50,9 +50,9 @@ class Round(NamedTuple):
 
 ROUNDS = (
     Round(1200, 2e-3),
-    Round(6000, 1e-3, adversarial=0.5, perceptual=0.5),
-    Round(6000, 5e-4, adversarial=0.5, perceptual=0.5, whole=False),
-    Round(6000, 5e-4, adversarial=0.5, perceptual=0.5, whole=False),
+    Round(4000, 1e-3, adversarial=0.5, perceptual=0.5),
+    Round(4000, 5e-4, adversarial=0.5, perceptual=0.5, whole=False),
+    Round(4000, 5e-4, adversarial=0.5, perceptual=0.5, whole=False),
 )
 
 
