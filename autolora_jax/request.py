@@ -47,10 +47,10 @@ class Canvas(NamedTuple):
         """(h, w, c) of a picture's latents. size: (width, height), pixels."""
         return size[1] // self.factor, size[0] // self.factor, self.channels
 
-    def schedule(self, drawing: DrawingConfig, masked: bool = False) -> Schedule:
+    def schedule(self, drawing: DrawingConfig, masked: bool = False, parts: int = 1) -> Schedule:
         """Of a drawing whose choices are made. Raises ValueError for one that the model can't be sampled with.
 
-        masked: whether a mask keeps a part of a given picture.
+        masked: whether a mask keeps a part of a given picture. parts: into how many each step is divided.
         """
         assert drawing.size is not None
         tokens = drawing.size[0] * drawing.size[1] // (self.factor * self.patch) ** 2
@@ -63,6 +63,7 @@ class Canvas(NamedTuple):
             drawing.strength,
             masked,
             drawing.eta,
+            parts,
         )
 
     def steps(self, drawing: DrawingConfig) -> int:

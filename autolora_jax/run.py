@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -102,6 +103,11 @@ class Run:
         self.state = self._call(*self._tables(self.done, last))
         count, self.done = last - self.done, last
         return count
+
+    def stand(self, step: int, x: jax.Array) -> None:
+        """Puts the images before a step, their latents [b h w c] on the devices; what a solver remembers is nothing."""
+        nothing = jnp.zeros_like(x)
+        self.state, self.done = State(x, nothing, nothing), step
 
     def rehearse(self, both: bool) -> State:
         """The state, moved by no step: compiles the program for steps that are `paired`, or for those that are not."""

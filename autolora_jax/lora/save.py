@@ -9,6 +9,7 @@ import numpy as np
 
 from autolora_jax.config import JsonConfig
 from autolora_jax.lora.tree import VECTORS, is_leaf
+from autolora_jax.weights.lora.embeddings import Embeddings
 from autolora_jax.weights.lora.export import DTYPES, write_lora
 from autolora_jax.weights.lora.kinds import Change, dora
 from autolora_jax.weights.lora.kinds.low_rank import LowRank
@@ -22,6 +23,7 @@ def save_lora(
     metadata: Mapping[str, str] | None = None,
     denoiser_config: JsonConfig | None = None,
     dtype: str = "float32",
+    embeddings: Embeddings | None = None,
 ) -> None:
     """Writes one LoRA's delta trees (component -> tree, as lora.attach gives them) to a .safetensors file.
 
@@ -29,6 +31,7 @@ def save_lora(
     metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
     denoiser_config: of the base model, for kohya's names of its blocks; None: SDXL's UNet.
     dtype: of the tensors, a key of DTYPES; float16 halves the file, and is what most published ones are.
+    embeddings: words that come with it, in kohya's dialect.
     Raises ValueError for an unknown dialect or dtype, for a config of another kind of denoiser, for stacked LoRAs,
     which one file can't tell apart, for what the dialect has no names for, and for values that the dtype can't hold.
     """
@@ -36,7 +39,7 @@ def save_lora(
         raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     found = (item for component, tree in trees.items() for item in changes(component, tree))
     cast = {layer: _as(change, layer, dtype) for layer, change in found}
-    write_lora(path, cast, dialect, metadata, denoiser_config)
+    write_lora(path, cast, dialect, metadata, denoiser_config, embeddings)
 
 
 def changes(component: str, tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[Layer, Change]]:

@@ -296,8 +296,8 @@ class Call(Many, DrawingConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PictureConfig(DrawingConfig):
-    """How a picture is drawn, whatever its prompt and seed, and with which files."""
+class LoadedConfig(DrawingConfig):
+    """How pictures are drawn, and with which files."""
 
     PANEL: ClassVar[str] = MODEL
 
@@ -309,7 +309,6 @@ class PictureConfig(DrawingConfig):
         flag="--lora",
         metavar="FILE[:SCALE][@ROLE]",
     )
-    lora_dir: str | None = _lora_dir()
     embeddings: Texts = setting(
         (),
         "Textual-inversion embedding (.safetensors): prompts call it by the file's name. Repeat it to add several. "
@@ -325,6 +324,15 @@ class PictureConfig(DrawingConfig):
     def drawing(self) -> dict[str, Any]:
         """The part that a Call takes."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(DrawingConfig)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureConfig(LoadedConfig):
+    """How a picture is drawn, whatever its prompt and seed, and with which files."""
+
+    PANEL: ClassVar[str] = MODEL
+
+    lora_dir: str | None = _lora_dir()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
