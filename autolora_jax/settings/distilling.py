@@ -26,9 +26,9 @@ class DistillConfig(Checked):
     optimizer: OptimizerConfig = OptimizerConfig(warmup_steps=20, weight_decay=0.0)
     target: str = setting(
         "full",
-        "What the LoRA learns. full: to draw without guidance as the teacher does with it, 1 evaluation a step; cfg: to "
-        "be guided by CFG as the teacher is by AutoLoRA, at any w1 = w2 = w, 2 evaluations; dial: what to add to the "
-        "LoRA, which stays beside it: from itself at strength 0 to the teacher at 1.",
+        "What the LoRA learns. full: to draw without guidance as the teacher does with it, 1 evaluation a step; cfg: "
+        "to be guided by CFG as the teacher is by AutoLoRA, at any w1 = w2 = w, 2 evaluations; dial: what to add to "
+        "the LoRA, which stays beside it: from itself at strength 0 to the teacher at 1.",
         panel=STUDENT,
         choices=TARGETS,
     )

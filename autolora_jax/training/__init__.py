@@ -1,4 +1,4 @@
-"""LoRA fine-tuning of a pipeline's base model, guidance distilled into a LoRA, and the core that trains whole networks."""
+"""LoRAs of a pipeline's base model, by fine-tuning and by distilling, and the core that trains whole networks as well."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,7 +96,8 @@ def distill_lora(
     they change of text encoders. Its header says what it stands for and how to draw with it.
 
     prompts: a few dozen of what will be asked for. out: a .safetensors file.
-    work: checkpoints, states (two latents each, for every step of every picture); default: `<out without ending>.train`.
+    work: checkpoints and, while it runs, states: two latents each, for every step of every picture; default: the
+        folder `<out without ending>.train`.
         A run that finds a checkpoint of the same settings there goes on from it, to the very numbers of an
         uninterrupted one.
     dialect, save_dtype, metadata, on_progress: as for train_lora. on_sample: gets pictures that the student draws.
@@ -146,8 +148,8 @@ def distill_lora(
         if on_start:
             on_start(_outline(course, start, loras, int(state.step)))
         for number in range(int(state.step) // config.updates, config.rounds):
-            learned = state.trainable
-            for done in pairs.fill(number, lambda learned=learned: model_of(start, learned, params), start.scales):
+            leading = partial(model_of, start, state.trainable, params)
+            for done in pairs.fill(number, leading, start.scales):
                 tell(TrainProgress("draw", number * course.batches + done, config.rounds * course.batches))
             state = fit(
                 loss,
@@ -225,8 +227,8 @@ def draw_samples(course: Course, start: Start, learned: Any, name: str) -> Outpu
     prompts = config.sample_prompts or tuple(dict.fromkeys(course.prompts))[:SAMPLES]
     rule = course.lesson(0).student
     filled = [*prompts, *prompts[-1:] * (-len(prompts) % pipe.mesh.size)]
-    steps = {"num_inference_steps": course.steps, "guidance": rule}
-    request = pipe.request(dataclasses.replace(course.call, prompt=filled, seeds=(0,), **steps))
+    call = dataclasses.replace(course.call, num_inference_steps=course.steps, guidance=rule)
+    request = pipe.request(dataclasses.replace(call, prompt=filled, seeds=(0,)))
     model = model_of(start, learned, pipe.params[pipe.family.denoiser])
     run = student_run(pipe, request, course.student, model, rule, [*start.scales, 1.0])
     while run.done < run.total:

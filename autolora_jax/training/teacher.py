@@ -263,7 +263,7 @@ class Pairs:
             yield min(len(texts), (done + 1) * self.course.rows)
 
     def batch_at(self, step: int) -> dict[str, Any]:
-        """The batch of an optimizer step, for StudentLoss: rows of all batches that its round knows, by the step alone."""
+        """An optimizer step's batch for StudentLoss: rows of all that its round knows, by the step alone."""
         course, config = self.course, self.course.config
         known = (step // config.updates + 1) * course.batches
         shape = config.gradient_accumulation_steps, course.rows

@@ -41,7 +41,7 @@ What it is like, on the small built-in model:
 
 In 8 steps what the teacher draws in 32:
 
-[cyan]autolora distill MODEL --lora X.safetensors --steps 32 --student-steps 8 --prompts prompts.txt --out X-8.safetensors[/]
+[cyan]autolora distill MODEL --lora X.safetensors --steps 32 --student-steps 8 --out X-8.safetensors[/]
 
 The finished LoRA:
 
