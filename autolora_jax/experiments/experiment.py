@@ -64,6 +64,8 @@ class Experiment:
     axis: what `Cell.at` is, such as "LoRA scale"; "" where no cell has one.
     asks: what the judge is asked about every picture; () where pictures are only shown, then nothing is measured.
     pairs: method -> the method that it is compared with, picture by picture at the same place of the axis.
+    reference: (method, place) of the cell that the others' pictures are compared with, each with the one from the same
+        noise: how far they are from it; None: no distance is measured.
     plots: pairs of figures or the axis that are drawn against each other, such as ("LoRA scale", "Div-CPS").
     frontier: (a figure for how varied, one for how well), such as ("Div", "CPS"); (): no frontier.
     assumptions: what the paper does not say and was chosen here; what flags change stands in braces, see `assumed`.
@@ -77,6 +79,7 @@ class Experiment:
     axis: str = ""
     asks: tuple[Ask, ...] = ()
     pairs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reference: tuple[str, float | None] | None = None
     plots: tuple[tuple[str, str], ...] = ()
     frontier: tuple[str, ...] = ()
     sheets: tuple[Sheet, ...] = ()
@@ -93,6 +96,8 @@ class Experiment:
             raise ConfigError(f"{self.name}: {twice[0]} occurs twice")
         if unknown := {*self.pairs, *self.pairs.values()} - {cell.method for cell in self.cells}:
             raise ConfigError(f"{self.name}: no cell's method is {', '.join(sorted(unknown))}")
+        if self.reference and self.reference not in [(cell.method, cell.at) for cell in self.cells]:
+            raise ConfigError(f"{self.name}: no cell is the reference, {self.reference}")
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from autolora_jax.evaluation import Interval
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 UP = "↑"
+EVALUATIONS = "Evaluations"  # of the network, a picture: a figure where a plot asks for it
 LABELS = {
     "Div": f"Diversity {UP} (Eq. 8)",
     "CPS": f"Character presence score (CPS) {UP}",
