@@ -1,4 +1,4 @@
-"""LoRAs of a pipeline's base model, by fine-tuning and by distilling, and the core that trains whole networks as well."""
+"""LoRAs of a pipeline's base model, by fine-tuning and by distilling; the core that trains whole networks as well."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

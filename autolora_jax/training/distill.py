@@ -192,6 +192,7 @@ def _course(pipe: AutoLoRAPipeline, prompts: list[str], config: DistillConfig, d
     if few is None:
         schedule = pipe.canvas.schedule(call)
         return Course(pipe, prompts, call, config, schedule, schedule)
+    assert call.num_inference_steps is not None
     parts, left = divmod(call.num_inference_steps, few)
     if left or not parts:
         near = max(1, round(call.num_inference_steps / few)) * few

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from autolora_jax import foreign
 from autolora_jax.settings.rules import RULES, Rule, numbers_of, to_dict
+from autolora_jax.weights.files import open_tensors
 
 HEADER_KEY = "autolora.distilled"
 
@@ -43,6 +45,35 @@ class Distilled:
         spacing = f" with {self.timestep_spacing} timesteps" if self.timestep_spacing else ""
         steps = f", {self.steps} steps of {self.scheduler}{spacing}" if self.steps else ""
         return f"{stands}; drawn with {how}{steps}"
+
+
+class Usual(NamedTuple):
+    """What is taken where the user says nothing; None: as without such a LoRA."""
+
+    guidance: Rule | None = None
+    steps: int | None = None
+    scheduler: str | None = None
+    timestep_spacing: str | None = None
+
+
+NOTHING_SAID = Usual()
+
+
+def usual_of(loras: Iterable[tuple[Distilled | None, str]]) -> Usual:
+    """How to draw with LoRAs, of which some were distilled. loras: what each says of itself, and its role.
+
+    One that acts on the base model, too (role "all"), says nothing of the guidance; one that acts on it alone, nothing.
+    """
+    found = [(said, role) for said, role in loras if said is not None and role != "base"]
+    guidance = next((said.guidance for said, role in found if role == "tuned"), None)
+    few = next((said for said, _ in found if said.steps), None)
+    return Usual(guidance) if few is None else Usual(guidance, few.steps, few.scheduler, few.timestep_spacing)
+
+
+def distilled_in(path: Path) -> Distilled | None:
+    """What a LoRA file says of itself. Raises WeightsError for one that can't be read."""
+    with open_tensors(path) as file:
+        return distilled_of(file.metadata)
 
 
 def distilled_of(metadata: Mapping[str, str]) -> Distilled | None:
