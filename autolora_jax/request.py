@@ -85,8 +85,8 @@ class Canvas(NamedTuple):
     def resolved(self, drawing: Drawn, tuned: bool, ground: Ground | None = None, usual: Usual = NOTHING_SAID) -> Drawn:
         """It with every open choice made: guidance and its scales, size, steps, scheduler, spacing, η, strength.
 
-        tuned: whether there is a LoRA. usual: what LoRAs that were distilled are drawn with. ground: what the picture is
-        made from; None: from noise, and strength means nothing. Raises ValueError for what the model can't draw.
+        tuned: whether there is a LoRA. usual: what distilled LoRAs are drawn with. ground: what the picture is made
+        from; None: from noise, and strength means nothing. Raises ValueError for what the model can't draw.
         """
         rules = drawing.rule_of(tuned, usual.guidance)
         filled = rules.filled(self.usual) if isinstance(rules, Rule) else [rule.filled(self.usual) for rule in rules]

@@ -30,7 +30,7 @@ def test_tracing_is_timed_for_both_families(
         ("step", "| AutoLoRA step, ours |"),
         ("tpu_blocks", "| tiny |"),
         ("tpu_compile", "| AutoLoRA step | v5e:2x2 |"),
-        ("tpu_train_compile", "| LoRA training step | v5e:2x2 |"),
+        ("tpu_train_compile", "| distillation step | v5e:2x2 |"),
         ("splash_tiles", "| 512 |"),
         ("verify", "| shards | 200 |"),
         ("soak", "all verified"),

@@ -168,8 +168,8 @@ class DrawingConfig(Checked):
         return self.size or (None, None)
 
     def rule_of(self, tuned: bool, said: Rule | None = None) -> Any:
-        """The guidance; by default what a LoRA that was distilled says (`said`), else AutoLoRA where a LoRA tells a tuned
-        model from its base (`tuned`), else CFG."""
+        """The guidance; by default what a distilled LoRA says (`said`), else AutoLoRA where a LoRA tells a tuned model
+        from its base (`tuned`), else CFG."""
         return self.guidance if self.guidance is not None else said or (AutoLoRA() if tuned else CFG())
 
 

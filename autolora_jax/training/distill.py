@@ -147,10 +147,13 @@ def distill_lora(
         state = checkpoints.restore(jax.device_put(state, replicated(pipe.mesh)))
         if on_start:
             on_start(_outline(course, start, loras, int(state.step)))
-        for number in range(int(state.step) // config.updates, config.rounds):
-            leading = partial(model_of, start, state.trainable, params)
+        for number in range(config.rounds) if int(state.step) < config.total else ():
+            begun = int(state.step) - number * config.updates
+            leading = partial(model_of, start, state.trainable, params) if begun <= 0 else None
             for done in pairs.fill(number, leading, start.scales):
                 tell(TrainProgress("draw", number * course.batches + done, config.rounds * course.batches))
+            if begun >= config.updates:
+                continue
             state = fit(
                 loss,
                 optimizer,

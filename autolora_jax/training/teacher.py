@@ -37,6 +37,7 @@ from autolora_jax.schedules import Schedule
 from autolora_jax.settings.distilling import DistillConfig
 from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, AutoLoRA, NoGuidance, Rule
+from autolora_jax.training.loop import TrainingError
 from autolora_jax.weights.writing import write_safetensors
 
 Tree = Mapping[str, Any]
@@ -225,13 +226,18 @@ class Pairs:
         """The file of a batch."""
         return self.folder / f"{batch:06}.safetensors"
 
-    def fill(self, round_: int, model: Callable[[], Model], scales: Sequence[float]) -> Iterator[int]:
-        """Draws what is not there of a round's batches; yields how many are done. model: makes the student's."""
+    def fill(self, round_: int, model: Callable[[], Model] | None, scales: Sequence[float]) -> Iterator[int]:
+        """Draws what is not there of a round's batches; yields how many are done.
+
+        model: makes the student's; None: it has learned since the round began. Raises TrainingError where it is needed.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         first, leading = round_ * self.course.batches, None
         for done, batch in enumerate(range(first, first + self.course.batches)):
             if not self._readable(batch):
                 if round_ and leading is None:
+                    if model is None:
+                        raise TrainingError(f"{self.path(batch)}, which round {round_ + 1} learned from, is gone")
                     leading = model()
                 write_safetensors(self.path(batch), taught(self.course, batch, leading, scales))
             yield done + 1
