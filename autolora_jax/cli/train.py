@@ -153,6 +153,7 @@ class TrainingDisplay(Display):
             self._last = None
             self.update("Train", progress.done, progress.total, "drawing samples")
         else:
+            self._last = None
             if progress.stage == "save" and self._shown:  # in the place of "drawing samples"
                 self.update("Train", *self._shown)
             self.update(progress.stage.capitalize(), progress.done, progress.total)

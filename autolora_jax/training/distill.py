@@ -182,8 +182,8 @@ def _course(pipe: AutoLoRAPipeline, prompts: list[str], config: DistillConfig, d
     if not prompts:
         raise ConfigError("there are no prompts to draw: a few dozen of what will be asked for are needed")
     few = config.student_steps
-    if few is not None and not pipe.scheduler.flow:
-        drawing = {"timestep_spacing": "trailing", **{k: v for k, v in drawing.items() if v is not None}}
+    if few is not None and not pipe.scheduler.flow and drawing.get("timestep_spacing") is None:
+        drawing = {**drawing, "timestep_spacing": "trailing"}
     if few is not None and drawing.get("scheduler") is None:
         drawing = {**drawing, "scheduler": "flow_euler" if pipe.scheduler.flow else "euler"}
     call = pipe.request(Call(prompts[:1], **drawing)).call

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from autolora_jax import guidance
 from autolora_jax.config import ConfigError
@@ -234,19 +234,13 @@ class Pairs:
         self.folder.mkdir(parents=True, exist_ok=True)
         first, leading = round_ * self.course.batches, None
         for done, batch in enumerate(range(first, first + self.course.batches)):
-            if not self._readable(batch):
+            if not self.path(batch).exists():
                 if round_ and leading is None:
                     if model is None:
                         raise TrainingError(f"{self.path(batch)}, which round {round_ + 1} learned from, is gone")
                     leading = model()
                 write_safetensors(self.path(batch), taught(self.course, batch, leading, scales))
             yield done + 1
-
-    def _readable(self, batch: int) -> bool:
-        try:
-            return self.path(batch).exists() and bool(self._file(batch).keys())
-        except SafetensorError:  # cut short by a crash
-            return False
 
     def _file(self, batch: int) -> Any:
         if batch not in self._open:
