@@ -1,5 +1,6 @@
 """A delta tree as changes of layers again, and as a LoRA file."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,10 +25,12 @@ def save_lora(
     denoiser_config: JsonConfig | None = None,
     dtype: str = "float32",
     embeddings: Embeddings | None = None,
+    alpha: float | None = None,
 ) -> None:
     """Writes one LoRA's delta trees (component -> tree, as lora.attach gives them) to a .safetensors file.
 
-    alpha is part of the trees' `up`, so the file says alpha = rank. The file appears whole or not at all.
+    alpha is part of the trees' `up`, so the file says alpha = rank; or one `alpha` for all, whatever their ranks, where
+    diffusers is to read a kohya file of several ranks: it takes one for all. The file appears whole or not at all.
     metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
     denoiser_config: of the base model, for kohya's names of its blocks; None: SDXL's UNet.
     dtype: of the tensors, a key of DTYPES; float16 halves the file, and is what most published ones are.
@@ -38,7 +41,7 @@ def save_lora(
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     found = (item for component, tree in trees.items() for item in changes(component, tree))
-    cast = {layer: _as(change, layer, dtype) for layer, change in found}
+    cast = {layer: _as(change if alpha is None else _at(change, alpha), layer, dtype) for layer, change in found}
     write_lora(path, cast, dialect, metadata, denoiser_config, embeddings)
 
 
@@ -65,6 +68,14 @@ def change_in(leaf: Mapping[str, Any], name: str) -> Change:
     if not terms:
         return Change(**vectors)
     return Change(jax.tree.map(np.asarray, terms[0]["change"]), dora.magnitude_in(terms[0]), **vectors)
+
+
+def _at(change: Change, alpha: float) -> Change:
+    """A change that says this alpha, and is the same."""
+    if not isinstance(matrix := change.matrix, LowRank):
+        return change
+    up = np.asarray(matrix.up, np.float32) * np.float32(matrix.scale * matrix.rank / alpha)
+    return dataclasses.replace(change, matrix=dataclasses.replace(matrix, up=up, alpha=alpha))
 
 
 def _as(change: Change, layer: Layer, dtype: str) -> Change:

@@ -39,7 +39,7 @@ from autolora_jax.training.lora import CHECKPOINTS, LARGE, OnSample, corners, re
 from autolora_jax.training.optimizer import learning_rate, make_optimizer
 from autolora_jax.training.progress import OnTrain, TrainProgress
 from autolora_jax.training.step import State, initial_state
-from autolora_jax.training.student import Start, StudentLoss, begin, model_of, trees_of
+from autolora_jax.training.student import Start, StudentLoss, begin, model_of, most_ranks, trees_of
 from autolora_jax.training.teacher import LESSONS, Course, Pairs, student_run
 from autolora_jax.weights.lora.distilled import Distilled
 from autolora_jax.weights.lora.files import read_lora
@@ -171,7 +171,8 @@ def distill_lora(
     tell(TrainProgress("save", 0, 1))
     header = {**_header(course, start, loras, out.stem), **(metadata or {})}
     trees = trees_of(start, state.trainable, name)
-    lora.save_lora(out, trees, dialect, header, pipe.denoiser.config, save_dtype, start.embeddings)
+    alpha = float(most_ranks(start.learned))
+    lora.save_lora(out, trees, dialect, header, pipe.denoiser.config, save_dtype, start.embeddings, alpha)
     shutil.rmtree(folder / PAIRS, ignore_errors=True)
     tell(TrainProgress("save", 1, 1))
     return lora.report(read_lora(out, model))
@@ -294,6 +295,8 @@ def _header(course: Course, start: Start, loras: Sequence[tuple[lora.Loaded, flo
         "ss_sd_model_name": pipe.name,
         "ss_base_model_version": names.base_model,
         "ss_network_module": names.module,
+        "ss_network_dim": most_ranks(start.learned),
+        "ss_network_alpha": most_ranks(start.learned),
         "ss_steps": config.total,
         "ss_total_batch_size": course.rows * config.gradient_accumulation_steps,
         "ss_learning_rate": config.optimizer.learning_rate,

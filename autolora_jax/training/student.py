@@ -122,6 +122,11 @@ def model_of(start: Start, learned: Tree, params: Tree) -> Model:
     return Model(params, lora.padded(stacked(start, learned), params), {})
 
 
+def most_ranks(learned: Tree) -> int:
+    """The ranks of the layer that has most."""
+    return max(len(pair["up"]) for pair in _leaves(learned).values())
+
+
 def trees_of(start: Start, learned: Tree, denoiser: str) -> dict[str, Any]:
     """Component -> delta tree of the file: what was learned, and what the LoRAs do beside it."""
     leaves = _leaves(stored_delta(learned, 1.0))
