@@ -98,7 +98,7 @@ class InJson:
 
 @dataclass(frozen=True)
 class InAWord:
-    """A question is answered by the first token alone: how likely each of these words is there, {"yes": 0.93, "no": 0.05}."""
+    """A question is answered by the first token alone: how likely each word is, {"yes": 0.93, "no": 0.05}."""
 
     words: tuple[str, ...]
     again: ClassVar[str] = "in one word"
