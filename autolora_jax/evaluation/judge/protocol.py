@@ -113,7 +113,7 @@ class InAWord:
         Raises Unusable for what should be said otherwise, ValueError for what no judge can mend.
         """
         if not reply.likely:
-            raise ValueError("it gives no log-probabilities, which this question needs; vLLM, SGLang and OpenAI do")
+            raise ValueError("it gives no log-probabilities, which this question needs; vLLM and OpenAI do")
         found = dict.fromkeys(self.words, 0.0)
         for token, probability in reply.likely:
             word = token.strip().lower()

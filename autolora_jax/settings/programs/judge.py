@@ -80,7 +80,7 @@ The paper's question about pixel art: prompt correspondence (PC) and style adher
 [cyan]autolora judge out --question pc-sa --style "pixel art" --base-url http://gpu:8000/v1 --concurrency 32[/]
 
 Is it still my cat? And does a picture show its prompt, by the probability of "yes" (the server has to give
-log-probabilities, as vLLM, SGLang and OpenAI do):
+log-probabilities, as vLLM and OpenAI do):
 
 [cyan]autolora judge out --question sf --reference cat.jpg --subject "the cat"[/]
 [cyan]autolora judge out --question vqa[/]
