@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from autolora_jax.guidance import COLUMNS, KINDS, Plan
+from autolora_jax.guidance import COLUMNS, KINDS, SHARES, Plan
 from autolora_jax.sampler import STRETCH, Axes, Images, Kept, Model, Numbers, State, Steps, Tree, advance, noised
 from autolora_jax.schedules import Known, Schedule
 from autolora_jax.sharding import replicated, split_axes, split_images
@@ -28,7 +28,7 @@ class Calls(NamedTuple):
     made: np.ndarray  # int32 [steps]
     kinds: np.ndarray  # [steps calls], index into KINDS
     columns: np.ndarray  # int32 [steps calls prompts], index into COLUMNS
-    coefficients: np.ndarray  # float32 [n steps calls prompts]
+    coefficients: np.ndarray  # float32 [n steps calls prompts 1+SHARES]
 
 
 def paired(plan: Plan) -> np.ndarray:
@@ -45,7 +45,8 @@ def calls(plan: Plan, first: int, last: int) -> Calls:
     for step, on in zip(columns, active, strict=True):
         used = np.flatnonzero(on).reshape(-1, prompts)
         step[: len(used)] = used
-    coefficients = np.take_along_axis(rows, columns.reshape(1, last - first, -1), axis=2).reshape(len(rows), *shape)
+    taken = np.take_along_axis(rows, columns.reshape(1, last - first, 1, -1), axis=3)  # [n steps sums calls·prompts]
+    coefficients = np.moveaxis(taken, 2, 3).reshape(len(rows), *shape, -1)
     return Calls(active.sum(axis=1, dtype=np.int32) // prompts, KIND_OF[columns[..., 0]], columns, coefficients)
 
 
@@ -88,7 +89,8 @@ class Run:
         images = Images(_by_column(told), zeros if rescale is None else rescale, kept)
         quiet = np.zeros((len(x), STRETCH, *x.shape[1:]), np.float32)
         nothing = np.zeros(x.shape, np.float32)
-        self.images, self.state, self._quiet = put(images), put(State(x, nothing, nothing)), put(quiet)
+        state = State(x, nothing, nothing, np.zeros((len(x), SHARES, *x.shape[1:]), np.float32))
+        self.images, self.state, self._quiet = put(images), put(state), put(quiet)
 
     @cached_property
     def _axes(self) -> Axes:
@@ -105,9 +107,10 @@ class Run:
         return count
 
     def stand(self, step: int, x: jax.Array) -> None:
-        """Puts the images before a step, their latents [b h w c] on the devices; what a solver remembers is nothing."""
+        """Puts the images before a step, their latents [b h w c] on the devices; nothing is remembered."""
         nothing = jnp.zeros_like(x)
-        self.state, self.done = State(x, nothing, nothing), step
+        shares = jnp.zeros_like(self.state.shares)
+        self.state, self.done = State(x, nothing, nothing, shares), step
 
     def rehearse(self, both: bool) -> State:
         """The state, moved by no step: compiles the program for steps that are `paired`, or for those that are not."""
@@ -138,8 +141,8 @@ class Run:
         adapted = scales.any(axis=(0, 3))
         shared = Steps(np.int32(last - first), *_room((table, made.made, adapted, made.columns), 0))
         noise = self._quiet if self.step_noise is None else _room(self.step_noise[:, steps], 1)
-        coefficients, scales = _room((made.coefficients, scales), 1)
-        return shared, Numbers(coefficients, scales, noise)
+        coefficients, held, scales = _room((made.coefficients, self.plan.held[:, steps], scales), 1)
+        return shared, Numbers(coefficients, held, scales, noise)
 
 
 def _room(tree: Any, axis: int) -> Any:

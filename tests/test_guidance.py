@@ -1,5 +1,7 @@
 """The branch table against the paper's equations, written out."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from autolora_jax.settings.rules import (
     BASE_NEG,
     BASE_POS,
     CFG,
+    EVERY,
     LORA_NEG,
     LORA_POS,
     WEAK_NEG,
@@ -19,6 +22,7 @@ from autolora_jax.settings.rules import (
     NoGuidance,
     PersonalizationGuidance,
     Rule,
+    to_dict,
 )
 
 
@@ -31,7 +35,7 @@ def dense(rules: Rule | list[Rule], n: int, steps: int) -> np.ndarray:
         for c in range(calls.made[0]):
             for i, column in enumerate(calls.columns[0, c]):
                 assert KINDS[calls.kinds[0, c]] == COLUMNS[column].weights
-                table[:, k, column] += calls.coefficients[:, 0, c, i]
+                table[:, k, column] += calls.coefficients[:, 0, c, i, 0]
     return table
 
 
@@ -98,7 +102,7 @@ def test_interval_splits_the_run_and_keeps_cfg_outside():
     p = plan(AutoLoRA(1.5, 5.0, 4.0, start=0.25, stop=0.75), 1, 8)
     four, two = (BASE_NEG, BASE_POS, LORA_NEG, LORA_POS), (LORA_NEG, LORA_POS)
     assert [tuple(s) for s in p.segments] == [(2, two), (4, four), (2, two)]
-    np.testing.assert_allclose(calls_of(p, 0, 1).coefficients[0, 0, 0], [-3.0, 4.0])
+    np.testing.assert_allclose(calls_of(p, 0, 1).coefficients[0, 0, 0, :, 0], [-3.0, 4.0])
     assert evaluations(p.segments) == 2 * 2 + 4 * 4 + 2 * 2
     assert [tuple(s) for s in plan(CFG(5.0, start=0.5), 1, 4).segments] == [(2, (LORA_POS,)), (2, two)]
     assert [s.branches for s in plan(AutoLoRA(start=0.4, stop=0.4).filled(5.0), 1, 8).segments] == [two]
@@ -117,6 +121,52 @@ def test_calls_evaluate_what_the_table_uses_and_no_more(rule: Rule, counts: list
     calls = calls_of(p, 0, 8)
     assert calls.made.tolist() == counts and calls.columns.shape[-1] == prompts
     assert calls.made.sum() * prompts == evaluations(p.segments)
+
+
+def exact(rule: Rule) -> Rule:
+    """It, evaluated and active at every step."""
+    every = {name: 1 for name in EVERY if hasattr(rule, name)}
+    return dataclasses.replace(rule, **every, start=0.0, stop=1.0)
+
+
+REFRESHED = {  # rule -> evaluations of each of 8 steps
+    AutoLoRA(1.5, 4.0, 6.0, refresh_base=3): [4, 2, 2, 4, 2, 2, 4, 2],
+    AutoLoRA(1.5, 4.0, 6.0, refresh_uncond=3): [4] * 8,  # the base model is not without it
+    AutoLoRA(1.5, 4.0, 6.0, refresh_base=4, refresh_uncond=2): [4, 1, 2, 1, 4, 1, 2, 1],
+    AutoLoRA(1.5, 4.0, 6.0, refresh_base=3, refresh_uncond=3, start=0.25, stop=0.75): [2, 1, 4, 1, 1, 4, 2, 1],
+    AutoLoRA(1.5, 1.0, 1.0, refresh_base=4): [2, 1, 1, 1, 2, 1, 1, 1],
+    AutoLoRA(1.0, 4.0, 6.0, refresh_base=2, refresh_uncond=8): [2, 1, 1, 1, 1, 1, 1, 1],  # γ = 1: no base
+    CFG(4.0, refresh_uncond=2): [2, 1, 2, 1, 2, 1, 2, 1],
+    AutoGuidance(2.0, refresh_base=8): [2, 1, 1, 1, 1, 1, 1, 1],
+    PersonalizationGuidance(4.0, 0.3, refresh_uncond=5): [2, 1, 1, 1, 1, 2, 1, 1],
+}
+
+
+@pytest.mark.parametrize("rule", REFRESHED)
+def test_what_is_refreshed_is_evaluated_so_often_and_kept_in_between(rule: Rule):
+    """If predictions do not change from step to step, nothing is lost."""
+    p = plan(rule, 2, 8)
+    assert p.active.sum(axis=1).tolist() == REFRESHED[rule]
+    assert evaluations(p.segments) == sum(REFRESHED[rule])
+    e, kept = np.stack([*predictions().values()]), 0
+    for k in range(8):
+        sums = np.einsum("bhwc,sb->shwc", e, p.table[1, k])
+        kept = p.held[1, k][:, None, None, None] * kept + sums[1:]
+        holds = rule if int(rule.start * 8) <= k < int(rule.stop * 8) else rule.outside()
+        np.testing.assert_allclose(sums[0] + kept.sum(0), guided(exact(holds)), atol=2e-5)  # seen 7e-6
+
+
+def test_pictures_of_a_batch_are_refreshed_each_in_its_own_time():
+    p = plan(AutoLoRA(1.5, 2.0, 2.0, refresh_base=[1, 2, 3]), 3, 6)
+    assert (p.active.sum(axis=1) == 4).all()  # all pay for the first
+    assert p.held[..., 1].tolist() == [[0] * 6, [0, 1, 0, 1, 0, 1], [0, 1, 1, 0, 1, 1]] and not p.held[..., 0].any()
+
+
+def test_what_is_not_refreshed_is_one_sum_and_said_as_ever():
+    p = plan([AutoLoRA(1.5, 2.0, 2.0), CFG(2.0, refresh_uncond=1)], 2, 3)
+    assert not p.table[:, :, 1:].any() and not p.held.any()
+    assert to_dict(CFG(2.0, refresh_uncond=1)) == {"rule": "cfg", "w": 2.0, "start": 0.0, "stop": 1.0}
+    assert to_dict(CFG(2.0, refresh_uncond=3))["refresh_uncond"] == 3
 
 
 def test_a_batch_mixes_values_and_rules():
@@ -150,6 +200,8 @@ def test_rescale_equals_diffusers():
         (lambda: AutoLoRA(start=0.6, stop=0.5), "start=0.6"),
         (lambda: CFG(stop=1.5), "fractions"),
         (lambda: CFG(float("nan")), "finite"),
+        (lambda: CFG(refresh_uncond=0), "refresh_uncond=0: need a whole number"),
+        (lambda: AutoLoRA(refresh_base=(1, 2.5)), "whole number"),
         (lambda: plan(CFG([1.0, 2.0]), 3, 4), "2 values for 3 images"),
         (lambda: plan([CFG(), CFG()], 3, 4), "2 rules for 3 images"),
         (lambda: plan(AutoLoRA(w1=3.0), 1, 4), " is open; a pipeline fills in"),

@@ -65,6 +65,8 @@ RULES = {
     "autoguidance": AutoGuidance(1.8),
     "personalization": PersonalizationGuidance(3.0, 0.4),
     "interval": AutoLoRA(1.5, 3.0, 4.0, start=0.2, stop=0.7),
+    "refreshed": AutoLoRA(1.5, 3.0, 4.0, refresh_base=3, refresh_uncond=2, stop=0.9),
+    "refreshed-cfg": CFG(4.0, refresh_uncond=2, start=0.2),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from autolora_jax.evaluation.diversity import diversity_statistic, vendi_of
+from autolora_jax.evaluation.diversity import conditional_vendi_score, diversity_statistic, vendi_of
 from autolora_jax.evaluation.intervals import (
     Interval,
     Statistic,
@@ -22,7 +22,7 @@ from autolora_jax.evaluation.intervals import (
     mean_statistic,
 )
 
-DIVERSITY, VENDI = "Div", "Vendi"
+DIVERSITY, VENDI, CONDITIONAL = "Div", "Vendi", "Conditional Vendi"
 # Indices of pictures -> the figures of these pictures, by name.
 Measure = Callable[[Int[np.ndarray, "m"]], Mapping[str, Interval]]
 
@@ -141,6 +141,16 @@ def vendi_measure(features: Float[np.ndarray, "n d"], groups: Int[np.ndarray, "n
     def figure(rows: Int[np.ndarray, "m"]) -> dict[str, Interval]:
         found = jackknife_interval(vendi_of(features[rows]), groups[rows], level=level)
         return {VENDI: found._replace(low=np.maximum(found.low, 1.0))}  # no set has less than one picture
+
+    return figure
+
+
+def conditional_measure(features: Float[np.ndarray, "n d"], prompts: Float[np.ndarray, "n e"]) -> Measure:
+    """The conditional Vendi score of pictures given their prompts' features, without an interval."""
+
+    def figure(rows: Int[np.ndarray, "m"]) -> dict[str, Interval]:
+        value = conditional_vendi_score(features[rows], prompts[rows])
+        return {CONDITIONAL: Interval(value, np.nan, np.nan)}
 
     return figure
 

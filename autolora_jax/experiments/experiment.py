@@ -15,6 +15,7 @@ from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.demo.classifier import SIZE
 from autolora_jax.settings.pictures import STEPS as USUAL_STEPS
+from autolora_jax.weights.families import SDXL
 
 STEPS = {"num_inference_steps", "sampler.steps"}  # its name, now and in version 0.1
 FEW = 3  # seeds that are named one by one
@@ -141,7 +142,17 @@ def _facts(experiment: Experiment) -> Mapping[str, str]:
         "solver": settings.scheduler or "the checkpoint's own solver",
         "scale": ", ".join(f"{scale:g}" for scale in settings.scales()),
         "sd3": sd3 if "model.source" in own else "",
+        "w": _scale_of_cfg(experiment),
     }
+
+
+def _scale_of_cfg(experiment: Experiment) -> str:
+    """In words; open ones are the paper's of SDXL, which the built-in model's family is."""
+    rules = [cell.settings.get("guidance") or experiment.job.settings.rule() for cell in experiment.cells]
+    scales = {getattr(rule, name) for rule in rules for name in rule.SCALES} - {1.0}  # 1: none
+    if scales <= {None, SDXL.guidance_scale}:
+        return f"{SDXL.guidance_scale:g} as in the paper"
+    return f"{scales.pop():g}" if len(scales) == 1 else "each cell's own"
 
 
 def _grid(settings: Mapping[str, Any]) -> dict[str, Sequence[Any]]:

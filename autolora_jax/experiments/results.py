@@ -35,7 +35,7 @@ LABELS = {
 
 def label(figure: str) -> str:
     """For an axis or a panel of a plot; what is no known figure, such as an experiment's axis, is its own label."""
-    return LABELS.get(figure, figure)
+    return "Evaluations of the network, a picture" if figure == EVALUATIONS else LABELS.get(figure, figure)
 
 
 def heading(figure: str) -> str:

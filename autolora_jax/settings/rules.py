@@ -11,19 +11,25 @@
 
 (− negative prompt, + prompt; weak = the LoRA at ω times its scale.) A rule is a class here and a row of RULES: its
 fields are its flags, and its coefficients a row of guidance.Plan's table.
+
+What a rule adds to the one that holds outside its interval is its share, a sum of coefficients that add up to 0:
+AutoLoRA adds one to CFG, which adds one to the tuned model alone. A share may be refreshed every few steps and kept in
+between.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from autolora_jax.settings.fields import Field, setting, settings_of
 
 Value = float | Sequence[float]  # one for all images, or one per image
 Scale = Value | None  # None: what is usual for the model, see Rule.filled
+Every = int | Sequence[int]  # so many steps
 PANEL = "Guidance"  # of --help
 USUAL = "SDXL 5.0, SD3 7.0"
+EVERY = ("refresh_base", "refresh_uncond")  # whole numbers of steps, told only where they are not 1
 
 
 class Branch(NamedTuple):
@@ -80,6 +86,10 @@ class Rule:
                 numbers = (math.nan,)
             if not all(map(math.isfinite, numbers)):
                 raise ValueError(f"{field.name}={value!r}: need a finite number, or one per image")
+            if field.name in EVERY:
+                if not all(number >= 1 and number.is_integer() for number in numbers):
+                    raise ValueError(f"{field.name}={value!r}: need a whole number of steps; 1 is every step")
+                numbers = tuple(map(int, numbers))
             if several:
                 object.__setattr__(self, field.name, numbers)
 
@@ -94,6 +104,21 @@ class Rule:
     def weak_factor(self) -> Any:
         """ω: LoRA scale of the weak branch relative to the image's own."""
         return 0.0
+
+    def refresh(self) -> int:
+        """Every how many steps this rule's share is evaluated anew."""
+        return 1
+
+    def shares(self) -> Iterator[tuple[Coefficients, int]]:
+        """What guidance adds to the tuned model, of a rule of one image: (share, every how many steps it is evaluated
+        anew), the innermost first; those that add nothing are left out."""
+        outside = self.outside()
+        if type(outside) is not type(self):
+            yield from outside.shares()
+            without, own = outside.coefficients(), self.coefficients()
+            share = {branch: own.get(branch, 0.0) - without.get(branch, 0.0) for branch in {**without, **own}}
+            if any(share.values()):
+                yield share, self.refresh()
 
     def filled(self, usual: float) -> "Rule":
         """The rule with its open scales at what is usual for a model: 5.0 for SDXL, 7.0 for SD3 in the paper."""
@@ -120,20 +145,35 @@ class NoGuidance(Rule):
         return {LORA_POS: 1.0}
 
 
+def _refresh(what: str) -> Any:
+    return setting(
+        1,
+        f"Every how many steps {what} is evaluated; in between, its share of the last such step is kept. Cheaper, "
+        "and slightly another picture.",
+        metavar="STEPS",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class CFG(Rule):
     """Classifier-free guidance of the tuned model: e(∅) + w·(e(y) − e(∅)), Eq. 4. Two evaluations a step, w = 1 one.
 
     w: None is the paper's, 5.0 for SDXL, 7.0 for SD3.
+    refresh_uncond: e(∅) is evaluated every so many steps, and (w − 1)·(e(y) − e(∅)) kept in between.
     """
 
     w: Scale = setting(None, "The rule's scale; 1 is no guidance.", shown=f"{USUAL}, autoguidance 1.5")
+    _: dataclasses.KW_ONLY
+    refresh_uncond: Every = _refresh("what is without the prompt")
 
     SCALES = ("w",)
 
     def coefficients(self) -> Coefficients:
         w = self._number("w")
         return {LORA_NEG: 1 - w, LORA_POS: w}
+
+    def refresh(self) -> int:
+        return int(self._number("refresh_uncond"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +183,17 @@ class AutoLoRA(Rule):
     gamma: γ; 1.5 in the paper. 1 is the tuned model with CFG(w2), 0 the base model with CFG(w1).
     w1, w2: CFG scales of the base and the tuned model; None is the paper's, 5.0 for SDXL, 7.0 for SD3. w1 = w2 = 1 is
         Eq. 6, without CFG: two evaluations a step instead of four.
+    refresh_base: the base model is evaluated every so many steps, and (γ − 1)·(e_LoRA^{w2} − e_base^{w1}) kept in
+        between. refresh_uncond: as of CFG(w2), for the tuned model; it is evaluated where the base model is, too.
     Outside [start, stop) γ is 1: the tuned model keeps its CFG(w2).
     """
 
     gamma: Value = setting(1.5, "γ, from the base model through the LoRA: 0 base, 1 LoRA, above 1 beyond it.")
     w1: Scale = setting(None, "CFG scale of the base model.", shown=USUAL)
     w2: Scale = setting(None, "CFG scale of the LoRA model.", shown=USUAL)
+    _: dataclasses.KW_ONLY
+    refresh_base: Every = _refresh("the base model")
+    refresh_uncond: Every = _refresh("what is without the prompt")
 
     SCALES = ("w1", "w2")
 
@@ -157,18 +202,29 @@ class AutoLoRA(Rule):
         return {BASE_NEG: (1 - g) * (1 - w1), BASE_POS: (1 - g) * w1, LORA_NEG: g * (1 - w2), LORA_POS: g * w2}
 
     def outside(self) -> Rule:
-        return CFG(self.w2)
+        return CFG(self.w2, refresh_uncond=self.refresh_uncond)
+
+    def refresh(self) -> int:
+        return int(self._number("refresh_base"))
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoGuidance(Rule):
-    """Guidance by a worse model (arXiv 2406.02507), here the base: e_base + w·(e_LoRA − e_base), Eq. 5."""
+    """Guidance by a worse model (arXiv 2406.02507), here the base: e_base + w·(e_LoRA − e_base), Eq. 5.
+
+    refresh_base: as of AutoLoRA.
+    """
 
     w: Value = setting(1.5)
+    _: dataclasses.KW_ONLY
+    refresh_base: Every = _refresh("the base model")
 
     def coefficients(self) -> Coefficients:
         w = self._number("w")
         return {BASE_POS: 1 - w, LORA_POS: w}
+
+    def refresh(self) -> int:
+        return int(self._number("refresh_base"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +232,13 @@ class PersonalizationGuidance(Rule):
     """Guidance by a weakened LoRA without the prompt (arXiv 2508.00319): e_ω(∅) + w·(e_LoRA(y) − e_ω(∅)).
 
     omega: ω, the LoRA scale of the unconditional branch relative to the image's: 0 = base weights, 1 = CFG(w).
+    refresh_uncond: as of CFG.
     """
 
     w: Scale = setting(None)
     omega: Value = setting(0.5, "ω, strength of the weaker LoRA relative to the LoRA.")
+    _: dataclasses.KW_ONLY
+    refresh_uncond: Every = _refresh("what is without the prompt")
 
     SCALES = ("w",)
 
@@ -189,6 +248,9 @@ class PersonalizationGuidance(Rule):
 
     def weak_factor(self) -> Any:
         return self.omega
+
+    def refresh(self) -> int:
+        return int(self._number("refresh_uncond"))
 
 
 # Names for command lines and files.
@@ -202,9 +264,10 @@ RULES: dict[str, type[Rule]] = {
 
 
 def to_dict(rule: Rule) -> dict[str, Any]:
-    """A rule as JSON values: {"rule": its name in RULES, "gamma": 1.5, …, "start": 0.0, "stop": 1.0}."""
+    """A rule as JSON values: {"rule": its name in RULES, "gamma": 1.5, …, "start": 0.0, "stop": 1.0}; of EVERY only
+    what is not 1."""
     name = next(name for name, kind in RULES.items() if kind is type(rule))
-    values = dataclasses.asdict(rule)
+    values = {key: value for key, value in dataclasses.asdict(rule).items() if key not in EVERY or value != 1}
     interval = {key: values.pop(key) for key in ("start", "stop")}
     return {"rule": name, **values, **interval}
 
