@@ -193,9 +193,7 @@ def _course(pipe: AutoLoRAPipeline, prompts: list[str], config: DistillConfig, d
     if call.guidance_rescale != 0:
         raise ConfigError("guidance_rescale is no weighted sum of predictions, which is what is taught: leave it at 0")
     if any(every != 1 for _, every in call.guidance.shares()):
-        raise ConfigError(
-            f"{call.guidance} keeps a part of it from step to step; a teacher answers anew at each: use 1"
-        )
+        raise ConfigError(f"{call.guidance} keeps a part from step to step, and a teacher answers anew at each: use 1")
     LESSONS[config.target](call.guidance, 1.0)
     if few is None:
         schedule = pipe.canvas.schedule(call)
