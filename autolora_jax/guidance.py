@@ -106,9 +106,8 @@ def _fill(rule: Rule, table: np.ndarray, held: np.ndarray, momentum: np.ndarray,
     for j, share in reversed([*enumerate(shares)]):
         due = due | (np.arange(len(table)) % share.every == 0)  # an outer one's branches are an inner one's, too
         table[due, 1 + j], held[~due, j] = _row(share.coefficients), 1.0
-        momentum[np.flatnonzero(due)[1:], j] = rule.apg_momentum
-        longest = abs(share.gain) * rule.apg_norm or np.inf
-        for array, number in zip(forms, Forms(share.gain, longest, rule.apg_eta, rule.zero_star), strict=True):
+        momentum[np.flatnonzero(due)[1:], j] = share.momentum
+        for array, number in zip(forms, Forms(share.gain, share.longest, share.parallel, share.fitted), strict=True):
             array[:, j] = number
 
 

@@ -80,7 +80,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--only", default="", help="rows that match this expression, beside the first")
-    parser.add_argument("--tiny", action="store_true", help="two prompts, three steps, two rows: to see that it works")
+    parser.add_argument(
+        "--tiny", action="store_true", help="two prompts, three steps, three rows: to see that it works"
+    )
     args = parser.parse_args()
     drawn = Drawn(*(2, 3, CONTEXTS[:2]) if args.tiny else (args.seeds, args.steps, CONTEXTS))
     wanted = {name: rule for name, rule in RULES.items() if re.search(args.only, name) or name == "AutoLoRA"}
@@ -90,7 +92,7 @@ def main() -> None:
     print(f"{len(exact)} pictures a row, {drawn.steps} steps, LoRA at {SCALE}, γ {GAMMA}, w {W}\n")
     print("| | evaluations a picture | latents off, rms | pixels off, levels | presence | all right | diversity |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    for name, rule in [*wanted.items()][: 2 if args.tiny else None]:
+    for name, rule in [*wanted.items()][: 3 if args.tiny else None]:
         latents = exact if rule == RULES["AutoLoRA"] else drawn.latents(rule)
         pixels = drawn.pixels(latents)
         off = np.sqrt(np.mean(np.square(latents - exact))) / size, np.abs(pixels.astype(int) - exactly).mean()

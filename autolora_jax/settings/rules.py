@@ -55,6 +55,10 @@ class Share(NamedTuple):
     coefficients: Coefficients  # they add up to 0
     every: int  # how many steps it is evaluated anew
     gain: float  # what it is a multiple of
+    longest: float  # that it may be, as a change of the denoised picture
+    parallel: float  # how much stays of it along the picture
+    momentum: float  # how much is added of what it was
+    fitted: float  # how far what is guided away from is scaled to fit
 
 
 # A LoRA's role -> its factor on each kind of weights; None: ω. What makes a model fast has to act on all of them, else
@@ -154,7 +158,10 @@ class Rule:
             without, own = outside.coefficients(), self.coefficients()
             share = {branch: own.get(branch, 0.0) - without.get(branch, 0.0) for branch in {**without, **own}}
             if any(share.values()):
-                yield Share(share, self.refresh(), self.gain())
+                norm, eta, momentum, star = map(self._number, ("apg_norm", "apg_eta", "apg_momentum", "zero_star"))
+                gain = self.gain()
+                longest = abs(gain) * norm if norm else math.inf
+                yield Share(share, self.refresh(), gain, longest, eta, momentum, star)
 
     def filled(self, usual: float) -> "Rule":
         """The rule with its open scales at what is usual for a model: 5.0 for SDXL, 7.0 for SD3 in the paper."""
