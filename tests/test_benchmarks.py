@@ -23,6 +23,7 @@ def test_tracing_is_timed_for_both_families(
     ("name", "said"),
     [
         ("batch_overhead", "| prompts | seconds | programs | idle |"),
+        ("cheaper", "| AutoLoRA, base every 2 | 10 |"),
         ("gpu_compile", "| tiny | decoder 64² | h100 | 1 |"),
         ("checkpoint_loading", "| folder: load |"),
         ("lora_loading", "dora: 9 modules"),
