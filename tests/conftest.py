@@ -17,6 +17,7 @@ PROGRAMS = "AUTOLORA_COMPILATION_CACHE"
 if PROGRAMS not in os.environ:
     os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="autolora-jax-tests-")
     atexit.register(shutil.rmtree, os.environ[PROGRAMS], ignore_errors=True)
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # of each operation, which nobody reads here
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin while they wait: ruinous beside other processes
 
 import jax

@@ -65,8 +65,16 @@ def pipe(theirs) -> AutoLoRAPipeline:
     return pipe
 
 
-@pytest.mark.parametrize("scheduler", reference_sd3.SCHEDULERS)
-@pytest.mark.parametrize("rule", RULES)
+# A solver sees one prediction, whatever rule it came from.
+PAIRS = [
+    (scheduler, rule)
+    for scheduler in reference_sd3.SCHEDULERS
+    for rule in RULES
+    if scheduler == "flow_euler" or rule == "interval"
+]
+
+
+@pytest.mark.parametrize(("scheduler", "rule"), PAIRS)
 def test_guidance_matches_torch(pipe, theirs, rule: str, scheduler: str):
     base, tuned, _ = theirs
     steps = 6
