@@ -15,10 +15,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from autolora_jax.forms import Forms
 from autolora_jax.settings.rules import BASE_NEG, BASE_POS, LORA_NEG, LORA_POS, WEAK_NEG, Branch, Coefficients, Rule
 
 COLUMNS = (BASE_NEG, BASE_POS, WEAK_NEG, LORA_NEG, LORA_POS)
@@ -43,6 +45,8 @@ class Plan(NamedTuple):
 
     table: np.ndarray  # float32 [n steps 1+SHARES columns]: of the prediction, and of what is added to each share
     held: np.ndarray  # float32 [n steps SHARES]: how much of a share is kept from the step before
+    momentum: np.ndarray  # float32 [n steps SHARES]: the same, as a change of the denoised picture
+    forms: Forms  # float32 [n steps SHARES]
     active: np.ndarray  # bool [steps columns]: whether any image uses it
     weak_factor: np.ndarray  # ω, float32 [n]
 
@@ -54,7 +58,8 @@ class Plan(NamedTuple):
 
     def of(self, index: np.ndarray) -> "Plan":
         """The plan of some of the images; branches that others need are evaluated all the same."""
-        return self._replace(table=self.table[index], held=self.held[index], weak_factor=self.weak_factor[index])
+        shared = {"active": self.active}
+        return Plan(**jax.tree.map(lambda a: a[index], self._replace(active=None)._asdict()) | shared)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -75,30 +80,35 @@ def plan(rules: Rule | Sequence[Rule], n: int, steps: int, reference: bool = Fal
     Raises ValueError when a sequence does not have n values.
     """
     per_image = [_image_rule(rules, i, n) for i in range(n)]
-    table, held = np.zeros((n, steps, 1 + SHARES, len(COLUMNS))), np.zeros((n, steps, SHARES))
+    numbers = [np.zeros((n, steps, 1 + SHARES, len(COLUMNS)))]
+    numbers += [np.full((n, steps, SHARES), usual) for usual in (0.0, 0.0, *Forms())]
     for i, rule in enumerate(per_image):
         first, last = int(rule.start * steps), int(rule.stop * steps)
         stretches = (0, first, rule.outside()), (first, last, rule), (last, steps, rule.outside())
-        for begin, end, held_by in stretches:
-            _fill(held_by, table[i, begin:end], held[i, begin:end])
-    active = (table != 0).any(axis=(0, 2))  # [steps, columns]
+        for begin, end, holds in stretches:
+            _fill(holds, *(array[i, begin:end] for array in numbers))
+    table, held, momentum, *forms = (array.astype(np.float32) for array in numbers)
+    active = (numbers[0] != 0).any(axis=(0, 2))  # [steps, columns]
     if reference:
         active[:, COLUMNS.index(LORA_POS)] = True
     omega = np.array([r.weak_factor() for r in per_image], np.float32)
-    return Plan(table.astype(np.float32), held.astype(np.float32), active, omega)
+    return Plan(table, held, momentum, Forms(*forms), active, omega)
 
 
-def _fill(rule: Rule, table: np.ndarray, held: np.ndarray) -> None:
-    """The rows of a stretch that one rule of one image holds in: [steps 1+SHARES columns], [steps SHARES], of zeros."""
+def _fill(rule: Rule, table: np.ndarray, held: np.ndarray, momentum: np.ndarray, *forms: np.ndarray) -> None:
+    """The rows of a stretch of steps that one rule of one image holds in."""
     shares = tuple(rule.shares())
-    if all(every == 1 for _, every in shares):
+    if not rule.formed and all(share.every == 1 for share in shares):
         table[:, 0] = _row(rule.coefficients())
         return
     table[:, 0] = _row({LORA_POS: 1.0})
     due = np.zeros(len(table), bool)
-    for j, (share, every) in reversed([*enumerate(shares)]):
-        due = due | (np.arange(len(table)) % every == 0)  # what an outer one evaluates has an inner one's branches, too
-        table[due, 1 + j], held[~due, j] = _row(share), 1.0
+    for j, share in reversed([*enumerate(shares)]):
+        due = due | (np.arange(len(table)) % share.every == 0)  # an outer one's branches are an inner one's, too
+        table[due, 1 + j], held[~due, j] = _row(share.coefficients), 1.0
+        momentum[np.flatnonzero(due)[1:], j] = share.momentum
+        for array, number in zip(forms, Forms(share.gain, share.longest, share.parallel, share.fitted), strict=True):
+            array[:, j] = number
 
 
 def _row(coefficients: Coefficients) -> list[float]:

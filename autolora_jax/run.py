@@ -141,8 +141,17 @@ class Run:
         adapted = scales.any(axis=(0, 3))
         shared = Steps(np.int32(last - first), *_room((table, made.made, adapted, made.columns), 0))
         noise = self._quiet if self.step_noise is None else _room(self.step_noise[:, steps], 1)
-        coefficients, held, scales = _room((made.coefficients, self.plan.held[:, steps], scales), 1)
-        return shared, Numbers(coefficients, held, scales, noise)
+        coefficients, held, scales = _room((made.coefficients, self._held[:, steps], scales), 1)
+        forms = jax.tree.map(lambda a: _room(a[:, steps], 1), self.plan.forms)
+        return shared, Numbers(coefficients, held, forms, scales, noise)
+
+    @cached_property
+    def _held(self) -> np.ndarray:
+        """How much of a share stays [b steps SHARES], with momentum, whose unit is the denoised picture."""
+        unit = np.broadcast_to(self.schedule.denoised_from_prediction, (self.total,))
+        ratio = np.append(np.float32(1), unit[:-1] / unit[1:])
+        held: np.ndarray = self.plan.held + self.plan.momentum * ratio[:, None]
+        return held
 
 
 def _room(tree: Any, axis: int) -> Any:

@@ -4,7 +4,7 @@
                                           │                                          │
     device    state (x, denoised) ──▶ advance ◀──────────────────────────────────────┘
               for every step:    for every call of it:  ê += Σ_b c_b · e(x; prompt_b, LoRA at its scale)
-                                 ê += what guidance adds and is kept       from steps that evaluated more
+                                 ê += shares of guidance that are kept from other steps, or formed, see forms
                                  D = the denoised picture that ê implies   linear in (x, ê), see schedules
                                  x = the solver's step                   linear in (x, the last three D, noise)
                                  where a mask keeps a picture: x = that picture, noised alike
@@ -32,6 +32,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from autolora_jax import guidance, lora
+from autolora_jax.forms import Forms
+from autolora_jax.forms import guided as guided_by
 from autolora_jax.guidance import COLUMNS
 from autolora_jax.schedules import Known, Schedule
 from autolora_jax.settings.rules import LORA_POS
@@ -81,6 +83,7 @@ class Numbers(NamedTuple):
 
     coefficients: Values  # [b steps calls prompts 1+SHARES]: of the prediction, and of what is added to each share
     held: Values  # [b steps SHARES]: how much of a share stays
+    forms: Forms  # [b steps SHARES]
     scales: Values  # [b steps calls loras]; images of one device agree, and share its merged kernels
     step_noise: Values  # [b steps h w c], unit variance
 
@@ -147,8 +150,10 @@ def _advance(
         fresh, reference = jax.lax.fori_loop(0, steps.calls[i], call, nothing)
         held = numbers.held[:, i].reshape(*shares.shape[:2], 1, 1, 1)
         shares = held * shares + fresh[:, 1:]
-        guided = guidance.rescale(fresh[:, 0] + shares.sum(1), reference, jnp.asarray(images_.rescale))
-        denoised = table.denoised_from_x * x + table.denoised_from_prediction * guided
+        noisy, factor = table.denoised_from_x * x, table.denoised_from_prediction
+        forms = jax.tree.map(lambda a: a[:, i], numbers.forms)
+        guided = guided_by(fresh[:, 0], shares, forms, noisy, factor)
+        denoised = noisy + factor * guidance.rescale(guided, reference, jnp.asarray(images_.rescale))
         x = table.keep * x + table.toward * denoised + table.previous * before + table.earlier * earlier
         x = x + table.fresh * numbers.step_noise[:, i]
         if (kept := images_.kept) is not None:  # another program: without a mask nothing is blended

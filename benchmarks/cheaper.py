@@ -7,6 +7,7 @@ Every picture is of the character, which the LoRA knows at one place under one s
 """
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,19 +16,13 @@ import numpy as np
 
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, NoGuidance
 from autolora_jax.demo.classifier import Classifier, agreement
-from autolora_jax.demo.world import CHARACTER, CONTEXT, PLACES, SKIES, Scene, full_caption
 from autolora_jax.evaluation.diversity import diversity_statistic
+from autolora_jax.experiments.parts import CONTEXTS
 from autolora_jax.guidance import evaluations, plan
 from autolora_jax.settings.rules import Rule
 
 SCALE, GAMMA, W = 0.7, 1.5, 3.0
-EVERY = range(2, 6)  # how many steps
-PROMPTS = tuple(
-    full_caption(Scene(CHARACTER, "white", place, sky))
-    for place in PLACES
-    for sky in SKIES
-    if (place, sky) != (CONTEXT.place, CONTEXT.sky)
-)
+REFRESHED = ((2, 1), (3, 1), (4, 1), (2, 2), (3, 3), (4, 2))  # every how many steps: the base model, e(∅)
 
 
 def autolora(**more: Any) -> AutoLoRA:
@@ -36,14 +31,19 @@ def autolora(**more: Any) -> AutoLoRA:
 
 RULES: Mapping[str, Rule] = {
     "AutoLoRA": autolora(),
-    **{f"its base every {k} steps": autolora(refresh_base=k) for k in EVERY},
-    **{f"its base and e(∅) every {k} steps": autolora(refresh_base=k, refresh_uncond=k) for k in EVERY},
-    "its base every 4, e(∅) every 2 steps": autolora(refresh_base=4, refresh_uncond=2),
-    "in the first half": autolora(stop=0.5),
-    "in the second half": autolora(start=0.5),
     "LoRA + CFG": CFG(W),
-    **{f"its e(∅) every {k} steps": CFG(W, refresh_uncond=k) for k in EVERY[:2]},
+    **{
+        f"AutoLoRA, base every {base}" + f", e(∅) every {uncond}" * (uncond > 1): autolora(
+            refresh_base=base, refresh_uncond=uncond
+        )
+        for base, uncond in REFRESHED
+    },
     "LoRA": NoGuidance(),
+    "LoRA + CFG, e(∅) every 2": CFG(W, refresh_uncond=2),
+    "AutoLoRA, η 0": autolora(apg_eta=0.0),
+    "LoRA + CFG, η 0": CFG(W, apg_eta=0.0),
+    "LoRA + CFG, CFG-Zero*": CFG(W, zero_star=1.0),
+    "AutoLoRA, first half": autolora(stop=0.5),
 }
 
 
@@ -77,21 +77,23 @@ class Drawn:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--only", default="", help="rows with this in their name")
-    parser.add_argument("--tiny", action="store_true", help="two prompts, three steps, two rows: to see that it works")
+    parser.add_argument("--only", default="", help="rows that match this expression, beside the first")
+    parser.add_argument(
+        "--tiny", action="store_true", help="two prompts, three steps, three rows: to see that it works"
+    )
     args = parser.parse_args()
-    drawn = Drawn(*(2, 3, PROMPTS[:2]) if args.tiny else (args.seeds, args.steps, PROMPTS))
-    wanted = {name: rule for name, rule in RULES.items() if args.only in name or name == "AutoLoRA"}
+    drawn = Drawn(*(2, 3, CONTEXTS[:2]) if args.tiny else (args.seeds, args.steps, CONTEXTS))
+    wanted = {name: rule for name, rule in RULES.items() if re.search(args.only, name) or name == "AutoLoRA"}
     exact = drawn.latents(RULES["AutoLoRA"])
     exactly = drawn.pixels(exact)
     size = np.sqrt(np.mean(np.square(exact)))
     print(f"{len(exact)} pictures a row, {drawn.steps} steps, LoRA at {SCALE}, γ {GAMMA}, w {W}\n")
     print("| | evaluations a picture | latents off, rms | pixels off, levels | presence | all right | diversity |")
     print("|---|---|---|---|---|---|---|", flush=True)
-    for name, rule in [*wanted.items()][: 2 if args.tiny else None]:
-        latents = drawn.latents(rule)
+    for name, rule in [*wanted.items()][: 3 if args.tiny else None]:
+        latents = exact if rule == RULES["AutoLoRA"] else drawn.latents(rule)
         pixels = drawn.pixels(latents)
         off = np.sqrt(np.mean(np.square(latents - exact))) / size, np.abs(pixels.astype(int) - exactly).mean()
         count = evaluations(plan(rule, 1, drawn.steps).segments)

@@ -19,6 +19,7 @@ from jaxtyping import DTypeLike
 from autolora_jax import lora
 from autolora_jax.config import CLIPTextConfig, MMDiTConfig, UNetConfig, VAEConfig
 from autolora_jax.engine import decode
+from autolora_jax.forms import Forms
 from autolora_jax.guidance import COLUMNS, SHARES, plan
 from autolora_jax.loading import vae_settings
 from autolora_jax.models.int8 import Int8Kernel
@@ -151,6 +152,7 @@ def lower_sampler(
         Numbers(
             coefficients=numbers(n, STRETCH, made, prompts, 1 + SHARES),
             held=numbers(n, STRETCH, SHARES),
+            forms=Forms(*(numbers(n, STRETCH, SHARES) for _ in Forms._fields)),
             scales=numbers(n, STRETCH, made, loras),
             step_noise=numbers(n, STRETCH, *latents),
         ),

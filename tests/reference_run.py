@@ -130,8 +130,12 @@ def run(
     scale: float = 1.0,
     rescale: float = 0.0,
     picture: Picture | None = None,
+    guider: Callable[..., torch.Tensor] | None = None,
 ) -> np.ndarray:
-    """Final latents [seeds h w c]; noise from torch's CPU generator."""
+    """Final latents [seeds h w c]; noise from torch's CPU generator.
+
+    guider: (the tuned model's prediction with the prompt, without it, latents, sigma) -> ê, in place of the rule's.
+    """
     kinds = {"base": 0.0, "lora": scale, "weak": getattr(rule, "omega", 0.0) * scale}
     pipes = {kind: tuned(pipe, lora, s) for kind, s in kinds.items()}
     n = len(seeds)
@@ -160,6 +164,8 @@ def run(
 
         holds, since = at_step(rule, i, len(timesteps))
         guided = refreshed(holds, e, since, kept)
+        if guider is not None:
+            guided = guider(e("lora", 1), e("lora", 0), x, solver.sigmas[i])
         if rescale:
             guided = rescale_noise_cfg(guided, e("lora", 1), guidance_rescale=rescale)
         noisy = {"generator": generators} if "generator" in inspect.signature(solver.step).parameters else {}

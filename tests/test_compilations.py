@@ -75,6 +75,8 @@ VALUES: dict[str, dict[str, Any]] = {
     "a solver of few steps": {"scheduler": "lcm"},
     "η": {"scheduler": "tcd", "eta": 0.8},
     "a spacing": {"timestep_spacing": "trailing"},
+    "APG": {"guidance": AutoLoRA(1.5, 2.0, 2.0, apg_eta=0.0, apg_norm=5.0, apg_momentum=-0.5)},
+    "CFG-Zero*": {"guidance": CFG(4.0, zero_star=1.0)},
     "rescaling": {"guidance_rescale": 0.4},
     "a scale": {"lora_scale": 0.3},
     "scale 0": {"lora_scale": 0.0},

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autolora_jax.guidance import COLUMNS, KINDS, combine, evaluations, plan, rescale
+from autolora_jax.forms import Forms
+from autolora_jax.forms import guided as with_their_shares
+from autolora_jax.guidance import COLUMNS, KINDS, SHARES, combine, evaluations, plan, rescale
 from autolora_jax.run import calls as calls_of
 from autolora_jax.settings.rules import (
     BASE_NEG,
@@ -192,6 +195,72 @@ def test_rescale_equals_diffusers():
     np.testing.assert_allclose(ours[0], g[0], rtol=1e-6)
     theirs = rescale_noise_cfg(torch.tensor(g), torch.tensor(r), guidance_rescale=0.7).numpy()
     np.testing.assert_allclose(ours[1], theirs[1], rtol=2e-6)
+
+
+def pictures(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def with_shares(*arrays: np.ndarray | Forms) -> np.ndarray:
+    """forms.guided of numpy's arrays."""
+    return np.asarray(with_their_shares(*jax.tree.map(jnp.asarray, arrays)))
+
+
+def test_forms_that_are_off_change_nothing():
+    e, shares = pictures(2, 6, 5, 4), pictures(2, SHARES, 6, 5, 4, seed=1)
+    off = Forms(*(np.full((2, SHARES), usual, np.float32) for usual in Forms()))
+    shares[1] = 0  # and neither does guidance that adds nothing
+    found = with_shares(
+        e, shares, off._replace(gain=np.float32([[4, 0.5], [0, 0]])), pictures(2, 6, 5, 4, seed=2), -2.0
+    )
+    np.testing.assert_allclose(found[0], (e + shares.sum(1))[0], rtol=1e-6)
+    assert (found[1] == e[1]).all()
+
+
+@pytest.mark.parametrize(("eta", "norm"), [(0.0, 0.0), (0.3, 5.0), (1.0, 2.0)])
+def test_projection_equals_diffusers(eta: float, norm: float):
+    """APG's update of denoised pictures, as in its paper; a second share is projected onto what has the first."""
+    import torch
+    from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
+
+    w, gamma, factor = 4.0, 1.5, np.float32(-1.7)
+    noisy, conditional, without, base = (pictures(1, 6, 5, 4, seed=i) for i in range(4))
+    gains = np.float32([[w - 1, gamma - 1]])
+
+    def theirs(with_it: np.ndarray, without: np.ndarray, gain: float) -> np.ndarray:
+        told = (torch.tensor(with_it), torch.tensor(without), gain, None, eta, norm, True)
+        return normalized_guidance(*told).numpy()
+
+    picture, away, away_base = (noisy + factor * e for e in (conditional, without, base))
+    tuned = theirs(picture, away, w - 1)
+    expected = theirs(tuned, away_base, gamma - 1)
+    shares = np.stack([(w - 1) * (conditional - without), (gamma - 1) * ((tuned - noisy) / factor - base)], 1)
+    forms = Forms(gains, gains * norm if norm else np.full_like(gains, np.inf), gains * 0 + eta, gains * 0)
+    found = noisy + factor * with_shares(conditional, shares, forms, noisy, factor)
+    np.testing.assert_allclose(found, expected, atol=2e-5)  # seen 4e-6
+
+
+def test_zero_star_equals_diffusers():
+    import torch
+    from diffusers import ClassifierFreeZeroStarGuidance
+
+    w, (conditional, without) = 4.0, (pictures(2, 6, 5, 4, seed=i) + 1 for i in range(2))
+    guider = ClassifierFreeZeroStarGuidance(guidance_scale=w, zero_init_steps=0)
+    guider.set_state(step=0, num_inference_steps=4, timestep=0)
+    theirs = guider.forward(torch.tensor(conditional), torch.tensor(without)).pred.numpy()
+    gains, nothing = np.float32([[w - 1, 0]] * 2), np.zeros((2, 6, 5, 4), np.float32)
+    forms = Forms(gains, np.full_like(gains, np.inf), np.ones_like(gains), np.ones_like(gains))
+    shares = np.stack([(w - 1) * (conditional - without), nothing], 1)
+    found = with_shares(conditional, shares, forms, nothing, np.float32(1))
+    np.testing.assert_allclose(found, theirs, atol=2e-5)  # seen 4e-6
+
+
+def test_forms_are_planned_by_image_and_share():
+    p = plan([AutoLoRA(1.5, 2.0, 3.0, apg_eta=0.0, apg_norm=4.0, apg_momentum=-0.5), CFG(3.0)], 2, 3)
+    assert p.forms.gain[0, 0].tolist() == [2.0, 0.5] and p.forms.longest[0, 0].tolist() == [8.0, 2.0]
+    assert p.momentum[0].tolist() == [[0, 0], [-0.5, -0.5], [-0.5, -0.5]] and not p.held.any()
+    assert (p.forms.parallel[0] == 0).all() and (p.forms.parallel[1] == 1).all() and (p.forms.fitted == 0).all()
+    assert np.isinf(p.forms.longest[1]).all() and not p.table[1, :, 1:].any()
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class DrawingConfig(Checked):
     )
     num_inference_steps: int | None = setting(
         None,
-        "Solver steps; each is 2 to 4 network evaluations.",
+        "Solver steps; each is 1 to 4 network evaluations.",
         flag="--steps",
         shown=f"{STEPS}",
         least=1,

@@ -29,7 +29,10 @@ Scale = Value | None  # None: what is usual for the model, see Rule.filled
 Every = int | Sequence[int]  # so many steps
 PANEL = "Guidance"  # of --help
 USUAL = "SDXL 5.0, SD3 7.0"
-EVERY = ("refresh_base", "refresh_uncond")  # whole numbers of steps, told only where they are not 1
+EVERY = ("refresh_base", "refresh_uncond")  # whole numbers of steps
+# Numbers of forms that are no sum, see forms.py: what leaves everything as it is.
+FORMS = {"apg_eta": 1.0, "apg_norm": 0.0, "apg_momentum": 0.0, "zero_star": 0.0}
+NEUTRAL: dict[str, float] = {**dict.fromkeys(EVERY, 1), **FORMS}  # younger numbers: told only where they differ
 
 
 class Branch(NamedTuple):
@@ -44,6 +47,19 @@ WEAK_NEG = Branch("weak", 0)
 LORA_NEG, LORA_POS = Branch("lora", 0), Branch("lora", 1)
 
 Coefficients = dict[Branch, float]
+
+
+class Share(NamedTuple):
+    """What a rule adds to another one."""
+
+    coefficients: Coefficients  # they add up to 0
+    every: int  # how many steps it is evaluated anew
+    gain: float  # what it is a multiple of
+    longest: float  # that it may be, as a change of the denoised picture
+    parallel: float  # how much stays of it along the picture
+    momentum: float  # how much is added of what it was
+    fitted: float  # how far what is guided away from is scaled to fit
+
 
 # A LoRA's role -> its factor on each kind of weights; None: ω. What makes a model fast has to act on all of them, else
 # a rule that amplifies what the LoRA changes amplifies that, too; "base" is for a worse base to guide away from.
@@ -67,6 +83,21 @@ class Rule:
     start: float = setting(0.0, "Where guidance sets in: a fraction of the steps.")
     stop: float = setting(
         1.0, "Where it ends. Outside, autolora goes on as CFG (half the cost), the others without guidance."
+    )
+
+    apg_eta: Value = setting(
+        1.0,
+        "How much of what guidance adds is kept along the denoised picture (APG's η): 0 takes back colours that high "
+        "scales saturate.",
+    )
+    apg_norm: Value = setting(
+        0.0, "The longest that what guidance adds to the denoised latents may be, over its scale (APG's r); 0: any."
+    )
+    apg_momentum: Value = setting(
+        0.0, "How much of what it added in the steps before is added to it (APG's β); -0.5 is usual there."
+    )
+    zero_star: Value = setting(
+        0.0, "0 to 1: how far what is guided away from is scaled to fit the prediction (1: as in CFG-Zero*)."
     )
 
     def __post_init__(self) -> None:
@@ -109,16 +140,28 @@ class Rule:
         """Every how many steps this rule's share is evaluated anew."""
         return 1
 
-    def shares(self) -> Iterator[tuple[Coefficients, int]]:
-        """What guidance adds to the tuned model, of a rule of one image: (share, every how many steps it is evaluated
-        anew), the innermost first; those that add nothing are left out."""
+    def gain(self) -> float:
+        """What this rule's share is a multiple of: w − 1, γ − 1."""
+        return 0.0
+
+    @property
+    def formed(self) -> bool:
+        """Whether a share is more than a sum, for a rule of one image."""
+        return any(getattr(self, name) != usual for name, usual in FORMS.items())
+
+    def shares(self) -> Iterator["Share"]:
+        """What guidance adds to the tuned model, of a rule of one image, the innermost first; what adds nothing is left
+        out."""
         outside = self.outside()
         if type(outside) is not type(self):
             yield from outside.shares()
             without, own = outside.coefficients(), self.coefficients()
             share = {branch: own.get(branch, 0.0) - without.get(branch, 0.0) for branch in {**without, **own}}
             if any(share.values()):
-                yield share, self.refresh()
+                norm, eta, momentum, star = map(self._number, ("apg_norm", "apg_eta", "apg_momentum", "zero_star"))
+                gain = self.gain()
+                longest = abs(gain) * norm if norm else math.inf
+                yield Share(share, self.refresh(), gain, longest, eta, momentum, star)
 
     def filled(self, usual: float) -> "Rule":
         """The rule with its open scales at what is usual for a model: 5.0 for SDXL, 7.0 for SD3 in the paper."""
@@ -175,6 +218,9 @@ class CFG(Rule):
     def refresh(self) -> int:
         return int(self._number("refresh_uncond"))
 
+    def gain(self) -> float:
+        return self._number("w") - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class AutoLoRA(Rule):
@@ -202,10 +248,14 @@ class AutoLoRA(Rule):
         return {BASE_NEG: (1 - g) * (1 - w1), BASE_POS: (1 - g) * w1, LORA_NEG: g * (1 - w2), LORA_POS: g * w2}
 
     def outside(self) -> Rule:
-        return CFG(self.w2, refresh_uncond=self.refresh_uncond)
+        forms = {name: getattr(self, name) for name in FORMS}
+        return CFG(self.w2, refresh_uncond=self.refresh_uncond, **forms)
 
     def refresh(self) -> int:
         return int(self._number("refresh_base"))
+
+    def gain(self) -> float:
+        return self._number("gamma") - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +275,9 @@ class AutoGuidance(Rule):
 
     def refresh(self) -> int:
         return int(self._number("refresh_base"))
+
+    def gain(self) -> float:
+        return self._number("w") - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,6 +305,9 @@ class PersonalizationGuidance(Rule):
     def refresh(self) -> int:
         return int(self._number("refresh_uncond"))
 
+    def gain(self) -> float:
+        return self._number("w") - 1
+
 
 # Names for command lines and files.
 RULES: dict[str, type[Rule]] = {
@@ -263,13 +319,17 @@ RULES: dict[str, type[Rule]] = {
 }
 
 
+def name_of(rule: Rule) -> str:
+    """Its name in RULES."""
+    return next(name for name, kind in RULES.items() if kind is type(rule))
+
+
 def to_dict(rule: Rule) -> dict[str, Any]:
-    """A rule as JSON values: {"rule": its name in RULES, "gamma": 1.5, …, "start": 0.0, "stop": 1.0}; of EVERY only
-    what is not 1."""
-    name = next(name for name, kind in RULES.items() if kind is type(rule))
-    values = {key: value for key, value in dataclasses.asdict(rule).items() if key not in EVERY or value != 1}
+    """A rule as JSON values: {"rule": its name in RULES, "gamma": 1.5, …, "start": 0.0, "stop": 1.0}; what
+    is NEUTRAL is left out."""
+    values = {key: value for key, value in dataclasses.asdict(rule).items() if value != NEUTRAL.get(key)}
     interval = {key: values.pop(key) for key in ("start", "stop")}
-    return {"rule": name, **values, **interval}
+    return {"rule": name_of(rule), **values, **interval}
 
 
 def numbers_of(rule: Rule) -> str:
