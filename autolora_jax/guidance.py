@@ -58,8 +58,9 @@ class Plan(NamedTuple):
 
     def of(self, index: np.ndarray) -> "Plan":
         """The plan of some of the images; branches that others need are evaluated all the same."""
-        shared = {"active": self.active}
-        return Plan(**jax.tree.map(lambda a: a[index], self._replace(active=None)._asdict()) | shared)
+        own = self._replace(active=self.weak_factor)  # all images share what is active
+        taken: Plan = jax.tree.map(lambda a: a[index], own)
+        return taken._replace(active=self.active)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
