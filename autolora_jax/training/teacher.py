@@ -138,7 +138,7 @@ def _plan(rules: Sequence[tuple[Rule, float]], n: int, steps: int) -> guidance.P
     """The table of several rules with their shares."""
     plans = [(guidance.plan(rule, n, steps), share) for rule, share in rules]
     table = sum((share * plan.table for plan, share in plans), np.zeros_like(plans[0][0].table)).astype(np.float32)
-    return plans[-1][0]._replace(table=table, active=(table != 0).any(axis=0))
+    return plans[-1][0]._replace(table=table, active=(table != 0).any(axis=(0, 2)))
 
 
 def taught(course: Course, batch: int, model: Model | None, scales: Sequence[float]) -> dict[str, np.ndarray]:
