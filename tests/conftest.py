@@ -6,6 +6,9 @@ import os
 import shutil
 import signal
 import tempfile
+from pathlib import Path
+
+gc.disable()  # until the tests are collected: all that is imported stays
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is wrong
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,6 +17,7 @@ PROGRAMS = "AUTOLORA_COMPILATION_CACHE"
 if PROGRAMS not in os.environ:
     os.environ[PROGRAMS] = tempfile.mkdtemp(prefix="autolora-jax-tests-")
     atexit.register(shutil.rmtree, os.environ[PROGRAMS], ignore_errors=True)
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # of each operation, which nobody reads here
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's threads spin while they wait: ruinous beside other processes
 
 import jax
@@ -25,16 +29,21 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 from jaxtyping import install_import_hook
 
-install_import_hook("autolora_jax", "beartype.beartype")
+ROOT = Path(__file__).resolve().parents[1]
+# Calls are checked where arrays have shapes, of which mypy knows nothing; all other types are mypy's.
+SHAPED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(ROOT.glob("autolora_jax/**/*.py"))
+    if "jaxtyping" in path.read_text(encoding="utf-8")
+]
+install_import_hook(SHAPED, "beartype.beartype")
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
 MUCH = 5 * 2**30  # bytes
 # What makes XLA's CPU programs faster and takes longer to make: without, a UNet costs 40 % less to compile.
 QUICK = (
@@ -64,6 +73,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made is looked at no more, and the rest seldom: tracing makes millions of objects."""
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)

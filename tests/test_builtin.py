@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -54,7 +55,7 @@ def test_diffusers_draws_the_same_from_the_same_noise(lora, tmp_path):
 
     theirs = StableDiffusionXLPipeline.from_pretrained(builtin("builtin"), torch_dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
-    mine = AutoLoRAPipeline.from_pretrained(dtype="float32")
+    mine = AutoLoRAPipeline.from_pretrained(dtype="float32", devices=jax.devices()[:1])
     if lora:
         file = builtin(f"builtin:{lora}")
         theirs.load_lora_weights(file.parent, weight_name=file.name)

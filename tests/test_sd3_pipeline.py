@@ -58,15 +58,23 @@ def write_lora(pipe: StableDiffusion3Pipeline, path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def pipe(theirs) -> AutoLoRAPipeline:
-    """Ours, float32, on two of the eight devices, with the LoRA."""
+    """Ours, float32, on one device, because to be partitioned is half of a compilation; with the LoRA."""
     folder = theirs[2]
-    pipe = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:2])
+    pipe = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:1])
     pipe.load_lora(folder / "lora.safetensors")
     return pipe
 
 
-@pytest.mark.parametrize("scheduler", reference_sd3.SCHEDULERS)
-@pytest.mark.parametrize("rule", RULES)
+# A solver sees one prediction, whatever rule it came from.
+PAIRS = [
+    (scheduler, rule)
+    for scheduler in reference_sd3.SCHEDULERS
+    for rule in RULES
+    if scheduler == "flow_euler" or rule == "interval"
+]
+
+
+@pytest.mark.parametrize(("scheduler", "rule"), PAIRS)
 def test_guidance_matches_torch(pipe, theirs, rule: str, scheduler: str):
     base, tuned, _ = theirs
     steps = 6
@@ -96,7 +104,7 @@ def test_pictures_equal_diffusers_own_pipeline(pipe, theirs):
 
 def test_without_t5_matches_torch(pipe, theirs):
     base, tuned, folder = theirs
-    ours = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:2], text_encoder_3=None)
+    ours = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:1], text_encoder_3=None)
     assert "text_encoder_3" not in ours.params
     ours.load_lora(folder / "lora.safetensors")
     bare = [

@@ -1,4 +1,4 @@
-"""The experiment of what evaluations buy: its cells, what it says of itself, and that the program measures distances."""
+"""What evaluations buy: the experiment's cells, what it says of itself, and that the program measures distances."""
 
 from pathlib import Path
 
