@@ -58,9 +58,8 @@ class Plan(NamedTuple):
 
     def of(self, index: np.ndarray) -> "Plan":
         """The plan of some of the images; branches that others need are evaluated all the same."""
-        own = self._replace(active=self.weak_factor)  # all images share what is active
-        taken: Plan = jax.tree.map(lambda a: a[index], own)
-        return taken._replace(active=self.active)
+        own = {name: of_all for name, of_all in self._asdict().items() if name != "active"}
+        return self._replace(**jax.tree.map(lambda a: a[index], own))
 
     @property
     def segments(self) -> tuple[Segment, ...]:
