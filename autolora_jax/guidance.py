@@ -4,6 +4,9 @@ Because Σ c_b = 1 the sum commutes with every affine change between ε, v, flow
 what its network predicts, nor the sampler the rule. The table is data, one row per image and step, and so is which of
 its branches a step evaluates: a branch whose coefficient is zero for every image at a step is not computed there. The
 rules, whose coefficients these are, stand in settings.rules.
+
+A rule that is refreshed every few steps is not one sum but several: the tuned model's, and shares that guidance adds to
+it, each with Σ c_b = 0. A share is kept until it is evaluated anew.
 """
 
 import dataclasses
@@ -12,14 +15,17 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from autolora_jax.settings.rules import BASE_NEG, BASE_POS, LORA_NEG, LORA_POS, WEAK_NEG, Branch, Rule
+from autolora_jax.forms import Forms
+from autolora_jax.settings.rules import BASE_NEG, BASE_POS, LORA_NEG, LORA_POS, WEAK_NEG, Branch, Coefficients, Rule
 
 COLUMNS = (BASE_NEG, BASE_POS, WEAK_NEG, LORA_NEG, LORA_POS)
 KINDS = ("base", "weak", "lora")  # of weights, as in COLUMNS
+SHARES = 2  # most that a rule has: what CFG adds, and what is added to that
 
 
 class Segment(NamedTuple):
@@ -37,7 +43,10 @@ class Segment(NamedTuple):
 class Plan(NamedTuple):
     """What the sampler computes, and with which numbers."""
 
-    table: np.ndarray  # float32 [n steps columns]; 0 where an image does not use a branch
+    table: np.ndarray  # float32 [n steps 1+SHARES columns]: of the prediction, and of what is added to each share
+    held: np.ndarray  # float32 [n steps SHARES]: how much of a share is kept from the step before
+    momentum: np.ndarray  # float32 [n steps SHARES]: the same, as a change of the denoised picture
+    forms: Forms  # float32 [n steps SHARES]
     active: np.ndarray  # bool [steps columns]: whether any image uses it
     weak_factor: np.ndarray  # ω, float32 [n]
 
@@ -49,7 +58,8 @@ class Plan(NamedTuple):
 
     def of(self, index: np.ndarray) -> "Plan":
         """The plan of some of the images; branches that others need are evaluated all the same."""
-        return self._replace(table=self.table[index], weak_factor=self.weak_factor[index])
+        shared = {"active": self.active}
+        return Plan(**jax.tree.map(lambda a: a[index], self._replace(active=None)._asdict()) | shared)
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -70,17 +80,39 @@ def plan(rules: Rule | Sequence[Rule], n: int, steps: int, reference: bool = Fal
     Raises ValueError when a sequence does not have n values.
     """
     per_image = [_image_rule(rules, i, n) for i in range(n)]
-    table = np.zeros((n, steps, len(COLUMNS)))
+    numbers = [np.zeros((n, steps, 1 + SHARES, len(COLUMNS)))]
+    numbers += [np.full((n, steps, SHARES), usual) for usual in (0.0, 0.0, *Forms())]
     for i, rule in enumerate(per_image):
         first, last = int(rule.start * steps), int(rule.stop * steps)
-        for within, row in ((False, rule.outside().coefficients()), (True, rule.coefficients())):
-            where = slice(first, last) if within else slice(None)
-            table[i, where] = [row.get(b, 0.0) for b in COLUMNS]
-    active = (table != 0).any(axis=0)  # [steps, columns]
+        stretches = (0, first, rule.outside()), (first, last, rule), (last, steps, rule.outside())
+        for begin, end, holds in stretches:
+            _fill(holds, *(array[i, begin:end] for array in numbers))
+    table, held, momentum, *forms = (array.astype(np.float32) for array in numbers)
+    active = (numbers[0] != 0).any(axis=(0, 2))  # [steps, columns]
     if reference:
         active[:, COLUMNS.index(LORA_POS)] = True
     omega = np.array([r.weak_factor() for r in per_image], np.float32)
-    return Plan(table.astype(np.float32), active, omega)
+    return Plan(table, held, momentum, Forms(*forms), active, omega)
+
+
+def _fill(rule: Rule, table: np.ndarray, held: np.ndarray, momentum: np.ndarray, *forms: np.ndarray) -> None:
+    """The rows of a stretch of steps that one rule of one image holds in."""
+    shares = tuple(rule.shares())
+    if not rule.formed and all(share.every == 1 for share in shares):
+        table[:, 0] = _row(rule.coefficients())
+        return
+    table[:, 0] = _row({LORA_POS: 1.0})
+    due = np.zeros(len(table), bool)
+    for j, share in reversed([*enumerate(shares)]):
+        due = due | (np.arange(len(table)) % share.every == 0)  # an outer one's branches are an inner one's, too
+        table[due, 1 + j], held[~due, j] = _row(share.coefficients), 1.0
+        momentum[np.flatnonzero(due)[1:], j] = share.momentum
+        for array, number in zip(forms, Forms(share.gain, share.longest, share.parallel, share.fitted), strict=True):
+            array[:, j] = number
+
+
+def _row(coefficients: Coefficients) -> list[float]:
+    return [coefficients.get(branch, 0.0) for branch in COLUMNS]
 
 
 def _image_rule(rules: Rule | Sequence[Rule], i: int, n: int) -> Rule:
@@ -97,9 +129,11 @@ def _image_rule(rules: Rule | Sequence[Rule], i: int, n: int) -> Rule:
     return rules.at(i)
 
 
-def combine(predictions: Float[Array, "k b h w c"], coefficients: Float[Array, "b k"]) -> Float[Array, "b h w c"]:
-    """Σ_b c_b · e_b, per image, in float32."""
-    return jnp.einsum("kbhwc,bk->bhwc", predictions, coefficients, precision="highest")
+def combine(
+    predictions: Float[Array, "k b h w c"], coefficients: Float[Array, "b k *sums"]
+) -> Float[Array, "b *sums h w c"]:
+    """Σ_b c_b · e_b, per image, in float32; several sums at once where each has its coefficients."""
+    return jnp.einsum("kbhwc,bk...->b...hwc", predictions, coefficients, precision="highest")
 
 
 def rescale(

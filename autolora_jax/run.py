@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from autolora_jax.guidance import COLUMNS, KINDS, Plan
+from autolora_jax.guidance import COLUMNS, KINDS, SHARES, Plan
 from autolora_jax.sampler import STRETCH, Axes, Images, Kept, Model, Numbers, State, Steps, Tree, advance, noised
 from autolora_jax.schedules import Known, Schedule
 from autolora_jax.sharding import replicated, split_axes, split_images
@@ -27,7 +27,7 @@ class Calls(NamedTuple):
     made: np.ndarray  # int32 [steps]
     kinds: np.ndarray  # [steps calls], index into KINDS
     columns: np.ndarray  # int32 [steps calls prompts], index into COLUMNS
-    coefficients: np.ndarray  # float32 [n steps calls prompts]
+    coefficients: np.ndarray  # float32 [n steps calls prompts 1+SHARES]
 
 
 def paired(plan: Plan) -> np.ndarray:
@@ -44,7 +44,8 @@ def calls(plan: Plan, first: int, last: int) -> Calls:
     for step, on in zip(columns, active, strict=True):
         used = np.flatnonzero(on).reshape(-1, prompts)
         step[: len(used)] = used
-    coefficients = np.take_along_axis(rows, columns.reshape(1, last - first, -1), axis=2).reshape(len(rows), *shape)
+    taken = np.take_along_axis(rows, columns.reshape(1, last - first, 1, -1), axis=3)  # [n steps sums calls·prompts]
+    coefficients = np.moveaxis(taken, 2, 3).reshape(len(rows), *shape, -1)
     return Calls(active.sum(axis=1, dtype=np.int32) // prompts, KIND_OF[columns[..., 0]], columns, coefficients)
 
 
@@ -87,7 +88,8 @@ class Run:
         images = Images(_by_column(told), zeros if rescale is None else rescale, kept)
         quiet = np.zeros((len(x), STRETCH, *x.shape[1:]), np.float32)
         nothing = np.zeros(x.shape, np.float32)
-        self.images, self.state, self._quiet = put(images), put(State(x, nothing, nothing)), put(quiet)
+        state = State(x, nothing, nothing, np.zeros((len(x), SHARES, *x.shape[1:]), np.float32))
+        self.images, self.state, self._quiet = put(images), put(state), put(quiet)
 
     @cached_property
     def _axes(self) -> Axes:
@@ -132,8 +134,17 @@ class Run:
         adapted = scales.any(axis=(0, 3))
         shared = Steps(np.int32(last - first), *_room((table, made.made, adapted, made.columns), 0))
         noise = self._quiet if self.step_noise is None else _room(self.step_noise[:, steps], 1)
-        coefficients, scales = _room((made.coefficients, scales), 1)
-        return shared, Numbers(coefficients, scales, noise)
+        coefficients, held, scales = _room((made.coefficients, self._held[:, steps], scales), 1)
+        forms = jax.tree.map(lambda a: _room(a[:, steps], 1), self.plan.forms)
+        return shared, Numbers(coefficients, held, forms, scales, noise)
+
+    @cached_property
+    def _held(self) -> np.ndarray:
+        """How much of a share stays [b steps SHARES], with momentum, whose unit is the denoised picture."""
+        unit = np.broadcast_to(self.schedule.denoised_from_prediction, (self.total,))
+        ratio = np.append(np.float32(1), unit[:-1] / unit[1:])
+        held: np.ndarray = self.plan.held + self.plan.momentum * ratio[:, None]
+        return held
 
 
 def _room(tree: Any, axis: int) -> Any:

@@ -4,6 +4,7 @@
                                           │                                          │
     device    state (x, denoised) ──▶ advance ◀──────────────────────────────────────┘
               for every step:    for every call of it:  ê += Σ_b c_b · e(x; prompt_b, LoRA at its scale)
+                                 ê += shares of guidance that are kept from other steps, or formed, see forms
                                  D = the denoised picture that ê implies   linear in (x, ê), see schedules
                                  x = the solver's step                   linear in (x, the last three D, noise)
                                  where a mask keeps a picture: x = that picture, noised alike
@@ -31,6 +32,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from autolora_jax import guidance, lora
+from autolora_jax.forms import Forms
+from autolora_jax.forms import guided as guided_by
 from autolora_jax.guidance import COLUMNS
 from autolora_jax.schedules import Known, Schedule
 from autolora_jax.settings.rules import LORA_POS
@@ -78,7 +81,9 @@ class Images(NamedTuple):
 class Numbers(NamedTuple):
     """What belongs to each image in a stretch: every leaf leads with [b STRETCH]."""
 
-    coefficients: Values  # [b steps calls prompts]
+    coefficients: Values  # [b steps calls prompts 1+SHARES]: of the prediction, and of what is added to each share
+    held: Values  # [b steps SHARES]: how much of a share stays
+    forms: Forms  # [b steps SHARES]
     scales: Values  # [b steps calls loras]; images of one device agree, and share its merged kernels
     step_noise: Values  # [b steps h w c], unit variance
 
@@ -89,6 +94,7 @@ class State(NamedTuple):
     x: Values
     denoised: Values  # the picture that the last step saw in it
     earlier: Values  # the picture that the step before that saw
+    shares: Values  # [b SHARES h w c]: what guidance adds to a prediction, as far as it is kept apart
 
 
 @jax.jit
@@ -126,30 +132,34 @@ def _advance(
     (model, steps), (images_, numbers, state) = shared, images
 
     def step(i: Array, state: State) -> State:
-        x, before, earlier = state
+        x, before, earlier, shares = state
         table = jax.tree.map(lambda a: a[i], steps.schedule)
         evaluate = partial(_evaluate, network, axes, model, images_, table.input_scale * x, table.timestep)
 
         def call(c: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-            guided, reference = sums
+            fresh, reference = sums
             columns = steps.columns[i, c]
-            e = evaluate(columns, numbers.scales[0, i, c], steps.adapted[i, c], guided)
+            e = evaluate(columns, numbers.scales[0, i, c], steps.adapted[i, c], reference)
             own = jnp.broadcast_to(columns == COLUMNS.index(LORA_POS), (len(x), len(columns))).astype(jnp.float32)
             return (
-                guided + guidance.combine(e, numbers.coefficients[:, i, c]),
+                fresh + guidance.combine(e, numbers.coefficients[:, i, c]),
                 reference + guidance.combine(e, own),
             )
 
-        nothing = jnp.zeros_like(x)
-        guided, reference = jax.lax.fori_loop(0, steps.calls[i], call, (nothing, nothing))
-        guided = guidance.rescale(guided, reference, jnp.asarray(images_.rescale))
-        denoised = table.denoised_from_x * x + table.denoised_from_prediction * guided
+        nothing = jnp.zeros((len(x), 1 + guidance.SHARES, *x.shape[1:])), jnp.zeros_like(x)
+        fresh, reference = jax.lax.fori_loop(0, steps.calls[i], call, nothing)
+        held = numbers.held[:, i].reshape(*shares.shape[:2], 1, 1, 1)
+        shares = held * shares + fresh[:, 1:]
+        noisy, factor = table.denoised_from_x * x, table.denoised_from_prediction
+        forms = jax.tree.map(lambda a: a[:, i], numbers.forms)
+        guided = guided_by(fresh[:, 0], shares, forms, noisy, factor)
+        denoised = noisy + factor * guidance.rescale(guided, reference, jnp.asarray(images_.rescale))
         x = table.keep * x + table.toward * denoised + table.previous * before + table.earlier * earlier
         x = x + table.fresh * numbers.step_noise[:, i]
         if (kept := images_.kept) is not None:  # another program: without a mask nothing is blended
             known = noised(kept.picture, kept.noise, table.known)
             x = (1 - kept.mask) * known + kept.mask * x
-        return State(x, denoised, before)
+        return State(x, denoised, before, shares)
 
     result: State = jax.lax.fori_loop(0, steps.steps, step, state)
     return result

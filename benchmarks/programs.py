@@ -19,7 +19,8 @@ from jaxtyping import DTypeLike
 from autolora_jax import lora
 from autolora_jax.config import CLIPTextConfig, MMDiTConfig, UNetConfig, VAEConfig
 from autolora_jax.engine import decode
-from autolora_jax.guidance import COLUMNS, plan
+from autolora_jax.forms import Forms
+from autolora_jax.guidance import COLUMNS, SHARES, plan
 from autolora_jax.loading import vae_settings
 from autolora_jax.models.int8 import Int8Kernel
 from autolora_jax.models.joint import JointTransformerBlock
@@ -149,11 +150,13 @@ def lower_sampler(
     images = (
         Images(conditioning(config, n, len(COLUMNS)), numbers(n)),
         Numbers(
-            coefficients=numbers(n, STRETCH, made, prompts),
+            coefficients=numbers(n, STRETCH, made, prompts, 1 + SHARES),
+            held=numbers(n, STRETCH, SHARES),
+            forms=Forms(*(numbers(n, STRETCH, SHARES) for _ in Forms._fields)),
             scales=numbers(n, STRETCH, made, loras),
             step_noise=numbers(n, STRETCH, *latents),
         ),
-        State(*(numbers(n, *latents) for _ in State._fields)),
+        State(*(numbers(n, *latents) for _ in range(3)), numbers(n, SHARES, *latents)),
     )
     model = Model(params, delta_shapes(params, rank, re.compile(".*/kernel")) if rank and not kept else {}, {})
     model, steps = abstract((model, steps), replicated(mesh))

@@ -89,6 +89,13 @@ BREAKS = (
         "TCD's noise is that of its next level", "/ grid.next_signal) ** 2 - grid.down**2)", "/ grid.next_signal) ** 2)"
     ),
     Break("block weights of block 1 are block 10's", '(?:_\\d+)?(?:/|$)", path)', '", path)'),
+    # shares of guidance
+    Break(
+        "what is kept is gone after a step",
+        "held[~due, j] = _row(share.coefficients), 1.0",
+        "held[~due, j] = _row(share.coefficients), 0.5",
+    ),
+    Break("projection takes the wrong part", "kept * (forms.parallel - 1) * along", "kept * forms.parallel * along"),
 )
 
 

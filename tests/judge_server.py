@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 import socket
 import struct
 import threading
@@ -72,6 +73,14 @@ def say(text: str | None, **message: Any) -> Answer:
     return Answer({**about, "choices": [choice], "usage": usage})
 
 
+def likely(**tokens: float) -> Answer:
+    """A chat completion of one token, with the probabilities of the likeliest ones."""
+    answer = say(max(tokens, key=lambda token: tokens[token]), finish_reason="length")
+    top = [{"token": token, "logprob": math.log(p)} for token, p in tokens.items()]
+    answer.content["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+    return answer
+
+
 def error(status: int, message: str = "no", headers: Mapping[str, str] | None = None, **fields: Any) -> Answer:
     """An error in OpenAI's form."""
     return Answer({"error": {"message": message, **fields}}, status, headers or {})
@@ -116,7 +125,8 @@ class JudgeServer:
         return Judge(self.url, MODEL, **{"patience": QUICK, "timeout": 5.0, **settings})
 
     def note(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> Asked:
-        uri = body["messages"][0]["content"][0]["image_url"]["url"]
+        *_, picture, _ = body["messages"][0]["content"]  # what a question shows beside it stands before
+        uri = picture["image_url"]["url"]
         image = base64.b64decode(uri.partition(",")[2])
         with self._mutex:
             before = sum(other.image == image for other in self.asked)

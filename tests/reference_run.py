@@ -75,6 +75,25 @@ def combine(rule, e: Predict) -> torch.Tensor:
     raise AssertionError(rule)
 
 
+def refreshed(rule, e: Predict, since: int, kept: dict[str, torch.Tensor]) -> torch.Tensor:
+    """ê where the base model, or what is without the prompt, is asked every few steps alone, and kept meanwhile.
+
+    since: steps since the rule took hold. kept: what was, which is changed.
+    """
+    every = {name: getattr(rule, name, None) for name in ("refresh_base", "refresh_uncond")}
+    if not {*every.values()} - {None, 1}:
+        return combine(rule, e)
+    due = {name: steps is not None and since % steps == 0 for name, steps in every.items()}
+    alone, between = e("lora", 1), e("lora", 1)
+    if isinstance(rule, AutoLoRA):
+        if any(due.values()):
+            kept["uncond"] = combine(CFG(rule.w2), e) - alone
+        between = alone + kept["uncond"]
+    if due["refresh_base"] or (due["refresh_uncond"] and not isinstance(rule, AutoLoRA)):
+        kept["share"] = combine(rule, e) - between
+    return between + kept["share"]
+
+
 def encoded(pipe, images: int, **prompts: object) -> list[torch.Tensor]:
     """[states, pooled] of the negative prompt, once an image, then of the positive one. prompts: encode_prompt's."""
     positive, negative, pooled, negative_pooled = pipe.encode_prompt(do_classifier_free_guidance=True, **prompts)
@@ -90,8 +109,9 @@ def noise(seeds: Sequence[int], channels: int, height: int, width: int) -> tuple
 
 
 def at_step(rule, i: int, steps: int):
-    """The rule that holds at step i."""
-    return rule if int(rule.start * steps) <= i < int(rule.stop * steps) else rule.outside()
+    """(the rule that holds at step i, for how many steps it has)."""
+    first, last = int(rule.start * steps), int(rule.stop * steps)
+    return (rule, i - first) if first <= i < last else (rule.outside(), i if i < first else i - last)
 
 
 @torch.no_grad()
@@ -110,8 +130,12 @@ def run(
     scale: float = 1.0,
     rescale: float = 0.0,
     picture: Picture | None = None,
+    guider: Callable[..., torch.Tensor] | None = None,
 ) -> np.ndarray:
-    """Final latents [seeds h w c]; noise from torch's CPU generator."""
+    """Final latents [seeds h w c]; noise from torch's CPU generator.
+
+    guider: (the tuned model's prediction with the prompt, without it, latents, sigma) -> ê, in place of the rule's.
+    """
     kinds = {"base": 0.0, "lora": scale, "weak": getattr(rule, "omega", 0.0) * scale}
     pipes = {kind: tuned(pipe, lora, s) for kind, s in kinds.items()}
     n = len(seeds)
@@ -125,6 +149,7 @@ def run(
     if picture is not None:
         begun = Begun(pipe.vae, solver, picture, seeds, height, width)
         x, timesteps, generators = begun.x, begun.timesteps, begun.generators
+    kept: dict[str, torch.Tensor] = {}
     for i, t in enumerate(timesteps):
         scaled = solver.scale_model_input(x, t)
 
@@ -137,7 +162,10 @@ def run(
         def e(kind: str, which: int, predicted=predicted) -> torch.Tensor:
             return predicted(kind).chunk(2)[which]
 
-        guided = combine(at_step(rule, i, len(timesteps)), e)
+        holds, since = at_step(rule, i, len(timesteps))
+        guided = refreshed(holds, e, since, kept)
+        if guider is not None:
+            guided = guider(e("lora", 1), e("lora", 0), x, solver.sigmas[i])
         if rescale:
             guided = rescale_noise_cfg(guided, e("lora", 1), guidance_rescale=rescale)
         noisy = {"generator": generators} if "generator" in inspect.signature(solver.step).parameters else {}

@@ -16,6 +16,7 @@ from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.work import spans
 from autolora_jax.settings import DrawingConfig, Lora, ModelConfig
 from autolora_jax.settings.fields import settings_of
+from autolora_jax.settings.rules import FORMS
 from tests.batch_jobs import SETTINGS, plan_of
 
 MANY, MOST_SECONDS, MOST_BYTES = 100_000, 20, 40e6  # seen: 3 to 6 s
@@ -53,6 +54,9 @@ DECISIVE = {
         AutoGuidance(2.0),
         PersonalizationGuidance(2.0, 0.5),
         PersonalizationGuidance(2.0, 0.6),
+        CFG(2.0, refresh_uncond=2),
+        AutoLoRA(1.5, 2.0, 3.0, refresh_base=2),
+        *(CFG(2.0, **{form: 0.5}) for form in FORMS),
     ],
     "num_inference_steps": [3, 4],
     "scheduler": ["ddim"],
@@ -70,6 +74,7 @@ ALIKE = [
     ({"model": ModelConfig("fake")}, {"model": ModelConfig("fake", weight_shards=2)}),
     ({"model": ModelConfig("fake")}, {"model": ModelConfig("fake", text_encoder_3="host")}),
     ({"guidance": None}, {"guidance": AutoLoRA(1.5, 5.0, 5.0)}),
+    ({"guidance": CFG(2.0)}, {"guidance": CFG(2.0, refresh_uncond=1, apg_eta=1.0)}),
     ({"lora_scale": 0.7}, {"loras": (Lora("a", 0.7),)}),
     ({"scheduler": None}, {"scheduler": "euler"}),
     ({"scheduler": "tcd"}, {"scheduler": "tcd", "eta": 0.3}),

@@ -23,6 +23,7 @@ def test_tracing_is_timed_for_both_families(
 # What needs no flags of its own runs in one process: their imports take longer than they do.
 TOGETHER = {
     "batch_overhead": "| prompts | seconds | programs | idle |",
+    "cheaper": "| AutoLoRA, base every 2 | 10 |",
     "checkpoint_loading": "| folder: load |",
     "lora_loading": "dora: 9 modules",
     "precision": "| the default on a TPU |",

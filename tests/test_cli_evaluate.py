@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import Result
 
 from autolora_jax.evaluation import diversity
-from autolora_jax.evaluation.diversity import vendi_score
+from autolora_jax.evaluation.diversity import conditional_vendi_score, vendi_score
 from autolora_jax.evaluation.encoders import open_clip, open_encoder
 from autolora_jax.evaluation.features import Encoder
 from autolora_jax.pictures import save_png, write_png
@@ -124,6 +124,21 @@ def test_clipscore_and_a_judges_scores(folder: Path, models: Path, tmp_path: Pat
     assert len(list((folder / ".autolora").iterdir())) == 2  # of pictures, of texts
 
 
+def test_variety_that_prompts_do_not_explain(folder: Path, models: Path, tmp_path: Path):
+    clip, out = models / "tiny-clip", tmp_path / "t.json"
+    flags = ["--metrics", "vendi,conditional-vendi", "--features", clip, "--clip", clip, "--json", out]
+    found = table(autolora("evaluate", folder, *flags), out)
+    for row in found["groups"]:  # of one prompt it is the Vendi score
+        assert row["figures"]["Conditional Vendi"]["value"] == pytest.approx(row["figures"]["Vendi"]["value"])
+    model = open_clip(clip, data_mesh(), batch_size=1)
+    images = [Image.open(folder / f"{i:04}.png") for i in range(2 * COUNT)]
+    pictures = model.pictures.encode(np.stack([model.pictures.prepare(image) for image in images]))
+    prompts = model.texts(PROMPTS).repeat(COUNT, axis=0)
+    wanted = conditional_vendi_score(pictures, prompts)
+    assert found["all"]["figures"]["Conditional Vendi"]["value"] == pytest.approx(wanted, abs=CLOSE)
+    assert found["all"]["figures"]["Conditional Vendi"]["low"] is None
+
+
 def test_groups(folder: Path, tmp_path: Path):
     (folder / "sub").mkdir()
     for i in (0, 1, 2):
@@ -180,7 +195,11 @@ def test_one_picture_has_no_diversity(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     "flags, code, said",
     [
-        (["--metrics", "fid"], 2, "--metrics = 'fid' is not known: there are diversity, vendi, clipscore"),
+        (
+            ["--metrics", "fid"],
+            2,
+            "--metrics = 'fid' is not known: there are diversity, vendi, conditional-vendi, clipscore",
+        ),
         (["--confidence", "95"], 2, "--confidence 95 should be between 0 and 1"),
         (["--dtype", "int8"], 2, "dtype = 'int8' is not known: there are float32, bfloat16"),
         (["--features", "dinov3"], 1, "dinov3 does not exist; give a folder with config.json"),

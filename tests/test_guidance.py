@@ -1,15 +1,21 @@
 """The branch table against the paper's equations, written out."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autolora_jax.guidance import COLUMNS, KINDS, combine, evaluations, plan, rescale
+from autolora_jax.forms import Forms
+from autolora_jax.forms import guided as with_their_shares
+from autolora_jax.guidance import COLUMNS, KINDS, SHARES, combine, evaluations, plan, rescale
 from autolora_jax.run import calls as calls_of
 from autolora_jax.settings.rules import (
     BASE_NEG,
     BASE_POS,
     CFG,
+    EVERY,
     LORA_NEG,
     LORA_POS,
     WEAK_NEG,
@@ -19,6 +25,7 @@ from autolora_jax.settings.rules import (
     NoGuidance,
     PersonalizationGuidance,
     Rule,
+    to_dict,
 )
 
 
@@ -31,7 +38,7 @@ def dense(rules: Rule | list[Rule], n: int, steps: int) -> np.ndarray:
         for c in range(calls.made[0]):
             for i, column in enumerate(calls.columns[0, c]):
                 assert KINDS[calls.kinds[0, c]] == COLUMNS[column].weights
-                table[:, k, column] += calls.coefficients[:, 0, c, i]
+                table[:, k, column] += calls.coefficients[:, 0, c, i, 0]
     return table
 
 
@@ -98,7 +105,7 @@ def test_interval_splits_the_run_and_keeps_cfg_outside():
     p = plan(AutoLoRA(1.5, 5.0, 4.0, start=0.25, stop=0.75), 1, 8)
     four, two = (BASE_NEG, BASE_POS, LORA_NEG, LORA_POS), (LORA_NEG, LORA_POS)
     assert [tuple(s) for s in p.segments] == [(2, two), (4, four), (2, two)]
-    np.testing.assert_allclose(calls_of(p, 0, 1).coefficients[0, 0, 0], [-3.0, 4.0])
+    np.testing.assert_allclose(calls_of(p, 0, 1).coefficients[0, 0, 0, :, 0], [-3.0, 4.0])
     assert evaluations(p.segments) == 2 * 2 + 4 * 4 + 2 * 2
     assert [tuple(s) for s in plan(CFG(5.0, start=0.5), 1, 4).segments] == [(2, (LORA_POS,)), (2, two)]
     assert [s.branches for s in plan(AutoLoRA(start=0.4, stop=0.4).filled(5.0), 1, 8).segments] == [two]
@@ -117,6 +124,52 @@ def test_calls_evaluate_what_the_table_uses_and_no_more(rule: Rule, counts: list
     calls = calls_of(p, 0, 8)
     assert calls.made.tolist() == counts and calls.columns.shape[-1] == prompts
     assert calls.made.sum() * prompts == evaluations(p.segments)
+
+
+def exact(rule: Rule) -> Rule:
+    """It, evaluated and active at every step."""
+    every = {name: 1 for name in EVERY if hasattr(rule, name)}
+    return dataclasses.replace(rule, **every, start=0.0, stop=1.0)
+
+
+REFRESHED = {  # rule -> evaluations of each of 8 steps
+    AutoLoRA(1.5, 4.0, 6.0, refresh_base=3): [4, 2, 2, 4, 2, 2, 4, 2],
+    AutoLoRA(1.5, 4.0, 6.0, refresh_uncond=3): [4] * 8,  # the base model is not without it
+    AutoLoRA(1.5, 4.0, 6.0, refresh_base=4, refresh_uncond=2): [4, 1, 2, 1, 4, 1, 2, 1],
+    AutoLoRA(1.5, 4.0, 6.0, refresh_base=3, refresh_uncond=3, start=0.25, stop=0.75): [2, 1, 4, 1, 1, 4, 2, 1],
+    AutoLoRA(1.5, 1.0, 1.0, refresh_base=4): [2, 1, 1, 1, 2, 1, 1, 1],
+    AutoLoRA(1.0, 4.0, 6.0, refresh_base=2, refresh_uncond=8): [2, 1, 1, 1, 1, 1, 1, 1],  # γ = 1: no base
+    CFG(4.0, refresh_uncond=2): [2, 1, 2, 1, 2, 1, 2, 1],
+    AutoGuidance(2.0, refresh_base=8): [2, 1, 1, 1, 1, 1, 1, 1],
+    PersonalizationGuidance(4.0, 0.3, refresh_uncond=5): [2, 1, 1, 1, 1, 2, 1, 1],
+}
+
+
+@pytest.mark.parametrize("rule", REFRESHED)
+def test_what_is_refreshed_is_evaluated_so_often_and_kept_in_between(rule: Rule):
+    """If predictions do not change from step to step, nothing is lost."""
+    p = plan(rule, 2, 8)
+    assert p.active.sum(axis=1).tolist() == REFRESHED[rule]
+    assert evaluations(p.segments) == sum(REFRESHED[rule])
+    e, kept = np.stack([*predictions().values()]), 0
+    for k in range(8):
+        sums = np.einsum("bhwc,sb->shwc", e, p.table[1, k])
+        kept = p.held[1, k][:, None, None, None] * kept + sums[1:]
+        holds = rule if int(rule.start * 8) <= k < int(rule.stop * 8) else rule.outside()
+        np.testing.assert_allclose(sums[0] + kept.sum(0), guided(exact(holds)), atol=2e-5)  # seen 7e-6
+
+
+def test_pictures_of_a_batch_are_refreshed_each_in_its_own_time():
+    p = plan(AutoLoRA(1.5, 2.0, 2.0, refresh_base=[1, 2, 3]), 3, 6)
+    assert (p.active.sum(axis=1) == 4).all()  # all pay for the first
+    assert p.held[..., 1].tolist() == [[0] * 6, [0, 1, 0, 1, 0, 1], [0, 1, 1, 0, 1, 1]] and not p.held[..., 0].any()
+
+
+def test_what_is_not_refreshed_is_one_sum_and_said_as_ever():
+    p = plan([AutoLoRA(1.5, 2.0, 2.0), CFG(2.0, refresh_uncond=1)], 2, 3)
+    assert not p.table[:, :, 1:].any() and not p.held.any()
+    assert to_dict(CFG(2.0, refresh_uncond=1)) == {"rule": "cfg", "w": 2.0, "start": 0.0, "stop": 1.0}
+    assert to_dict(CFG(2.0, refresh_uncond=3))["refresh_uncond"] == 3
 
 
 def test_a_batch_mixes_values_and_rules():
@@ -144,12 +197,80 @@ def test_rescale_equals_diffusers():
     np.testing.assert_allclose(ours[1], theirs[1], rtol=2e-6)
 
 
+def pictures(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def with_shares(*arrays: np.ndarray | Forms) -> np.ndarray:
+    """forms.guided of numpy's arrays."""
+    return np.asarray(with_their_shares(*jax.tree.map(jnp.asarray, arrays)))
+
+
+def test_forms_that_are_off_change_nothing():
+    e, shares = pictures(2, 6, 5, 4), pictures(2, SHARES, 6, 5, 4, seed=1)
+    off = Forms(*(np.full((2, SHARES), usual, np.float32) for usual in Forms()))
+    shares[1] = 0  # and neither does guidance that adds nothing
+    found = with_shares(
+        e, shares, off._replace(gain=np.float32([[4, 0.5], [0, 0]])), pictures(2, 6, 5, 4, seed=2), -2.0
+    )
+    np.testing.assert_allclose(found[0], (e + shares.sum(1))[0], rtol=1e-6)
+    assert (found[1] == e[1]).all()
+
+
+@pytest.mark.parametrize(("eta", "norm"), [(0.0, 0.0), (0.3, 5.0), (1.0, 2.0)])
+def test_projection_equals_diffusers(eta: float, norm: float):
+    """APG's update of denoised pictures, as in its paper; a second share is projected onto what has the first."""
+    import torch
+    from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
+
+    w, gamma, factor = 4.0, 1.5, np.float32(-1.7)
+    noisy, conditional, without, base = (pictures(1, 6, 5, 4, seed=i) for i in range(4))
+    gains = np.float32([[w - 1, gamma - 1]])
+
+    def theirs(with_it: np.ndarray, without: np.ndarray, gain: float) -> np.ndarray:
+        told = (torch.tensor(with_it), torch.tensor(without), gain, None, eta, norm, True)
+        return normalized_guidance(*told).numpy()
+
+    picture, away, away_base = (noisy + factor * e for e in (conditional, without, base))
+    tuned = theirs(picture, away, w - 1)
+    expected = theirs(tuned, away_base, gamma - 1)
+    shares = np.stack([(w - 1) * (conditional - without), (gamma - 1) * ((tuned - noisy) / factor - base)], 1)
+    forms = Forms(gains, gains * norm if norm else np.full_like(gains, np.inf), gains * 0 + eta, gains * 0)
+    found = noisy + factor * with_shares(conditional, shares, forms, noisy, factor)
+    np.testing.assert_allclose(found, expected, atol=2e-5)  # seen 4e-6
+
+
+def test_zero_star_equals_diffusers():
+    import torch
+    from diffusers import ClassifierFreeZeroStarGuidance
+
+    w, (conditional, without) = 4.0, (pictures(2, 6, 5, 4, seed=i) + 1 for i in range(2))
+    guider = ClassifierFreeZeroStarGuidance(guidance_scale=w, zero_init_steps=0)
+    guider.set_state(step=0, num_inference_steps=4, timestep=0)
+    theirs = guider.forward(torch.tensor(conditional), torch.tensor(without)).pred.numpy()
+    gains, nothing = np.float32([[w - 1, 0]] * 2), np.zeros((2, 6, 5, 4), np.float32)
+    forms = Forms(gains, np.full_like(gains, np.inf), np.ones_like(gains), np.ones_like(gains))
+    shares = np.stack([(w - 1) * (conditional - without), nothing], 1)
+    found = with_shares(conditional, shares, forms, nothing, np.float32(1))
+    np.testing.assert_allclose(found, theirs, atol=2e-5)  # seen 4e-6
+
+
+def test_forms_are_planned_by_image_and_share():
+    p = plan([AutoLoRA(1.5, 2.0, 3.0, apg_eta=0.0, apg_norm=4.0, apg_momentum=-0.5), CFG(3.0)], 2, 3)
+    assert p.forms.gain[0, 0].tolist() == [2.0, 0.5] and p.forms.longest[0, 0].tolist() == [8.0, 2.0]
+    assert p.momentum[0].tolist() == [[0, 0], [-0.5, -0.5], [-0.5, -0.5]] and not p.held.any()
+    assert (p.forms.parallel[0] == 0).all() and (p.forms.parallel[1] == 1).all() and (p.forms.fitted == 0).all()
+    assert np.isinf(p.forms.longest[1]).all() and not p.table[1, :, 1:].any()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: AutoLoRA(start=0.6, stop=0.5), "start=0.6"),
         (lambda: CFG(stop=1.5), "fractions"),
         (lambda: CFG(float("nan")), "finite"),
+        (lambda: CFG(refresh_uncond=0), "refresh_uncond=0: need a whole number"),
+        (lambda: AutoLoRA(refresh_base=(1, 2.5)), "whole number"),
         (lambda: plan(CFG([1.0, 2.0]), 3, 4), "2 values for 3 images"),
         (lambda: plan([CFG(), CFG()], 3, 4), "2 rules for 3 images"),
         (lambda: plan(AutoLoRA(w1=3.0), 1, 4), " is open; a pipeline fills in"),

@@ -19,7 +19,7 @@ FLOORS = [
     "models",
     "weights",
     "lora",
-    "schedules guidance noise given",
+    "schedules forms guidance noise given",
     "text sharding",
     "sampler request loading",
     "tuned",

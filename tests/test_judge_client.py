@@ -13,9 +13,11 @@ from PIL import Image
 
 from autolora_jax.evaluation.judge import Judge, JudgeError, Patience, Preparation, Verdict
 from autolora_jax.evaluation.judge.client import endpoint
-from tests.judge_server import ANNA, MODEL, QUICK, Answer, Asked, JudgeServer, error, good, say
+from autolora_jax.evaluation.judge.questions import QUESTIONS, Question
+from tests.judge_server import ANNA, MODEL, QUICK, Answer, Asked, JudgeServer, error, good, likely, say
 
 PICTURE = Preparation().data_uri(Image.new("RGB", (8, 8), (153,) * 3))  # shade 3
+SHOWN = QUESTIONS["vqa"].about(prompt="a cat")
 RIGHT = say('{"score": 3, "reason": ["shade"]}')
 
 
@@ -25,7 +27,9 @@ def server() -> Iterator[JudgeServer]:
         yield server
 
 
-def ask(server: JudgeServer, *answers: Answer | Callable[[Asked], Answer], **settings: Any) -> Verdict:
+def ask(
+    server: JudgeServer, *answers: Answer | Callable[[Asked], Answer], question: Question = ANNA, **settings: Any
+) -> Verdict:
     """The verdict when the server gives these answers, the last one ever after."""
     script = [*answers]
 
@@ -36,7 +40,7 @@ def ask(server: JudgeServer, *answers: Answer | Callable[[Asked], Answer], **set
     server.answer = answer
     with server.judge(**settings) as judge:
         judge.identify()
-        return judge.ask(ANNA, PICTURE)
+        return judge.ask(question, [PICTURE])
 
 
 def test_a_verdict_says_all(server: JudgeServer):
@@ -51,6 +55,27 @@ def test_a_verdict_says_all(server: JudgeServer):
     assert (version.served, version.form) == ("example/tiny, server 1.2.3", "json_schema")
     usage = verdict.usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.answers) == (100, 10, 1) and 0 < usage.seconds < 5
+
+
+def test_an_answer_in_a_word_is_scored_by_how_likely_it_is(server: JudgeServer):
+    verdict = ask(server, likely(**{"Yes": 0.5, " yes": 0.25, "No": 0.125, "The": 0.125}), question=SHOWN)
+    assert verdict.outcome == "scored" and verdict.scores == pytest.approx({"VQAScore": 0.75})
+    body = server.asked[0].body
+    assert (body["max_tokens"], body["logprobs"], body["top_logprobs"], body["temperature"]) == (1, True, 20, 0)
+    assert "response_format" not in body
+    assert ask(server, likely(**{"No": 0.9}), question=SHOWN).scores == {"VQAScore": 0.0}
+
+
+def test_who_does_not_answer_in_a_word_has_no_score(server: JudgeServer):
+    verdict = ask(server, likely(**{"<think>": 1.0}), question=SHOWN)
+    assert verdict.outcome == "malformed" and "it should begin with yes or no" in verdict.why
+    assert server.asked[-1].texts[-1].endswith("Answer again, in one word.")
+
+
+def test_a_server_without_log_probabilities_is_told_so_at_once(server: JudgeServer):
+    with pytest.raises(JudgeError, match="gives no log-probabilities, which this question needs"):
+        ask(server, say("Yes"), question=SHOWN)
+    assert len(server.asked) == 1
 
 
 def test_what_is_sent(server: JudgeServer):
@@ -138,7 +163,7 @@ def test_while_it_is_busy_nobody_asks(server: JudgeServer):
         thread.start()
         assert turned_away.wait(5)
         began = time.monotonic()
-        judge.ask(ANNA, PICTURE)
+        judge.ask(ANNA, [PICTURE])
         assert 0.3 < time.monotonic() - began < 3
         thread.join()
 
@@ -239,8 +264,8 @@ def test_servers_that_know_less_are_asked_for_less_and_remembered(
 ):
     server.answer = knows(form, status=status)
     with server.judge() as judge:
-        assert judge.ask(ANNA, PICTURE).version.form == form and len(server.asked) == requests
-        judge.ask(ANNA, PICTURE)
+        assert judge.ask(ANNA, [PICTURE]).version.form == form and len(server.asked) == requests
+        judge.ask(ANNA, [PICTURE])
         assert len(server.asked) == requests + 1
 
 
@@ -264,20 +289,20 @@ def test_a_picture_that_a_server_will_not_take_changes_nothing_for_the_next(serv
     """It is tried in every form, but what did not help is not remembered."""
     with server.judge() as judge:
         server.answer = lambda asked: Answer({"detail": "the image is too large"}, 400)
-        verdict = judge.ask(ANNA, PICTURE)
+        verdict = judge.ask(ANNA, [PICTURE])
         assert verdict.outcome == "unanswered" and verdict.why == "HTTP 400: the image is too large"
         server.answer = good
-        assert judge.ask(ANNA, PICTURE).version.form == "json_schema"
+        assert judge.ask(ANNA, [PICTURE]).version.form == "json_schema"
 
 
 def test_a_server_that_becomes_another_is_noticed(server: JudgeServer):
     with server.judge() as judge:
         judge.identify()
-        assert judge.ask(ANNA, PICTURE).version.served == "example/tiny, server 1.2.3"
+        assert judge.ask(ANNA, [PICTURE]).version.served == "example/tiny, server 1.2.3"
         server.version, server.models = "2.0", {"data": [{"id": MODEL}]}
-        assert judge.ask(ANNA, PICTURE).version.served == "example/tiny, server 1.2.3"
+        assert judge.ask(ANNA, [PICTURE]).version.served == "example/tiny, server 1.2.3"
         server.answer = lambda asked: Answer(status=0) if len(server.asked) == 3 else RIGHT
-        assert judge.ask(ANNA, PICTURE).version.served == f"{MODEL}, server 2.0"
+        assert judge.ask(ANNA, [PICTURE]).version.served == f"{MODEL}, server 2.0"
 
 
 @pytest.mark.parametrize("models", [None, {"data": []}, {"data": [{"id": "other"}]}, {"error": "no"}, [1], {"data": 3}])

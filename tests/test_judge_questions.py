@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +16,19 @@ from autolora_jax.evaluation.judge.protocol import Unusable, read_answer
 GIVEN = {"character": "Anna", "prompt": 'a "cat"\non a mat', "style": "pixel art"}
 
 
+@pytest.fixture(autouse=True)
+def reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(GIVEN, "reference", str(tmp_path / "cat.png"))
+    Image.new("RGB", (16, 16)).save(tmp_path / "cat.png")
+    return tmp_path / "cat.png"
+
+
 def asked(name: str, **more: str):
     question = QUESTIONS[name]
     return question.about(**{key: GIVEN[key] for key in question.missing}, **more)
 
 
-@pytest.mark.parametrize("name", QUESTIONS)
+@pytest.mark.parametrize("name", [name for name in QUESTIONS if name != "vqa"])
 def test_a_question_shows_the_form_of_its_answer(name: str):
     found = asked(name)
     example = found.text[found.text.rindex("{") :]
@@ -56,6 +65,23 @@ def test_a_digest_is_of_all_that_is_asked():
     digests += [asked("cps", description="x").digest, QUESTIONS["cps"].about(character="Elsa").digest]
     assert len({*digests}) == len(QUESTIONS) + 2
     assert asked("cps").digest == asked("cps").digest
+
+
+def test_a_picture_that_is_shown_is_part_of_what_is_asked(reference: Path):
+    before = asked("sf")
+    assert before.shows == (reference,) and asked("cps").shows == ()
+    assert "the cat" in asked("sf", subject="the cat").text and str(reference) not in before.text
+    assert before.schema["properties"]["subject_fidelity"]["enum"] == [0, 1, 2, 3, 4]
+    digest = before.digest
+    Image.new("RGB", (16, 16), (1, 2, 3)).save(reference)
+    os.utime(reference, ns=(1, 1))
+    assert asked("sf").digest != digest
+
+
+def test_vqascore_is_asked_in_its_papers_words():
+    found = asked("vqa")
+    assert found.text == 'Does this figure show "a "cat"\non a mat"? Please answer yes or no.'
+    assert found.of({"yes": 0.75, "no": 0.2}) == {"VQAScore": 0.75}
 
 
 def test_parameters_are_checked():

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from autolora_jax.evaluation.judge import (
     QUESTIONS,
@@ -305,8 +306,11 @@ def test_figures_that_do_not_exist_are_not_printed(server: JudgeServer, tmp_path
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--question", "beauty"], 2, "there are cps, pc, sa, pc-sa"),
+        (["--question", "beauty"], 2, "there are cps, pc, sa, pc-sa, sf, vqa"),
         (["--question", "cps"], 2, "needs --character"),
+        (["--question", "sf"], 2, "needs --reference"),
+        (["--question", "sf", "--reference", "{folder}/nothing.png"], 2, "nothing.png can't be read"),
+        (["--question", "sf", "--reference", "{folder}/../no.png"], 2, "no.png is no picture"),
         (["--question", "sa", "--character", "Anna"], 2, "does not take character; it takes style, poor, good"),
         (["--question", "sa", "--style", "a", "--image-format", "gif"], 2, "there are png, jpeg"),
         (["--question", "pc"], 1, "000.png does not tell its prompt"),
@@ -316,10 +320,26 @@ def test_figures_that_do_not_exist_are_not_printed(server: JudgeServer, tmp_path
 )
 def test_bad_flags(flags: list[str], code: int, message: str, server: JudgeServer, tmp_path: Path):
     folder = shades(tmp_path / "a", 1)
+    (tmp_path / "no.png").write_bytes(b"no picture")
     flags = [flag.format(folder=folder) for flag in flags]
     result = autolora("judge", folder, "--base-url", server.url, *flags)
     assert result.exit_code == code and message in result.stderr, result.output
     assert not server.asked
+
+
+def test_the_subject_of_a_picture_is_shown_first(server: JudgeServer, tmp_path: Path):
+    folder = shades(tmp_path / "a", 2)
+    Image.new("RGB", (8, 8), (7, 7, 7)).save(tmp_path / "cat.png")
+    server.answer = lambda asked: say(json.dumps({"subject_fidelity": 4 * asked.shade}))
+    out = tmp_path / "found.json"
+    flags = ["--base-url", server.url, "--question", "sf", "--reference", tmp_path / "cat.png", "--out", out]
+    result = autolora("judge", folder, *flags)
+    assert result.exit_code == 0 and result.stdout.startswith("SF 2.000"), result.output
+    assert json.loads(out.read_text())["scores"]["SF"]["share"] == 0.5
+    for asked in server.asked:
+        first, second, text = asked.body["messages"][0]["content"]
+        assert first["image_url"]["url"] == Preparation().data_uri(Image.open(tmp_path / "cat.png"))
+        assert second["image_url"]["url"] != first["image_url"]["url"] and "The first is of a subject" in text["text"]
 
 
 def test_a_server_with_several_models_asks_for_a_name(server: JudgeServer, tmp_path: Path):

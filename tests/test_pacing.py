@@ -8,7 +8,7 @@ import pytest
 
 from autolora_jax import AutoLoRA
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.guidance import plan
+from autolora_jax.guidance import SHARES, plan
 from autolora_jax.lora import Loaded, LoraReport
 from autolora_jax.pacing import AHEAD, Pace
 from autolora_jax.request import Canvas, Request
@@ -36,7 +36,7 @@ class Steps(Run):
     """A Run of nothing that notes how many stretches are not done when the next one is queued."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.state = total, 0, State(None, None, None)
+        self.total, self.done, self.state = total, 0, State(None, None, None, None)
         self.queued: list[Latents] = []
         self.waiting: list[int] = []
         self.counts: list[int] = []
@@ -47,7 +47,7 @@ class Steps(Run):
         self.done += count
         self.counts.append(count)
         self.queued.append(Latents(2))
-        self.state = State(self.queued[-1], None, None)
+        self.state = State(self.queued[-1], None, None, None)
         return count
 
 
@@ -108,4 +108,5 @@ def test_calls_are_told_by_step_and_kind():
     table = plan(AutoLoRA(1.5, 2.0, 3.0, start=0.5), 2, 4)
     calls = calls_of(table, 1, 4)
     assert calls.made.tolist() == [1, 2, 2] and calls.kinds[:, :2].tolist() == [[2, 0], [0, 2], [0, 2]]
-    assert calls.coefficients.shape == (2, 3, 2, 2) and np.allclose(calls.coefficients[:, 0, 0], [-2.0, 3.0])
+    assert calls.coefficients.shape == (2, 3, 2, 2, 1 + SHARES)
+    assert np.allclose(calls.coefficients[:, 0, 0, :, 0], [-2.0, 3.0])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
 from autolora_jax import CFG, AutoGuidance, AutoLoRA, AutoLoRAPipeline, NoGuidance, PersonalizationGuidance, Progress
 from autolora_jax.models.vae import decode_tiled
@@ -64,7 +65,10 @@ RULES = {
     "autolora-without-cfg": AutoLoRA(1.5, 1.0, 1.0),
     "autoguidance": AutoGuidance(1.8),
     "personalization": PersonalizationGuidance(3.0, 0.4),
+    "domain-guidance": PersonalizationGuidance(3.0, 0.0),
     "interval": AutoLoRA(1.5, 3.0, 4.0, start=0.2, stop=0.7),
+    "refreshed": AutoLoRA(1.5, 3.0, 4.0, refresh_base=3, refresh_uncond=2, stop=0.9),
+    "refreshed-cfg": CFG(4.0, refresh_uncond=2, start=0.2),
 }
 
 
@@ -87,6 +91,18 @@ PAIRS = [
 def test_schedulers_match_torch(pipe, small_pipeline, lora, scheduler: str, rule: str):
     ours = our_latents(pipe, RULES[rule], scheduler=scheduler)
     assert error(ours, torch_latents(small_pipeline, lora, RULES[rule], scheduler)) < LATENTS
+
+
+def test_projected_guidance_matches_torch(pipe, tiny_pipeline, lora):
+    """APG with its momentum, by diffusers' update of denoised pictures."""
+    w, eta, norm, buffer = 4.0, 0.2, 2.0, MomentumBuffer(-0.5)
+
+    def guider(yes: torch.Tensor, no: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        pictures = normalized_guidance(x - sigma * yes, x - sigma * no, w - 1, buffer, eta, norm, True)
+        return (x - pictures) / sigma
+
+    ours = our_latents(pipe, CFG(w, apg_eta=eta, apg_norm=norm, apg_momentum=-0.5))
+    assert error(ours, torch_latents(tiny_pipeline, lora, CFG(w), guider=guider)) < LATENTS
 
 
 @pytest.mark.parametrize("dialect", ["kohya_diffusers", "peft"])

@@ -52,6 +52,19 @@ def test_pictures_without_a_score_count_for_diversity_alone():
     assert found["Div"] == intervals(one, resamples=10)["Div"]
 
 
+def test_the_diversity_of_a_kind_is_how_often_two_pictures_differ_in_it():
+    kinds = {"place": np.random.default_rng(4).integers(0, 3, 100), "sky": np.zeros(100, np.int64)}
+    found = intervals(Sample(GROUPS, {}, kinds=kinds), resamples=50)
+    differ = [
+        (kinds["place"][group == GROUPS][:, None] != kinds["place"][group == GROUPS]).sum() / (25 * 24)
+        for group in range(4)
+    ]
+    assert [*found] == ["Div place", "Div sky"]
+    assert abs(found["Div place"].value - np.mean(differ)) < EXACT and found["Div sky"].value == 0
+    first, second = (Sample(GROUPS, {}, kinds={"place": each}) for each in (kinds["sky"], kinds["place"]))
+    assert paired_differences(first, second, resamples=50)["Div place"] == found["Div place"]
+
+
 def test_a_score_that_nobody_has_has_no_mean():
     found = intervals(Sample(GROUPS, {"PC": np.full(100, np.nan)}), resamples=10)
     assert np.isnan(found["PC"]).all()

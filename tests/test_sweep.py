@@ -91,7 +91,7 @@ def test_what_a_prompt_does_not_name_is_not_judged():
     found = scores([("zib", "city", "rain", "big", "left")] * 2, ["a zib", "hello"])
     assert np.isnan(found["Surroundings"]).tolist() == [True, True]
     assert np.isnan(found["All right"]).tolist() == [False, True]
-    assert [ask.question for ask in catalogue.load("sweep").asks] == ["cps", "training context"]
+    assert [ask.question for ask in catalogue.load("sweep").asks] == ["cps", "training context", "variety"]
 
 
 def test_a_dry_run_needs_no_flag():
@@ -114,7 +114,8 @@ def test_the_program_draws_judges_and_reports(tmp_path: Path):
     results = Results.read(tmp_path / "results.json")
     assert [(cell.method, cell.at, cell.pictures) for cell in results.cells] == [(m, 0.7, 8) for m in METHODS]
     own = {"Div", "CPS", "Training context", "Surroundings", "All right"}
-    assert {*results.figures} == {*own, "Div-CPS"} == {*results.meaning}  # and no product with a share
+    named = {f"Div {name}" for name in ("place", "sky", "size", "side")}
+    assert {*results.figures} == {*own, *named, "Div-CPS"} == {*results.meaning}  # and no product with a share
     for cell in results.cells:
         assert 0 <= cell.figures["CPS"].value <= 5 and np.isnan(cell.figures["Div"].value)  # one of a prompt: no pairs
         assert all(0 <= cell.figures[name].value <= 1 for name in own - {"Div", "CPS"})

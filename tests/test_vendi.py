@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from autolora_jax.evaluation import diversity
-from autolora_jax.evaluation.diversity import vendi_of, vendi_score
+from autolora_jax.evaluation.diversity import conditional_vendi_score, vendi_of, vendi_score
 from autolora_jax.evaluation.intervals import BLOCKS, jackknife_interval
 from autolora_jax.evaluation.scores import Sample, numbered, sample_measure, tabulate, vendi_measure
 
@@ -124,3 +124,25 @@ def test_a_table_has_a_row_a_group_and_one_for_all(rng: np.random.Generator):
     assert overall.figures["Div"].value == pytest.approx((diversity(features[b]) + diversity(features[[1, 4]])) / 2)
     with pytest.raises(ValueError, match="no pictures to measure"):
         tabulate([], [])
+
+
+@pytest.mark.parametrize(("n", "d", "e"), [(12, 5, 3), (5, 12, 8)])
+def test_the_conditional_score_is_that_of_the_joint_kernel_over_the_prompts(n: int, d: int, e: int):
+    from vendi_score import vendi
+
+    rng = np.random.default_rng(n)
+    features, prompts = rng.standard_normal((n, d)), rng.standard_normal((n, e))
+    units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, prompts)]
+    pictures, told = (x @ x.T for x in units)
+    wanted = vendi.score_K(pictures * told) / vendi.score_K(told)
+    assert abs(conditional_vendi_score(features, prompts) - wanted) < EXACT * n
+
+
+def test_what_prompts_explain_is_left_out():
+    rng = np.random.default_rng(5)
+    features = rng.standard_normal((12, 6))
+    assert abs(conditional_vendi_score(features, np.ones((12, 2))) - vendi_score(features)) < EXACT * 12
+    apart = np.eye(3).repeat(4, axis=0)  # prompts that have nothing in common: the groups' geometric mean
+    groups = [vendi_score(features[first : first + 4]) for first in (0, 4, 8)]
+    assert abs(conditional_vendi_score(features, apart) - np.prod(groups) ** (1 / 3)) < EXACT * 12
+    assert abs(conditional_vendi_score(np.eye(3).repeat(4, axis=0), apart) - 1) < EXACT * 12

@@ -14,7 +14,7 @@ from autolora_jax.settings.fields import settings_of, told
 from autolora_jax.settings.jobs import Settings
 from autolora_jax.settings.model import ModelConfig
 from autolora_jax.settings.pictures import DrawingConfig
-from autolora_jax.settings.rules import Rule, numbers, to_dict
+from autolora_jax.settings.rules import NEUTRAL, Rule, name_of, numbers
 from autolora_jax.settings.values import tells_apart
 from autolora_jax.text.embeds_file import Form
 
@@ -25,7 +25,7 @@ FIRST = frozenset(
     | {"guidance", "gamma", "w1", "w2", "w", "omega", "start", "stop", "guidance_rescale", "base_text", "noise"}
     | {"steps", "scheduler", "timestep_spacing", "width", "height", "clip_skip", "max_sequence_length"}
 )
-USUAL = {**told(ModelConfig()), **told(DrawingConfig())}
+USUAL = {**told(ModelConfig()), **told(DrawingConfig()), **NEUTRAL}
 
 
 class Load(NamedTuple):
@@ -97,7 +97,6 @@ class Recipe:
     @functools.cached_property
     def columns(self) -> dict[str, Any]:
         """It as JSON values, one for each column of the manifest."""
-        rule = to_dict(self.rule)
         model, loras, roles, embeddings = self.load
         return {
             "model": model.name,
@@ -108,8 +107,8 @@ class Recipe:
             "lora_roles": list(roles) if {*roles} - {"tuned"} else None,
             "embeddings": [word.name for word in embeddings],
             "embedding_sha256": [word.sha256 for word in embeddings],
-            "guidance": rule["rule"],
-            **{name: None if (value := rule.get(name)) is None else float(value) for name in numbers()},
+            "guidance": name_of(self.rule),
+            **{name: None if (x := getattr(self.rule, name, None)) is None else float(x) for name in numbers()},
             "width": self.size[0],
             "height": self.size[1],
             **told(model.config),
@@ -122,10 +121,12 @@ class Recipe:
     def identity(self) -> str:
         """Canonical JSON of what decides a picture. Names of files do not, but for that of an embedding: a word.
 
-        Settings that are younger than version 0.1 are left out at their defaults: older pictures keep their keys.
+        Settings that are younger than version 0.1 are left out at their defaults: older pictures keep their keys. So
+        are numbers that a rule has not.
         """
         names = {name: value for name, value in self.columns.items() if name not in ("model", "loras")}
-        return canonical({name: value for name, value in names.items() if name in FIRST or value != USUAL.get(name)})
+        said = {name: value for name, value in names.items() if name in FIRST or value not in (None, USUAL.get(name))}
+        return canonical(said)
 
 
 def resolve(settings: Settings, sources: Sources, ground: Ground | None = None, told: Form | None = None) -> Recipe:

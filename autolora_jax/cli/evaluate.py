@@ -16,13 +16,22 @@ from rich.text import Text
 from autolora_jax import files, foreign
 from autolora_jax.display import Display, say
 from autolora_jax.evaluation import Interval
-from autolora_jax.evaluation.clipscore import clip_scores_of
+from autolora_jax.evaluation.clipscore import clip_scores_of, text_features
 from autolora_jax.evaluation.encoders import Clip, PictureEncoder, open_clip, open_encoder
 from autolora_jax.evaluation.features import FOLDER, Collected, collect
 from autolora_jax.evaluation.kept import Source, gather, source_of
 from autolora_jax.evaluation.pictures import Fields, Pictures, as_text, labels
-from autolora_jax.evaluation.scores import Measure, Row, Sample, numbered, sample_measure, tabulate, vendi_measure
-from autolora_jax.settings.programs.evaluate import CLIPSCORE, DIVERSITY, VENDI, Evaluate
+from autolora_jax.evaluation.scores import (
+    Measure,
+    Row,
+    Sample,
+    conditional_measure,
+    numbered,
+    sample_measure,
+    tabulate,
+    vendi_measure,
+)
+from autolora_jax.settings.programs.evaluate import CLIPSCORE, CONDITIONAL, DIVERSITY, VENDI, Evaluate
 from autolora_jax.sharding import data_mesh
 from autolora_jax.weights.errors import WeightsError
 
@@ -33,6 +42,7 @@ NAMED = 20  # pictures that could not be measured
 # Pictures that differ in these are not samples of one thing.
 SETTINGS = (
     *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "lora_roles", "scheduler"),
+    *("refresh_base", "refresh_uncond", "apg_eta", "apg_norm", "apg_momentum", "zero_star"),
     *("steps", "size", "width", "height", "negative_prompt"),
 )
 
@@ -44,25 +54,26 @@ def run(asked: Evaluate) -> int:
     encoder: PictureEncoder | Source | None
     encoder, scorer = _of_features(source, asked) if source else _models(asked, asked.names)
     kept = _cache_folder(asked.cache, pictures.folder / FOLDER) if scorer or not source else None
-    found = _collect(pictures, encoder, scorer, kept)
+    found = _collect(pictures, encoder, scorer if CLIPSCORE in asked.names else None, kept)
     fields = [picture.fields for picture in found.pictures]
     names = _group_names(asked.group_by, fields)
     groups = labels(fields, names)
     _warn_of_mixtures(fields, groups, names)
     scores = _scores(asked, scorer, found, kept)
-    rows, overall = tabulate(_measures(asked, encoder, found, scores, groups), groups)
+    told = _conditions(asked, scorer, found, kept)
+    rows, overall = tabulate(_measures(asked, encoder, found, scores, told, groups), groups)
     _warn_of_singles(asked.names, rows)
     results = Results(rows, overall, names, asked.confidence)
     results.show()
     if asked.json:
         models: dict[str, PictureEncoder | Source | None]
         models = {"features": encoder, "clip": scorer.pictures if scorer else None}
-        told = {
+        about = {
             "places": [str(place) for place in asked.places],
             "models": {role: {"name": e.name, "identity": e.identity} for role, e in models.items() if e},
             "not measured": dict(found.bad),
         }
-        results.write(asked.json, told)
+        results.write(asked.json, about)
     return INCOMPLETE if found.bad else 0
 
 
@@ -75,10 +86,10 @@ def _of_features(source: Source, asked: Evaluate) -> tuple[Source, Clip | None]:
         raise ValueError(
             f"--features {asked.features}: there are no pictures, but features by {source.name}; leave the flag out"
         )
-    if CLIPSCORE not in asked.names:
+    if not (read := {CLIPSCORE, CONDITIONAL} & {*asked.names}):
         return source, None
-    _, scorer = _models(asked, [CLIPSCORE])
-    if scorer and (scorer.pictures.name, scorer.pictures.identity) != source:
+    _, scorer = _models(asked, [*read])
+    if scorer and CLIPSCORE in read and (scorer.pictures.name, scorer.pictures.identity) != source:
         raise ValueError(
             f"--metrics clipscore: there are no pictures, and the features are by {source.identity}, not by "
             f"{scorer.pictures.identity}"
@@ -92,11 +103,11 @@ def _models(asked: Evaluate, metrics: Sequence[str]) -> tuple[PictureEncoder | N
     encoder = scorer = None
     features = asked.features or FEATURES
     try:
-        if CLIPSCORE in metrics:
+        if {CLIPSCORE, CONDITIONAL} & {*metrics}:
             scorer = open_clip(asked.clip, mesh, dtype=asked.dtype, batch_size=asked.batch_size)
         if scorer and features == asked.clip:
             encoder = scorer.pictures
-        elif DIVERSITY in metrics or VENDI in metrics:
+        elif {DIVERSITY, VENDI, CONDITIONAL} & {*metrics}:
             encoder = open_encoder(features, mesh, dtype=asked.dtype, batch_size=asked.batch_size)
     except WeightsError as e:
         e.add_note("Offline, --features builtin measures what the built-in model drew")
@@ -179,12 +190,15 @@ def _warn_of_singles(metrics: Sequence[str], rows: Sequence[Row]) -> None:
 def _scores(asked: Evaluate, scorer: Clip | None, found: Collected, kept: Path | None) -> dict[str, np.ndarray]:
     """What each picture has: its CLIPScore, and what judges gave it."""
     scores = {}
-    if scorer:
-        prompts = [as_text(picture.fields.get("prompt")) or None for picture in found.pictures]
-        scores["CLIPScore"] = clip_scores_of(scorer, found.features[scorer.pictures.name], prompts, kept)
+    if scorer and CLIPSCORE in asked.names:
+        scores["CLIPScore"] = clip_scores_of(scorer, found.features[scorer.pictures.name], _prompts(found), kept)
     for path in asked.scores:
         scores |= _judged(path, found)
     return scores
+
+
+def _prompts(found: Collected) -> list[str | None]:
+    return [as_text(picture.fields.get("prompt")) or None for picture in found.pictures]
 
 
 def _judged(path: Path, found: Collected) -> dict[str, np.ndarray]:
@@ -204,11 +218,23 @@ def _judged(path: Path, found: Collected) -> dict[str, np.ndarray]:
     return {name: np.array([row.get(name, np.nan) for row in mine], np.float64) for name in numbers}
 
 
+def _conditions(asked: Evaluate, scorer: Clip | None, found: Collected, kept: Path | None) -> np.ndarray | None:
+    """Features of the pictures' prompts, where they are wanted. Raises ValueError for a picture that tells none."""
+    if scorer is None or CONDITIONAL not in asked.names:
+        return None
+    prompts = _prompts(found)
+    if None in prompts:
+        key = found.pictures[prompts.index(None)].key
+        raise ValueError(f"--metrics {CONDITIONAL} is given the prompts, and {key} tells none; give a manifest.jsonl")
+    return text_features(scorer, [prompt for prompt in prompts if prompt is not None], kept)
+
+
 def _measures(
     asked: Evaluate,
     encoder: PictureEncoder | Source | None,
     found: Collected,
     scores: Mapping[str, np.ndarray],
+    told: np.ndarray | None,
     groups: Sequence[tuple[str, ...]],
 ) -> list[Measure]:
     features = found.features[encoder.name] if encoder else None
@@ -217,6 +243,8 @@ def _measures(
     measures = [sample_measure(sample, level=asked.confidence)]
     if VENDI in asked.names and features is not None:
         measures.append(vendi_measure(features, numbers, asked.confidence))
+    if told is not None and features is not None:
+        measures.append(conditional_measure(features, told))
     return measures
 
 

@@ -27,9 +27,11 @@ from autolora_jax.evaluation.judge import (
     report,
 )
 from autolora_jax.evaluation.judge.client import endpoint
+from autolora_jax.evaluation.judge.questions import REFERENCE
 from autolora_jax.evaluation.judge.verdicts import SCORED
 from autolora_jax.evaluation.pictures import Picture, Pictures
 from autolora_jax.evaluation.scores import numbered
+from autolora_jax.image_files import PictureError, read_rgb
 from autolora_jax.settings.fields import choose
 from autolora_jax.settings.programs.asking import Asking
 from autolora_jax.settings.programs.judge import Judge as Asked
@@ -37,7 +39,16 @@ from autolora_jax.weights.lora.metadata import listing
 
 CACHE = "verdicts.sqlite"
 INCOMPLETE = 3  # exit code: some pictures got no score, and another run may get them one
-ABOUT = ("character", "description", "prompt", "style", "poor", "good")  # what a question may be told
+ABOUT = (
+    "character",
+    "description",
+    "prompt",
+    "style",
+    "poor",
+    "good",
+    "reference",
+    "subject",
+)  # what a question may be told
 NAMED = 20  # pictures without a score
 
 
@@ -61,10 +72,15 @@ def run(asked: Asked) -> int:
 def _question(asked: Asked) -> Question:
     """The question with what flags say of it. Raises ConfigError for what does not belong to it, or is missing."""
     about = choose(QUESTIONS, asked.question, "--question").about
-    given = {name: text for name in ABOUT if (text := getattr(asked, name))}
+    given = {name: str(value) for name in ABOUT if (value := getattr(asked, name))}
     question = about(**given)
     if missing := [each for each in question.missing if each != "prompt"]:
         raise ConfigError(f"--question {asked.question} needs {', '.join(f'--{each}' for each in missing)}")
+    for path in question.shows:
+        try:
+            read_rgb(path)
+        except PictureError as e:
+            raise ConfigError(f"--{REFERENCE} {path} {e}") from None
     return question
 
 

@@ -9,12 +9,14 @@ and what only this world's classifier is asked, from 0 to 1, whose means are sha
 Surroundings      of the place, sky, size and side that the prompt names, what the classifier finds
 All right         1 where it finds everything that the prompt names
 Training context  1 where it sees the place and sky of all pictures that the character's LoRA was trained on
+
+And what it sees of the surroundings, whatever the prompt says, for the diversity of each.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float, Float64, Int, UInt8
 
 from autolora_jax.demo.classifier import Judgement, agreement
 from autolora_jax.demo.world import CONTEXT, LABELS, PIXELS
@@ -41,6 +43,11 @@ def world_scores(
         "All right": found.all_right,
         "Training context": np.logical_and(*trained).astype(np.float64),
     }
+
+
+def kinds_of(judgement: Judgement) -> dict[str, Int[np.ndarray, "n"]]:
+    """What pictures show of their surroundings: attribute -> the likeliest of demo.world's LABELS, by its number."""
+    return {name: judgement.classes[name] for name in SURROUNDINGS}
 
 
 def adherence(pixels: UInt8[np.ndarray, "n h w 3"]) -> Float64[np.ndarray, "n"]:

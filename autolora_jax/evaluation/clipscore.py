@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 
 from autolora_jax.evaluation.diversity import unit_vectors
 from autolora_jax.evaluation.encoders import Clip
@@ -39,10 +39,15 @@ def clip_scores_of(
     if not known:
         raise ValueError("CLIPScore compares pictures with their prompts, and none is known; give a manifest.jsonl")
     texts = [prompt for prompt in prompts if prompt is not None]
+    scores = np.full(len(prompts), np.nan)
+    scores[known] = clip_scores(pictures[known], text_features(clip, texts, cache))
+    return scores
+
+
+def text_features(clip: Clip, texts: Sequence[str], cache: Path | None = None) -> Float32[np.ndarray, "n d"]:
+    """CLIP's vectors of texts. cache: as for `clip_scores_of`."""
     digests = {text: hashlib.sha256(text.encode("utf-8", "replace")).hexdigest() for text in texts}
     kept = FeatureCache(cache, clip.identity, clip.size)
     if missing := [text for text, digest in digests.items() if digest not in kept]:
         kept.add([digests[text] for text in missing], clip.texts(missing))
-    scores = np.full(len(prompts), np.nan)
-    scores[known] = clip_scores(pictures[known], kept.rows([digests[text] for text in texts]))
-    return scores
+    return kept.rows([digests[text] for text in texts])

@@ -1,4 +1,4 @@
-"""How varied pictures are: one minus the mean cosine between the features of two of them; and the Vendi score.
+"""How varied pictures are: one minus the mean cosine between the features of two of them; and Vendi scores.
 
     Div = 1 − 2 / (N (N−1)) · Σ_{i<j} cos(f(x_i), f(x_j))
 
@@ -10,6 +10,10 @@ Source: arXiv 2410.03941, Eq. 8. The pictures are those of one prompt; several p
 Source: arXiv 2210.02410, Definition 3.1. How many different pictures there are, were they all equally common and
 nothing alike: 1 when all pictures are alike, n when no two have anything in common. It grows with n, so only sets of
 one size compare.
+
+    CVS = exp(H(K ∘ T / n) − H(T / n)),    H the entropy of the eigenvalues, T the cosines between the prompts
+
+Source: arXiv 2411.02817, section 4 (order 1): of all pictures of many prompts, what variety the prompts do not explain.
 """
 
 from collections.abc import Callable
@@ -78,6 +82,19 @@ def vendi_score(features: Float[np.ndarray, "n d"]) -> float:
     return _vendi(unit_vectors(features))
 
 
+def conditional_vendi_score(features: Float[np.ndarray, "n d"], prompts: Float[np.ndarray, "n e"]) -> float:
+    """The Vendi score of n >= 1 pictures given their prompts, 1 to n, in float64: of one prompt, the Vendi score.
+
+    features, prompts: any length but zero, the prompts' of one picture each. It takes O(n³) time and O(n²) memory.
+    Raises ValueError when there are none or one has no direction.
+    """
+    if not len(features):
+        raise ValueError("the Vendi score is of pictures: need 1 or more, got 0")
+    pictures, told = unit_vectors(features), unit_vectors(prompts)
+    kernel = told @ told.T
+    return _vendi_of_kernel(pictures @ pictures.T * kernel) / _vendi_of_kernel(kernel)
+
+
 def vendi_of(features: Float[np.ndarray, "n d"]) -> Callable[[Int[np.ndarray, "m"]], float]:
     """The Vendi score of the pictures with these indices, for `jackknife_interval`."""
     units = unit_vectors(features)
@@ -87,6 +104,11 @@ def vendi_of(features: Float[np.ndarray, "n d"]) -> Callable[[Int[np.ndarray, "m
 def _vendi(units: Float[np.ndarray, "n d"]) -> float:
     n, d = units.shape
     gram = units @ units.T if n <= d else units.T @ units  # both have the eigenvalues that are not 0
-    shares = np.linalg.eigvalsh(gram / n)
+    return _vendi_of_kernel(gram)
+
+
+def _vendi_of_kernel(gram: Float[np.ndarray, "n n"]) -> float:
+    """exp of the eigenvalues' entropy, once they sum to 1."""
+    shares = np.linalg.eigvalsh(gram / np.trace(gram))
     shares = shares[shares > 0]  # those below are rounding
     return float(np.exp(-(shares * np.log(shares)).sum()))

@@ -7,13 +7,13 @@ Source: arXiv 2410.03941, section 5: Div-CPS, Div-PC, Div-SA = diversity × mean
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from autolora_jax.evaluation.diversity import diversity_statistic, vendi_of
+from autolora_jax.evaluation.diversity import conditional_vendi_score, diversity_statistic, vendi_of
 from autolora_jax.evaluation.intervals import (
     Interval,
     Statistic,
@@ -22,7 +22,7 @@ from autolora_jax.evaluation.intervals import (
     mean_statistic,
 )
 
-DIVERSITY, VENDI = "Div", "Vendi"
+DIVERSITY, VENDI, CONDITIONAL = "Div", "Vendi", "Conditional Vendi"
 # Indices of pictures -> the figures of these pictures, by name.
 Measure = Callable[[Int[np.ndarray, "m"]], Mapping[str, Interval]]
 
@@ -32,27 +32,36 @@ class Sample:
     """A set of pictures.
 
     groups: [n]; scores: name -> [n], NaN for a picture that has none; features: [n d], or none where diversity is not
-    asked for.
+    asked for; kinds: attribute -> [n], what each picture shows of it, as a number from 0 up.
     """
 
     groups: Int[np.ndarray, "n"]
     scores: Mapping[str, Float[np.ndarray, "n"]]
     features: Float[np.ndarray, "n d"] | None = None
+    kinds: Mapping[str, Int[np.ndarray, "n"]] = field(default_factory=dict)
 
     def statistics(self) -> dict[str, Statistic]:
-        """Means by the scores' names; with features also "Div" and the products, "Div-CPS"."""
+        """Means by the scores' names; with features also "Div" and the products, "Div-CPS"; "Div place" of a kind.
+
+        The diversity of a kind is Eq. 8 of indicator vectors: how often two pictures of a prompt differ in it, a
+        diversity that can be named.
+        """
         found = {name: mean_statistic(values) for name, values in self.scores.items()}
         if self.features is not None:
             spread = diversity_statistic(self.features, self.groups)
             found |= {DIVERSITY: spread} | {
                 f"{DIVERSITY}-{name}": product(spread, mean) for name, mean in found.items()
             }
-        return found
+        return found | {
+            f"{DIVERSITY} {name}": diversity_statistic(np.eye(values.max(initial=0) + 1)[values], self.groups)
+            for name, values in self.kinds.items()
+        }
 
     def rows(self, rows: Int[np.ndarray, "m"]) -> "Sample":
         """These pictures of it, in this order."""
         features = None if self.features is None else self.features[rows]
-        return Sample(self.groups[rows], {name: values[rows] for name, values in self.scores.items()}, features)
+        scores, kinds = ({name: values[rows] for name, values in of.items()} for of in (self.scores, self.kinds))
+        return Sample(self.groups[rows], scores, features, kinds)
 
 
 def product(one: Statistic, other: Statistic) -> Statistic:
@@ -82,6 +91,7 @@ def paired_differences(first: Sample, second: Sample, **bootstrap: Any) -> dict[
             each.groups,
             {name: np.where(known[name], values, np.nan) for name, values in each.scores.items() if name in shared},
             each.features,
+            each.kinds,
         ).statistics()
         for each in (first, second)
     )
@@ -131,6 +141,16 @@ def vendi_measure(features: Float[np.ndarray, "n d"], groups: Int[np.ndarray, "n
     def figure(rows: Int[np.ndarray, "m"]) -> dict[str, Interval]:
         found = jackknife_interval(vendi_of(features[rows]), groups[rows], level=level)
         return {VENDI: found._replace(low=np.maximum(found.low, 1.0))}  # no set has less than one picture
+
+    return figure
+
+
+def conditional_measure(features: Float[np.ndarray, "n d"], prompts: Float[np.ndarray, "n e"]) -> Measure:
+    """The conditional Vendi score of pictures given their prompts' features, without an interval."""
+
+    def figure(rows: Int[np.ndarray, "m"]) -> dict[str, Interval]:
+        value = conditional_vendi_score(features[rows], prompts[rows])
+        return {CONDITIONAL: Interval(value, np.nan, np.nan)}
 
     return figure
 

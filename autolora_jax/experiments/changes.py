@@ -67,6 +67,7 @@ def with_loras(experiment: Experiment, texts: Sequence[str]) -> Experiment:
 def only(experiment: Experiment, methods: Sequence[str] = (), places: Sequence[float] = ()) -> Experiment:
     """The cells of methods that fit one of these patterns ("SDXL *"), at these places of the axis; (): all.
 
+    Where the reference is not among them, no distance is measured.
     Raises ConfigError for what fits nothing.
     """
     for pattern in methods:
@@ -84,7 +85,7 @@ def only(experiment: Experiment, methods: Sequence[str] = (), places: Sequence[f
         if (not methods or any(fnmatch.fnmatchcase(cell.method, pattern) for pattern in methods))
         and (not places or cell.at is None or cell.at in places)
     )
-    left = {cell.method for cell in cells}
+    left, there = {cell.method for cell in cells}, {(cell.method, cell.at) for cell in cells}
 
     def shown(sheet: Sheet) -> Sheet:
         return sheet._replace(methods=tuple(method for method in sheet.methods if method in left))
@@ -93,6 +94,7 @@ def only(experiment: Experiment, methods: Sequence[str] = (), places: Sequence[f
         experiment,
         cells=cells,
         pairs={method: other for method, other in experiment.pairs.items() if {method, other} <= left},
+        reference=experiment.reference if experiment.reference in there else None,
         sheets=tuple(shown(sheet) for sheet in experiment.sheets if not sheet.methods or {*sheet.methods} & left),
     )
 

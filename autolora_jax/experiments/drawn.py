@@ -17,19 +17,25 @@ class DrawnPictures:
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         self.folder = folder
-        self._rows = [{name: value for name, value in row.items() if value is not None} for row in rows]
+        told = ({name: value for name, value in row.items() if value is not None} for row in rows)
+        self._rows = {row["key"]: row for row in told}
 
     @property
     def keys(self) -> list[str]:
         """In their order."""
-        return [row["key"] for row in self._rows]
+        return [*self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Picture]:
         """Raises OSError for a file that is gone."""
-        return (Picture(row["key"], (self.folder / row["file"]).read_bytes(), row) for row in self._rows)
+        return (self.one(row["key"]) for row in self._rows.values())
+
+    def one(self, key: str) -> Picture:
+        """The picture of a key. Raises OSError for a file that is gone."""
+        row = self._rows[key]
+        return Picture(key, (self.folder / row["file"]).read_bytes(), row)
 
 
 class Drawn(NamedTuple):

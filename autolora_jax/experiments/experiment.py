@@ -14,6 +14,7 @@ from autolora_jax.batch import Job
 from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.demo.classifier import SIZE
+from autolora_jax.weights.families import SDXL
 
 STEPS = {"num_inference_steps", "sampler.steps"}  # its name, now and in version 0.1
 FEW = 3  # seeds that are named one by one
@@ -64,6 +65,8 @@ class Experiment:
     axis: what `Cell.at` is, such as "LoRA scale"; "" where no cell has one.
     asks: what the judge is asked about every picture; () where pictures are only shown, then nothing is measured.
     pairs: method -> the method that it is compared with, picture by picture at the same place of the axis.
+    reference: (method, place) of the cell that the others' pictures are compared with, each with the one from the same
+        noise: how far they are from it; None: no distance is measured.
     plots: pairs of figures or the axis that are drawn against each other, such as ("LoRA scale", "Div-CPS").
     frontier: (a figure for how varied, one for how well), such as ("Div", "CPS"); (): no frontier.
     assumptions: what the paper does not say and was chosen here; what flags change stands in braces, see `assumed`.
@@ -77,6 +80,7 @@ class Experiment:
     axis: str = ""
     asks: tuple[Ask, ...] = ()
     pairs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reference: tuple[str, float | None] | None = None
     plots: tuple[tuple[str, str], ...] = ()
     frontier: tuple[str, ...] = ()
     sheets: tuple[Sheet, ...] = ()
@@ -93,6 +97,8 @@ class Experiment:
             raise ConfigError(f"{self.name}: {twice[0]} occurs twice")
         if unknown := {*self.pairs, *self.pairs.values()} - {cell.method for cell in self.cells}:
             raise ConfigError(f"{self.name}: no cell's method is {', '.join(sorted(unknown))}")
+        if self.reference and self.reference not in [(cell.method, cell.at) for cell in self.cells]:
+            raise ConfigError(f"{self.name}: no cell is the reference, {self.reference}")
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -135,7 +141,17 @@ def _facts(experiment: Experiment) -> Mapping[str, str]:
         "solver": settings.scheduler or "the checkpoint's own solver",
         "scale": ", ".join(f"{scale:g}" for scale in settings.scales()),
         "sd3": sd3 if "model.source" in own else "",
+        "w": _scale_of_cfg(experiment),
     }
+
+
+def _scale_of_cfg(experiment: Experiment) -> str:
+    """In words; open ones are the paper's of SDXL, which the built-in model's family is."""
+    rules = [cell.settings.get("guidance") or experiment.job.settings.rule() for cell in experiment.cells]
+    scales = {getattr(rule, name) for rule in rules for name in rule.SCALES} - {1.0}  # 1: none
+    if scales <= {None, SDXL.guidance_scale}:
+        return f"{SDXL.guidance_scale:g} as in the paper"
+    return f"{scales.pop():g}" if len(scales) == 1 else "each cell's own"
 
 
 def _grid(settings: Mapping[str, Any]) -> dict[str, Sequence[Any]]:

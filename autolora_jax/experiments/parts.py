@@ -83,7 +83,7 @@ SILENT = (
 )
 SMALL = (
     "The built-in model stands for SDXL: {size} of a drawn world, {solver}.",
-    "It draws with {steps}; the scale of CFG, where it does not run, is 5 as in the paper.",
+    "It draws with {steps}; the scale of CFG is {w}.",
     "The world's classifier is the judge and its features are those that diversity is measured on: no figure compares "
     "with the paper's in size, only in how it changes.",
 )

@@ -16,6 +16,7 @@ from autolora_jax.evaluation import Interval
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 UP = "↑"
+EVALUATIONS = "Evaluations"  # of the network, a picture: a figure where a plot asks for it
 LABELS = {
     "Div": f"Diversity {UP} (Eq. 8)",
     "CPS": f"Character presence score (CPS) {UP}",
@@ -34,7 +35,7 @@ LABELS = {
 
 def label(figure: str) -> str:
     """For an axis or a panel of a plot; what is no known figure, such as an experiment's axis, is its own label."""
-    return LABELS.get(figure, figure)
+    return "Evaluations of the network, a picture" if figure == EVALUATIONS else LABELS.get(figure, figure)
 
 
 def heading(figure: str) -> str:

@@ -6,23 +6,26 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from autolora_jax.demo.classifier import BATCH, Classifier
-from autolora_jax.demo.judge import world_scores
+from autolora_jax.demo.judge import SURROUNDINGS, kinds_of, world_scores
 from autolora_jax.demo.world import CONTEXT
 from autolora_jax.evaluation.clipscore import clip_scores_of
 from autolora_jax.evaluation.encoders import Clip
 from autolora_jax.evaluation.features import collect
 from autolora_jax.evaluation.judge import QUESTIONS, Judged, Question
 from autolora_jax.evaluation.judge.verdicts import SCORED
+from autolora_jax.evaluation.scores import DIVERSITY
 from autolora_jax.experiments.drawn import DrawnPictures
 from autolora_jax.experiments.experiment import Ask
 from autolora_jax.image_files import PictureError
 
 CLIPSCORE = "CLIPScore"
+VARIETY = "variety"  # of each part of the surroundings; it has no scores, but see Scored.kinds
 # What only the world's classifier is asked: question -> scores, see demo.judge.
 WORLDLY: Mapping[str, tuple[str, ...]] = {
+    VARIETY: (),
     "surroundings": ("Surroundings", "All right"),
     "training context": ("Training context",),
 }
@@ -33,13 +36,14 @@ class Scored(NamedTuple):
     """What n pictures got: names of scores -> [n], NaN for none, in the pictures' order.
 
     lost: key -> why it has no score. told: of the judge, for the provenance. again: whether a later run may score some
-    of the lost ones.
+    of the lost ones. kinds: attribute -> what each picture shows of it, as a number.
     """
 
     scores: Mapping[str, Float[np.ndarray, "n"]]
     lost: Mapping[str, str]
     told: Mapping[str, str]
     again: bool = False
+    kinds: Mapping[str, Int[np.ndarray, "n"]] = {}
 
 
 class Scorer(Protocol):
@@ -59,7 +63,11 @@ def question_of(ask: Ask) -> Question:
 
 def asked_scores(asks: Sequence[Ask]) -> tuple[str, ...]:
     """The names of all scores that questions ask for."""
-    return tuple(name for ask in asks for name in WORLDLY.get(ask.question) or QUESTIONS[ask.question].scores)
+    return tuple(name for ask in asks for name in _scores(ask.question))
+
+
+def _scores(question: str) -> tuple[str, ...]:
+    return WORLDLY[question] if question in WORLDLY else QUESTIONS[question].scores
 
 
 class WorldScorer:
@@ -74,11 +82,13 @@ class WorldScorer:
         "All right": "share of pictures with the character and everything else that the prompt names",
         "Training context": f"share of pictures that show a {CONTEXT.place} at {CONTEXT.sky}, where all pictures were "
         "that the LoRA was trained on",
+        **{f"{DIVERSITY} {name}": f"how often two pictures of a prompt differ in {name}" for name in SURROUNDINGS},
     }
 
     def __call__(self, pictures: DrawnPictures, asks: Sequence[Ask], on_scored: OnScored) -> Scored:
         classifier = Classifier.load()
         scores = {name: np.full(len(pictures), np.nan) for name in asked_scores(asks)}
+        kinds = {name: np.zeros(len(pictures), np.int64) for name in SURROUNDINGS} if Ask(VARIETY) in asks else {}
         lost: dict[str, str] = {}
         numbered = enumerate(pictures)
         while batch := [*itertools.islice(numbered, BATCH)]:
@@ -90,11 +100,13 @@ class WorldScorer:
                     lost[picture.key] = str(e)
             if images:
                 pixels = np.stack([*images.values()])
-                found = world_scores(classifier(pixels), pixels, [prompts[i] for i in images])
-                for name, values in scores.items():
+                judgement = classifier(pixels)
+                found = world_scores(judgement, pixels, [prompts[i] for i in images]) | kinds_of(judgement)
+                for name, values in (scores | kinds).items():
                     values[[*images]] = found[name]
             on_scored(batch[-1][0] + 1)
-        return Scored(scores, lost, {"judge": "the built-in world's classifier (demo/classifier.json: its accuracy)"})
+        told = {"judge": "the built-in world's classifier (demo/classifier.json: its accuracy)"}
+        return Scored(scores, lost, told, kinds=kinds)
 
 
 class ClipScorer:

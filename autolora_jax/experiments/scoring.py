@@ -20,9 +20,18 @@ from autolora_jax.evaluation.scores import (
     pairs,
     vendi_measure,
 )
+from autolora_jax.experiments.distances import (
+    FAR,
+    PIXELS,
+    Pair,
+    feature_distances,
+    meanings,
+    pixel_distances,
+    reference_pairs,
+)
 from autolora_jax.experiments.drawn import Drawn, DrawnPictures, Shot
 from autolora_jax.experiments.experiment import Cell, Experiment, assumed
-from autolora_jax.experiments.results import LABELS, CellResult, Results
+from autolora_jax.experiments.results import EVALUATIONS, LABELS, UNKNOWN, CellResult, Results
 from autolora_jax.experiments.scorers import CLIPSCORE, Scored, Scorer, asked_scores
 
 OnProgress = Callable[[str, int, int], None]  # (stage, pictures done, of how many)
@@ -41,12 +50,16 @@ class Method(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Of an experiment's pictures: key -> row of features and scores, of which those that are lost have neither."""
+    """Of an experiment's pictures: key -> row of features and scores, of which those that are lost have neither.
+
+    pixels: of pictures and the reference's, how far they are from each other.
+    """
 
     by: Method
     rows: Mapping[str, int]
     features: np.ndarray
     scored: Scored
+    pixels: Mapping[Pair, float] = {}
 
     @property
     def told(self) -> dict[str, str]:
@@ -72,7 +85,8 @@ def measure(experiment: Experiment, drawn: Drawn, by: Method, on_progress: OnPro
     tell, count = on_progress or (lambda *_: None), len(drawn.pictures)
     found = collect(drawn.pictures, [by.encoder], by.cache, lambda done, _: tell(FEATURES, done, count))
     scored = by.scorer(drawn.pictures, experiment.asks, lambda done: tell(SCORES, done, count))
-    return _joined(drawn.pictures, found, by, scored)
+    pairs = (pair for cell in reference_pairs(experiment, drawn) for pair in cell.values())
+    return _joined(drawn.pictures, found, by, scored)._replace(pixels=pixel_distances(drawn.pictures, pairs))
 
 
 def results_of(
@@ -84,7 +98,9 @@ def results_of(
     on_progress: OnProgress | None = None,
 ) -> Results:
     """The results of what is drawn and measured. provenance: what only the caller knows, to be added to."""
-    sets = [_set(cell, measured) for cell in drawn.cells] if measured else []
+    pairs = reference_pairs(experiment, drawn)
+    sets = [_set(*each, measured) for each in zip(drawn.cells, pairs, strict=True)] if measured else []
+    priced = any(EVALUATIONS in plot for plot in experiment.plots)
     cells = []
     for number, (cell, recipe, keys) in enumerate(zip(experiment.cells, plan.recipes, drawn.cells, strict=True)):
         result = CellResult(
@@ -96,7 +112,11 @@ def results_of(
             figures={},
             published=dict(cell.published),
         )
-        cells.append(_measured(result, experiment, sets, number, measured.by) if measured else result)
+        result = _measured(result, experiment, sets, number, measured.by) if measured else result
+        if priced and result.figures:
+            cost = UNKNOWN._replace(value=float(recipe.evaluations))
+            result = result._replace(figures={EVALUATIONS: cost, **result.figures})
+        cells.append(result)
         if on_progress:
             on_progress(CELLS, number + 1, len(experiment.cells))
     asked, given = asked_scores(experiment.asks), {name for cell in cells for name in cell.figures}
@@ -111,7 +131,7 @@ def results_of(
         plots=tuple(dict.fromkeys((_renamed(x, renamed), _renamed(y, renamed)) for x, y in experiment.plots)),
         frontier=tuple(_renamed(name, renamed) for name in experiment.frontier),
         confidence=measured.by.confidence if measured else CONFIDENCE,
-        meaning=_meanings(given, measured.by) if measured else {},
+        meaning=_meanings(given, measured.by, experiment) if measured else {},
         assumptions=assumed(experiment),
         provenance={
             **provenance,
@@ -128,15 +148,22 @@ def _joined(pictures: DrawnPictures, found: Collected, by: Method, scored: Score
     order = [place[known.key] for known in found.pictures]
     scores = {name: values[order] for name, values in scored.scores.items()}
     rows = {known.key: i for i, known in enumerate(found.pictures)}
-    known = scored._replace(scores=scores, lost={**scored.lost, **found.bad})
+    kinds = {name: values[order] for name, values in scored.kinds.items()}
+    known = scored._replace(scores=scores, lost={**scored.lost, **found.bad}, kinds=kinds)
     return Measured(by, rows, found.features[by.encoder.name], known)
 
 
-def _set(cell: Mapping[Shot, str], measured: Measured) -> _Set:
+def _set(cell: Mapping[Shot, str], pairs: Mapping[Shot, Pair], measured: Measured) -> _Set:
     shots = [shot for shot, key in cell.items() if key in measured.rows]
     rows = np.array([measured.rows[cell[shot]] for shot in shots], np.int64)
-    scores = {name: values[rows] for name, values in measured.scored.scores.items()}
-    return shots, Sample(numbered([prompt for prompt, _ in shots]), scores, measured.features[rows])
+    scored, features = measured.scored, measured.features[rows]
+    scores, kinds = ({name: values[rows] for name, values in of.items()} for of in (scored.scores, scored.kinds))
+    if pairs:
+        theirs = [measured.rows.get(pairs[shot][1], -1) if shot in pairs else -1 for shot in shots]
+        others = np.where(np.array(theirs)[:, None] >= 0, measured.features[theirs], 0)  # 0: no direction, no distance
+        scores[FAR] = feature_distances(features, others)
+        scores[PIXELS] = np.array([measured.pixels[pairs[shot]] if shot in pairs else np.nan for shot in shots])
+    return shots, Sample(numbered([prompt for prompt, _ in shots]), scores, features, kinds)
 
 
 def _measured(result: CellResult, experiment: Experiment, sets: Sequence[_Set], number: int, by: Method) -> CellResult:
@@ -180,15 +207,22 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
     return product + dash + names.get(score, score)
 
 
-def _meanings(given: set[str], by: Method) -> dict[str, str]:
-    encoder = by.encoder.name
+def _meanings(given: set[str], by: Method, experiment: Experiment) -> dict[str, str]:
+    encoder, reference = by.encoder.name, experiment.reference
     known = {
         DIVERSITY: f"diversity, Eq. 8 of the paper, of features by {encoder}, of each prompt, averaged over prompts",
         **by.scorer.meaning,
         **{f"{DIVERSITY}-{name}": f"{DIVERSITY} × the mean {name}" for name in by.scorer.meaning},
         VENDI: f"Vendi score of features by {encoder}: as how many wholly different pictures, within a prompt",
+        EVALUATIONS: "how often the network is evaluated for a picture",
+        **(meanings(_name(reference, experiment.axis)) if reference else {}),
     }
     return {name: meaning for name, meaning in known.items() if name in given}
+
+
+def _name(place: tuple[str, float | None], axis: str) -> str:
+    method, at = place
+    return method if at is None else f"{method} at {axis} {at:g}"
 
 
 def _sources(plan: Plan) -> dict[str, str]:

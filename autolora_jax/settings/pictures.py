@@ -62,7 +62,7 @@ class DrawingConfig(Checked):
         by_picture=True,
     )
     num_inference_steps: int = setting(
-        30, "Solver steps; each is 2 to 4 network evaluations.", flag="--steps", least=1, column="steps"
+        30, "Solver steps; each is 1 to 4 network evaluations.", flag="--steps", least=1, column="steps"
     )
     strength: float | None = setting(
         None,

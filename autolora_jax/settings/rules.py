@@ -11,19 +11,28 @@
 
 (− negative prompt, + prompt; weak = the LoRA at ω times its scale.) A rule is a class here and a row of RULES: its
 fields are its flags, and its coefficients a row of guidance.Plan's table.
+
+What a rule adds to the one that holds outside its interval is its share, a sum of coefficients that add up to 0:
+AutoLoRA adds one to CFG, which adds one to the tuned model alone. A share may be refreshed every few steps and kept in
+between.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from autolora_jax.settings.fields import Field, setting, settings_of
 
 Value = float | Sequence[float]  # one for all images, or one per image
 Scale = Value | None  # None: what is usual for the model, see Rule.filled
+Every = int | Sequence[int]  # so many steps
 PANEL = "Guidance"  # of --help
 USUAL = "SDXL 5.0, SD3 7.0"
+EVERY = ("refresh_base", "refresh_uncond")  # whole numbers of steps
+# Numbers of forms that are no sum, see forms.py: what leaves everything as it is.
+FORMS = {"apg_eta": 1.0, "apg_norm": 0.0, "apg_momentum": 0.0, "zero_star": 0.0}
+NEUTRAL: dict[str, float] = {**dict.fromkeys(EVERY, 1), **FORMS}  # younger numbers: told only where they differ
 
 
 class Branch(NamedTuple):
@@ -38,6 +47,19 @@ WEAK_NEG = Branch("weak", 0)
 LORA_NEG, LORA_POS = Branch("lora", 0), Branch("lora", 1)
 
 Coefficients = dict[Branch, float]
+
+
+class Share(NamedTuple):
+    """What a rule adds to another one."""
+
+    coefficients: Coefficients  # they add up to 0
+    every: int  # how many steps it is evaluated anew
+    gain: float  # what it is a multiple of
+    longest: float  # that it may be, as a change of the denoised picture
+    parallel: float  # how much stays of it along the picture
+    momentum: float  # how much is added of what it was
+    fitted: float  # how far what is guided away from is scaled to fit
+
 
 # A LoRA's role -> its factor on each kind of weights; None: ω. What makes a model fast has to act on all of them, else
 # a rule that amplifies what the LoRA changes amplifies that, too; "base" is for a worse base to guide away from.
@@ -63,6 +85,21 @@ class Rule:
         1.0, "Where it ends. Outside, autolora goes on as CFG (half the cost), the others without guidance."
     )
 
+    apg_eta: Value = setting(
+        1.0,
+        "How much of what guidance adds is kept along the denoised picture (APG's η): 0 takes back colours that high "
+        "scales saturate.",
+    )
+    apg_norm: Value = setting(
+        0.0, "The longest that what guidance adds to the denoised latents may be, over its scale (APG's r); 0: any."
+    )
+    apg_momentum: Value = setting(
+        0.0, "How much of what it added in the steps before is added to it (APG's β); -0.5 is usual there."
+    )
+    zero_star: Value = setting(
+        0.0, "0 to 1: how far what is guided away from is scaled to fit the prediction (1: as in CFG-Zero*)."
+    )
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.start <= self.stop <= 1.0:
             raise ValueError(
@@ -80,6 +117,10 @@ class Rule:
                 numbers = (math.nan,)
             if not all(map(math.isfinite, numbers)):
                 raise ValueError(f"{field.name}={value!r}: need a finite number, or one per image")
+            if field.name in EVERY:
+                if not all(number >= 1 and number.is_integer() for number in numbers):
+                    raise ValueError(f"{field.name}={value!r}: need a whole number of steps; 1 is every step")
+                numbers = tuple(map(int, numbers))
             if several:
                 object.__setattr__(self, field.name, numbers)
 
@@ -94,6 +135,33 @@ class Rule:
     def weak_factor(self) -> Any:
         """ω: LoRA scale of the weak branch relative to the image's own."""
         return 0.0
+
+    def refresh(self) -> int:
+        """Every how many steps this rule's share is evaluated anew."""
+        return 1
+
+    def gain(self) -> float:
+        """What this rule's share is a multiple of: w − 1, γ − 1."""
+        return 0.0
+
+    @property
+    def formed(self) -> bool:
+        """Whether a share is more than a sum, for a rule of one image."""
+        return any(getattr(self, name) != usual for name, usual in FORMS.items())
+
+    def shares(self) -> Iterator["Share"]:
+        """What guidance adds to the tuned model, of a rule of one image, the innermost first; what adds nothing is left
+        out."""
+        outside = self.outside()
+        if type(outside) is not type(self):
+            yield from outside.shares()
+            without, own = outside.coefficients(), self.coefficients()
+            share = {branch: own.get(branch, 0.0) - without.get(branch, 0.0) for branch in {**without, **own}}
+            if any(share.values()):
+                norm, eta, momentum, star = map(self._number, ("apg_norm", "apg_eta", "apg_momentum", "zero_star"))
+                gain = self.gain()
+                longest = abs(gain) * norm if norm else math.inf
+                yield Share(share, self.refresh(), gain, longest, eta, momentum, star)
 
     def filled(self, usual: float) -> "Rule":
         """The rule with its open scales at what is usual for a model: 5.0 for SDXL, 7.0 for SD3 in the paper."""
@@ -120,20 +188,38 @@ class NoGuidance(Rule):
         return {LORA_POS: 1.0}
 
 
+def _refresh(what: str) -> Any:
+    return setting(
+        1,
+        f"Every how many steps {what} is evaluated; in between, its share of the last such step is kept. Cheaper, "
+        "and slightly another picture.",
+        metavar="STEPS",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class CFG(Rule):
     """Classifier-free guidance of the tuned model: e(∅) + w·(e(y) − e(∅)), Eq. 4. Two evaluations a step, w = 1 one.
 
     w: None is the paper's, 5.0 for SDXL, 7.0 for SD3.
+    refresh_uncond: e(∅) is evaluated every so many steps, and (w − 1)·(e(y) − e(∅)) kept in between.
     """
 
     w: Scale = setting(None, "The rule's scale; 1 is no guidance.", shown=f"{USUAL}, autoguidance 1.5")
+    _: dataclasses.KW_ONLY
+    refresh_uncond: Every = _refresh("what is without the prompt")
 
     SCALES = ("w",)
 
     def coefficients(self) -> Coefficients:
         w = self._number("w")
         return {LORA_NEG: 1 - w, LORA_POS: w}
+
+    def refresh(self) -> int:
+        return int(self._number("refresh_uncond"))
+
+    def gain(self) -> float:
+        return self._number("w") - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,12 +229,17 @@ class AutoLoRA(Rule):
     gamma: γ; 1.5 in the paper. 1 is the tuned model with CFG(w2), 0 the base model with CFG(w1).
     w1, w2: CFG scales of the base and the tuned model; None is the paper's, 5.0 for SDXL, 7.0 for SD3. w1 = w2 = 1 is
         Eq. 6, without CFG: two evaluations a step instead of four.
+    refresh_base: the base model is evaluated every so many steps, and (γ − 1)·(e_LoRA^{w2} − e_base^{w1}) kept in
+        between. refresh_uncond: as of CFG(w2), for the tuned model; it is evaluated where the base model is, too.
     Outside [start, stop) γ is 1: the tuned model keeps its CFG(w2).
     """
 
     gamma: Value = setting(1.5, "γ, from the base model through the LoRA: 0 base, 1 LoRA, above 1 beyond it.")
     w1: Scale = setting(None, "CFG scale of the base model.", shown=USUAL)
     w2: Scale = setting(None, "CFG scale of the LoRA model.", shown=USUAL)
+    _: dataclasses.KW_ONLY
+    refresh_base: Every = _refresh("the base model")
+    refresh_uncond: Every = _refresh("what is without the prompt")
 
     SCALES = ("w1", "w2")
 
@@ -157,18 +248,36 @@ class AutoLoRA(Rule):
         return {BASE_NEG: (1 - g) * (1 - w1), BASE_POS: (1 - g) * w1, LORA_NEG: g * (1 - w2), LORA_POS: g * w2}
 
     def outside(self) -> Rule:
-        return CFG(self.w2)
+        forms = {name: getattr(self, name) for name in FORMS}
+        return CFG(self.w2, refresh_uncond=self.refresh_uncond, **forms)
+
+    def refresh(self) -> int:
+        return int(self._number("refresh_base"))
+
+    def gain(self) -> float:
+        return self._number("gamma") - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoGuidance(Rule):
-    """Guidance by a worse model (arXiv 2406.02507), here the base: e_base + w·(e_LoRA − e_base), Eq. 5."""
+    """Guidance by a worse model (arXiv 2406.02507), here the base: e_base + w·(e_LoRA − e_base), Eq. 5.
+
+    refresh_base: as of AutoLoRA.
+    """
 
     w: Value = setting(1.5)
+    _: dataclasses.KW_ONLY
+    refresh_base: Every = _refresh("the base model")
 
     def coefficients(self) -> Coefficients:
         w = self._number("w")
         return {BASE_POS: 1 - w, LORA_POS: w}
+
+    def refresh(self) -> int:
+        return int(self._number("refresh_base"))
+
+    def gain(self) -> float:
+        return self._number("w") - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +285,13 @@ class PersonalizationGuidance(Rule):
     """Guidance by a weakened LoRA without the prompt (arXiv 2508.00319): e_ω(∅) + w·(e_LoRA(y) − e_ω(∅)).
 
     omega: ω, the LoRA scale of the unconditional branch relative to the image's: 0 = base weights, 1 = CFG(w).
+    refresh_uncond: as of CFG.
     """
 
     w: Scale = setting(None)
     omega: Value = setting(0.5, "ω, strength of the weaker LoRA relative to the LoRA.")
+    _: dataclasses.KW_ONLY
+    refresh_uncond: Every = _refresh("what is without the prompt")
 
     SCALES = ("w",)
 
@@ -189,6 +301,12 @@ class PersonalizationGuidance(Rule):
 
     def weak_factor(self) -> Any:
         return self.omega
+
+    def refresh(self) -> int:
+        return int(self._number("refresh_uncond"))
+
+    def gain(self) -> float:
+        return self._number("w") - 1
 
 
 # Names for command lines and files.
@@ -201,12 +319,17 @@ RULES: dict[str, type[Rule]] = {
 }
 
 
+def name_of(rule: Rule) -> str:
+    """Its name in RULES."""
+    return next(name for name, kind in RULES.items() if kind is type(rule))
+
+
 def to_dict(rule: Rule) -> dict[str, Any]:
-    """A rule as JSON values: {"rule": its name in RULES, "gamma": 1.5, …, "start": 0.0, "stop": 1.0}."""
-    name = next(name for name, kind in RULES.items() if kind is type(rule))
-    values = dataclasses.asdict(rule)
+    """A rule as JSON values: {"rule": its name in RULES, "gamma": 1.5, …, "start": 0.0, "stop": 1.0}; what
+    is NEUTRAL is left out."""
+    values = {key: value for key, value in dataclasses.asdict(rule).items() if value != NEUTRAL.get(key)}
     interval = {key: values.pop(key) for key in ("start", "stop")}
-    return {"rule": name, **values, **interval}
+    return {"rule": name_of(rule), **values, **interval}
 
 
 def numbers_of(rule: Rule) -> str:

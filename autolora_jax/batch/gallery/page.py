@@ -18,7 +18,7 @@ from autolora_jax.pages import sealed
 from autolora_jax.settings.fields import settings_of
 from autolora_jax.settings.model import Checkpoint, ModelConfig
 from autolora_jax.settings.pictures import DrawingConfig
-from autolora_jax.settings.rules import numbers, owners
+from autolora_jax.settings.rules import NEUTRAL, numbers, owners
 
 PAGE, HEAD = "index.html", "gallery-data.js"
 CHUNK = 10_000  # pictures a file of data
@@ -78,7 +78,10 @@ def _flags() -> list[tuple[str, str, Any]]:
     # A default that a model or a rule decides is told.
     return [
         *((field.option, column, field.default if field.said.column else None) for column, field in told.items()),
-        *((field.option, column, None if owners(column) else field.default) for column, field in numbers().items()),
+        *(
+            (field.option, column, None if owners(column) and column not in NEUTRAL else field.default)
+            for column, field in numbers().items()
+        ),
     ]
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import httpx2
@@ -14,6 +14,7 @@ from autolora_jax.evaluation.judge.protocol import (
     HOPELESS,
     PASSING,
     REFUSAL,
+    Answering,
     Dialect,
     Fault,
     Message,
@@ -78,18 +79,19 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def ask(self, question: Question, image: str, pause: Pause = time.sleep) -> Verdict:
-        """What the judge says of a picture (a data URI). Refusals and failures are verdicts, too.
+    def ask(self, question: Question, images: Sequence[str], pause: Pause = time.sleep) -> Verdict:
+        """What the judge says of a picture. Refusals and failures are verdicts, too.
 
-        pause: how to wait; what it raises ends the waiting. Raises JudgeError when asking on is of no use.
+        images: data URIs, those that the question shows beside it first. pause: how to wait; what it raises ends the
+        waiting. Raises JudgeError when asking on is of no use.
         """
-        schema = question.schema
-        messages: list[Message] = [protocol.question(question.text, image)]
+        answering = question.answering
+        messages: list[Message] = [protocol.question(question.text, images)]
         usage, why, reply = Usage(), "", None
         texts: list[str] = []
         for _ in range(1 + self._reasks):
             try:
-                reply = self._reply(messages, schema, pause)
+                reply = self._reply(messages, answering, pause)
             except Fault as fault:
                 if fault.kind == HOPELESS:
                     raise JudgeError(f"{self.base_url} gives no answers: {fault}") from None
@@ -99,12 +101,15 @@ class Judge:
             if reply.refusal:
                 return Verdict(REFUSED, self._version(reply), why=reply.refusal, texts=(*texts,), usage=usage)
             try:
-                answer = protocol.read_answer(reply.text, schema)
+                answer = answering.read(reply)
             except Unusable as e:
-                why = f"the answer was cut off after {self._max_tokens} tokens" if reply.cut else str(e)
+                cut = reply.cut and not reply.likely  # of one word only one was wanted
+                why = f"the answer was cut off after {self._max_tokens} tokens" if cut else str(e)
                 said = reply.text[: protocol.SHOWN]
                 texts.append(said)
-                messages += protocol.correction(said, why)
+                messages += protocol.correction(said, why, answering.again)
+            except ValueError as e:
+                raise JudgeError(f"{self.base_url} can't be asked: {e}") from None
             else:
                 scores = question.of(answer)
                 return Verdict(SCORED, self._version(reply), answer, scores, texts=(*texts,), usage=usage)
@@ -145,12 +150,12 @@ class Judge:
         said = (reply.model, reply.fingerprint) if reply else ("", "")
         return Version(self.model, self.served, *said, self.dialect.form)
 
-    def _reply(self, messages: Sequence[Message], schema: Mapping[str, Any], pause: Pause) -> Reply:
+    def _reply(self, messages: Sequence[Message], answering: Answering, pause: Pause) -> Reply:
         """Asks in the strictest form that the server takes. Raises Fault."""
         dialect = self.dialect
         while True:
             try:
-                body = protocol.request(self.model, messages, schema, self._max_tokens, dialect)
+                body = protocol.request(self.model, messages, answering, self._max_tokens, dialect)
                 reply = self._patiently(json.dumps(body).encode(), pause)
             except Fault as fault:
                 poorer = dialect.poorer(str(fault)) if fault.kind == FORM else None

@@ -1,24 +1,27 @@
 """The chat completions protocol: what is sent, what comes back, and what to do about servers that know less of it.
 
-A judge's text becomes its answer strictly: one JSON object that holds exactly what was asked for. Where a request
-brought no answer, it is told what kind of failure that is, and how long to wait before the next try.
+A judge's text becomes its answer strictly: one JSON object that holds exactly what was asked for; or how likely it is
+to answer in one word, that word. Where a request brought no answer, it is told what kind of failure that is, and how
+long to wait before the next try.
 Source: OpenAI's API reference, /v1/chat/completions; vLLM, transformers, SGLang, llama.cpp and Ollama serve the same.
 """
 
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from autolora_jax import foreign
 from autolora_jax.evaluation.judge.verdicts import Usage
 
 Message = Mapping[str, Any]
 FORMS = ("json_schema", "json_object", "text")  # how the form of an answer is asked for, the strictest first
+MOST_TOKENS = 20  # whose log-probabilities are given
 SHOWN = 2000  # characters of an answer that are kept or sent back
 SHOWN_OF_ERRORS = 300
 FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)  # what chat models put around code
@@ -69,40 +72,92 @@ class Dialect:
         return None
 
 
+@dataclass(frozen=True)
+class InJson:
+    """A question is answered by a JSON object of this schema. again: what to answer with, said to who did not."""
+
+    schema: Mapping[str, Any]
+    again: ClassVar[str] = "with the JSON object alone, in the form asked for"
+
+    def asked(self, max_tokens: int, dialect: Dialect) -> dict[str, Any]:
+        """Its part of a request's body, in the strictest form that the server takes."""
+        forms: dict[str, dict[str, Any]] = {
+            "json_schema": {"json_schema": {"name": "answer", "strict": True, "schema": self.schema}},
+            "json_object": {},
+        }
+        form = forms.get(dialect.form)
+        return {
+            dialect.tokens: max_tokens,
+            **({} if form is None else {"response_format": {"type": dialect.form, **form}}),
+        }
+
+    def read(self, reply: "Reply") -> dict[str, Any]:
+        """The object. Raises Unusable."""
+        return read_answer(reply.text, self.schema)
+
+
+@dataclass(frozen=True)
+class InAWord:
+    """A question is answered by the first token alone: how likely each word is, {"yes": 0.93, "no": 0.05}."""
+
+    words: tuple[str, ...]
+    again: ClassVar[str] = "in one word"
+
+    def asked(self, max_tokens: int, dialect: Dialect) -> dict[str, Any]:
+        """Its part of a request's body: with log-probabilities, of as many tokens as the protocol gives."""
+        return {dialect.tokens: 1, "logprobs": True, "top_logprobs": MOST_TOKENS}
+
+    def read(self, reply: "Reply") -> dict[str, Any]:
+        """The probabilities; 0 for a word that is not among the likeliest tokens, as long as another one is.
+
+        Raises Unusable for what should be said otherwise, ValueError for what no judge can mend.
+        """
+        if not reply.likely:
+            raise ValueError("it gives no log-probabilities, which this question needs; vLLM and OpenAI do")
+        found = dict.fromkeys(self.words, 0.0)
+        for token, probability in reply.likely:
+            word = token.strip().lower()
+            if word in found:
+                found[word] += probability
+        if not any(found.values()):
+            raise Unusable(f"it should begin with {' or '.join(self.words)}")
+        return found
+
+
+Answering = InJson | InAWord
+
+
 def request(
-    model: str, messages: Sequence[Message], schema: Mapping[str, Any], max_tokens: int, dialect: Dialect
+    model: str, messages: Sequence[Message], answering: Answering, max_tokens: int, dialect: Dialect
 ) -> dict[str, Any]:
     """The body of a request."""
-    forms: dict[str, dict[str, Any]] = {
-        "json_schema": {"json_schema": {"name": "answer", "strict": True, "schema": schema}},
-        "json_object": {},
-    }
-    form = forms.get(dialect.form)
     return {
         "model": model,
         "messages": [*messages],
-        dialect.tokens: max_tokens,
+        **answering.asked(max_tokens, dialect),
         **({"temperature": 0} if dialect.temperature else {}),
-        **({} if form is None else {"response_format": {"type": dialect.form, **form}}),
     }
 
 
-def question(text: str, image: str) -> Message:
-    """The user's message: a picture (data URI), then what is asked of it."""
-    parts = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": text}]
-    return {"role": "user", "content": parts}
+def question(text: str, images: Sequence[str]) -> Message:
+    """The user's message: pictures (data URIs), then what is asked of them."""
+    shown = [{"type": "image_url", "image_url": {"url": image}} for image in images]
+    return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
 
 
-def correction(said: str, why: str) -> list[Message]:
+def correction(said: str, why: str, again: str) -> list[Message]:
     """What was said, and why it can't be used."""
-    text = f"That answer can't be used: {why}. Answer again, with the JSON object alone, in the form asked for."
+    text = f"That answer can't be used: {why}. Answer again, {again}."
     user = {"role": "user", "content": [{"type": "text", "text": text}]}
     return [{"role": "assistant", "content": said or "(nothing)"}, user]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """refusal: why, where the judge would not answer; cut: whether the answer was longer than it may be."""
+    """refusal: why, where the judge would not answer; cut: whether the answer was longer than it may be.
+
+    likely: the likeliest first tokens and their probabilities, where they were asked for and given.
+    """
 
     text: str
     refusal: str
@@ -110,6 +165,7 @@ class Reply:
     model: str
     fingerprint: str
     usage: Usage
+    likely: tuple[tuple[str, float], ...] = ()
 
 
 def read_reply(payload: Any, seconds: float) -> Reply:
@@ -123,6 +179,8 @@ def read_reply(payload: Any, seconds: float) -> Reply:
         usage = payload.get("usage") or {}
         asked, said = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
         refusal = message.get("refusal") or ("filtered by the server" if reason == "content_filter" else "")
+        first = ((choice.get("logprobs") or {}).get("content") or [{}])[0].get("top_logprobs") or []
+        likely = tuple((_text(each["token"]), math.exp(min(float(each["logprob"]), 0.0))) for each in first)
     except (TypeError, KeyError, IndexError, AttributeError, ValueError):
         raise ValueError(f"the server's answer is no chat completion: {str(payload)[:200]}") from None
     return Reply(
@@ -132,6 +190,7 @@ def read_reply(payload: Any, seconds: float) -> Reply:
         _text(payload.get("model") or ""),
         _text(payload.get("system_fingerprint") or ""),
         Usage(asked, said, seconds, 1),
+        likely,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from autolora_jax.evaluation.intervals import Interval
-from autolora_jax.evaluation.judge.questions import BEST, Question
+from autolora_jax.evaluation.judge.questions import Question
 from autolora_jax.evaluation.judge.run import Judged
 from autolora_jax.evaluation.judge.verdicts import SCORED, Usage, Verdict
 from autolora_jax.evaluation.scores import Sample, intervals
@@ -76,7 +76,7 @@ class Report:
             "question": question,
             "preparation": self.preparation,
             "outcomes": dict(self.outcomes),
-            "scores": {name: _mean(interval) for name, interval in self.means.items()},
+            "scores": {each.name: _mean(self.means[each.name], each.best) for each in self.question.criteria},
             "judges": dict(self.versions),
             "usage": self._usage(self.usage),
             "this run": {"pictures asked about": self.asked, "seconds it took": self.seconds} | self._usage(self.new),
@@ -102,8 +102,8 @@ def report(
     return Report(judged, question, preparation, intervals(found, **bootstrap), prices, seconds)
 
 
-def _mean(interval: Interval) -> dict[str, float | None]:
-    values = {**interval._asdict(), "of": BEST, "share": interval.value / BEST}
+def _mean(interval: Interval, best: int) -> dict[str, float | None]:
+    values = {**interval._asdict(), "of": best, "share": interval.value / best}
     return {name: None if np.isnan(value) else value for name, value in values.items()}
 
 

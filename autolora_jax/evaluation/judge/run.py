@@ -1,12 +1,14 @@
 """Many pictures, one question, one judge, several requests at a time."""
 
 import base64
+import functools
 import io
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -15,7 +17,7 @@ from autolora_jax.evaluation.judge.client import Judge, JudgeError, Pause
 from autolora_jax.evaluation.judge.questions import Question
 from autolora_jax.evaluation.judge.verdicts import UNANSWERED, UNREADABLE, Key, Verdict, VerdictCache, Version
 from autolora_jax.evaluation.pictures import Picture
-from autolora_jax.image_files import PictureError
+from autolora_jax.image_files import PictureError, read_rgb
 
 # How Pillow writes them. PNG: speed before size, the pixels are the same.
 FORMATS = {"png": {"compress_level": 1}, "jpeg": {"quality": 95, "subsampling": 0}}
@@ -171,9 +173,15 @@ def _judged(
             image = preparation.data_uri(picture.image())
         except PictureError as e:
             return Judged(picture.key, Verdict(UNREADABLE, Version(by.model, by.served), why=str(e)), False)
-        verdict = by.ask(question, image, pause)
+        verdict = by.ask(question, [*(_shown(path, preparation) for path in question.shows), image], pause)
         cache.add(key, verdict)
         return Judged(picture.key, verdict, False)
+
+
+@functools.lru_cache(maxsize=8)
+def _shown(path: Path, preparation: Preparation) -> str:
+    """A picture that the question shows, as data URI; the same for all that it is asked about."""
+    return preparation.data_uri(read_rgb(path))
 
 
 def about(picture: Picture, question: Question) -> Question:

@@ -151,7 +151,7 @@ def sweep(
         cells=cells,
         said=[],
         axis=axis,
-        asks=(PRESENT[True], Ask("training context"), *([Ask("surroundings")] if elsewhere else [])),
+        asks=(PRESENT[True], Ask("training context"), Ask("variety"), *([Ask("surroundings")] if elsewhere else [])),
         pairs=PAIRS,
         plots=(("Div", "CPS"), *((axis, figure) for figure in ("Div", "CPS", "Div-CPS"))),
         frontier=("Div", "CPS"),

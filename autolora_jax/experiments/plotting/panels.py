@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.ticker import ScalarFormatter
 
 from autolora_jax.evaluation import Interval
 from autolora_jax.experiments.markup import between, number
 from autolora_jax.experiments.plotting.canvas import GREY, TEXT, Look, Mark, looks, plain, tell
-from autolora_jax.experiments.results import CellResult, Results, label
+from autolora_jax.experiments.results import EVALUATIONS, CellResult, Results, label
 
 BAND: dict[str, Any] = {"alpha": 0.15, "linewidth": 0}
 LINE: dict[str, Any] = {"linewidth": 1.6, "markersize": 4.5, "markeredgewidth": 0}
@@ -68,6 +69,9 @@ def against(axes: Axes, results: Results, x: str, y: str, names: Mapping[str, st
                 place = method if cell.at is None else f"{cell.at:g}"
                 marks.append(Mark(one.value, other.value, place, look.colour))
         _paper(axes, look, [(cell.published.get(x), cell.published.get(y)) for cell in results.curve(method)])
+    if x == EVALUATIONS:  # twice as many is the same step everywhere
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_xlabel(plain(label(x)), fontsize=TEXT)
     axes.set_ylabel(plain(label(y)), fontsize=TEXT)
     return marks

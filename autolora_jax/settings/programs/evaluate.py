@@ -11,7 +11,7 @@ from autolora_jax.settings.programs.program import Program
 from autolora_jax.settings.values import Paths
 
 METRICS, MODELS = "Metrics", "Models"  # panels of --help
-DIVERSITY, VENDI, CLIPSCORE = KNOWN = ("diversity", "vendi", "clipscore")
+DIVERSITY, VENDI, CONDITIONAL, CLIPSCORE = KNOWN = ("diversity", "vendi", "conditional-vendi", "clipscore")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +32,8 @@ class Evaluate(Program):
     )
     metrics: str = setting(
         "diversity,vendi",
-        "diversity (0: all alike), vendi (how many different ones: 1 to all), clipscore (0 to 100: do picture and "
-        "prompt fit?).",
+        "diversity (0: all alike), vendi (how many different ones: 1 to all), conditional-vendi (the same over many "
+        "prompts, what they explain left out), clipscore (0 to 100: do picture and prompt fit?).",
         panel=METRICS,
         offers=KNOWN,
     )
@@ -61,7 +61,10 @@ class Evaluate(Program):
         offers=("builtin", "clip", "dinov2-giant", "dinov2-large", "dinov2-base", "dinov2-small"),
     )
     clip: str = setting(
-        "clip", "CLIPScore's: clip (openai/clip-vit-large-patch14), or a folder or hub id.", metavar="MODEL"
+        "clip",
+        "CLIPScore's, and what conditional-vendi reads prompts with: clip (openai/clip-vit-large-patch14), or a folder "
+        "or hub id.",
+        metavar="MODEL",
     )
     dtype: str = setting("float32", "float32, or bfloat16 for half the memory.", choices=("float32", "bfloat16"))
     batch_size: int = setting(16, "Pictures a device.", least=1)

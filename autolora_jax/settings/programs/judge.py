@@ -27,19 +27,22 @@ class Judge(Asking):
     )
     question: str = setting(
         help="cps (character presence), pc (prompt correspondence), sa (style adherence), or pc-sa (both in one "
-        "question, as in the paper). Scores are 0 to 5.",
+        "question, as in the paper), 0 to 5; sf (subject fidelity, as DreamBench++ has it), 0 to 4; vqa (VQAScore: how "
+        "likely the judge says yes, asked whether the picture shows its prompt), 0 to 1.",
         offers=Table("evaluation.judge.questions", "QUESTIONS"),
     )
     character: str | None = setting(None, "cps: who should be there.")
     description: str | None = setting(None, "cps: who that is, where the name is not enough.")
     prompt: str | None = setting(
         None,
-        "pc: what was asked for. Pictures that autolora or A1111 saved say it; so may manifest.jsonl.",
+        "pc, vqa: what was asked for. Pictures that autolora or A1111 saved say it; so may manifest.jsonl.",
         shown="what each picture says of itself",
     )
     style: str | None = setting(None, "sa: its name, such as 'pixel art'.")
     poor: str | None = setting(None, "sa: what shows that it is missed.", shown="known for pixel art")
     good: str | None = setting(None, "sa: what shows that it is met.", shown="known for pixel art")
+    reference: Path | None = setting(None, "sf: a picture of the one that should be there.", metavar="FILE")
+    subject: str | None = setting(None, "sf: which one in it, where it shows several.")
     model: str | None = setting(
         None, "Its name, as the server has it.", panel=JUDGE, shown="the only one that is served"
     )
@@ -75,6 +78,12 @@ How surely is the character there, of which Table 1's CPS is the mean:
 The paper's question about pixel art: prompt correspondence (PC) and style adherence (SA) in one answer:
 
 [cyan]autolora judge out --question pc-sa --style "pixel art" --base-url http://gpu:8000/v1 --concurrency 32[/]
+
+Is it still my cat? And does a picture show its prompt, by the probability of "yes" (the server has to give
+log-probabilities, as vLLM and OpenAI do):
+
+[cyan]autolora judge out --question sf --reference cat.jpg --subject "the cat"[/]
+[cyan]autolora judge out --question vqa[/]
 
 The same command again asks only about what has no verdict yet. A hosted judge, what it cost, and every verdict:
 
