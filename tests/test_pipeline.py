@@ -93,7 +93,7 @@ def test_schedulers_match_torch(pipe, small_pipeline, lora, scheduler: str, rule
     assert error(ours, torch_latents(small_pipeline, lora, RULES[rule], scheduler)) < LATENTS
 
 
-def test_projected_guidance_matches_torch(pipe, tiny_pipeline, lora):
+def test_projected_guidance_matches_torch(pipe, small_pipeline, lora):
     """APG with its momentum, by diffusers' update of denoised pictures."""
     w, eta, norm, buffer = 4.0, 0.2, 2.0, MomentumBuffer(-0.5)
 
@@ -102,7 +102,7 @@ def test_projected_guidance_matches_torch(pipe, tiny_pipeline, lora):
         return (x - pictures) / sigma
 
     ours = our_latents(pipe, CFG(w, apg_eta=eta, apg_norm=norm, apg_momentum=-0.5))
-    assert error(ours, torch_latents(tiny_pipeline, lora, CFG(w), guider=guider)) < LATENTS
+    assert error(ours, torch_latents(small_pipeline, lora, CFG(w), guider=guider)) < LATENTS
 
 
 @pytest.mark.parametrize("dialect", ["kohya_diffusers", "peft"])
