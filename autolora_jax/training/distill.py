@@ -192,15 +192,8 @@ def _course(pipe: AutoLoRAPipeline, prompts: list[str], config: DistillConfig, d
         raise ConfigError("a teacher has one guidance; give one rule")
     if call.guidance_rescale != 0:
         raise ConfigError("guidance_rescale is no weighted sum of predictions, which is what is taught: leave it at 0")
-<<<<<<< HEAD
-    if call.guidance.formed and config.target != "full":
-        raise ConfigError(f"{call.guidance} is no weighted sum of predictions: only target 'full' can be taught")
-    if any(share.every != 1 or share.momentum for share in call.guidance.shares()):
-        raise ConfigError(f"{call.guidance} keeps a part from step to step, and a teacher answers anew at each: use 1")
-=======
     if other := [name for name, usual in NEUTRAL.items() if getattr(call.guidance, name, usual) != usual]:
         raise ConfigError(f"what is taught is a sum of the predictions of one step: leave out {', '.join(other)}")
->>>>>>> main
     LESSONS[config.target](call.guidance, 1.0)
     if few is None:
         schedule = pipe.canvas.schedule(call)
