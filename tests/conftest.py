@@ -50,14 +50,16 @@ QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
-# The files that take longest begin first, so that none of them is left to one worker at the end.
+# The files that take longest begin first, so that none of them is left to one worker at the end; and test_img2img well
+# after test_pipeline, whose programs it finds on the disk then.
 LONGEST = (
-    *("test_pipeline", "test_img2img", "test_batch_end_to_end", "test_compilations", "test_benchmarks"),
-    "test_tutorials",
+    *("test_pipeline", "test_batch_end_to_end", "test_compilations", "test_benchmarks", "test_tutorials"),
+    "test_img2img",
     *("test_lora_kinds_runs", "test_batch_fleet", "test_sd3_files", "test_notebook", "test_reproduce"),
     *("test_lora_merged", "test_batch_kill", "test_lora_compiles", "test_cli_train", "test_sd3_pipeline", "test_vae"),
     *("test_unet", "test_batch_pipeline", "test_builtin", "test_lora", "test_sweep", "test_cli", "test_lora_extract"),
-    *("test_batch_processes", "test_training_flow", "test_training_resume", "test_gradients", "test_tpu_compile"),
+    *("test_batch_processes", "test_training_flow", "test_training_resume", "test_distill", "test_gradients"),
+    "test_tpu_compile",
 )
 
 
@@ -158,15 +160,25 @@ def tiny_pipeline(tiny_folder: Path):
 
 
 @pytest.fixture(scope="session")
-def both(tiny_pipeline, tiny_folder: Path):
-    """`tiny_pipeline` in torch and here, on the same inputs; see tests.lora_runs."""
+def small_pipeline(small_folder: Path):
+    """diffusers' own pipeline of `small_folder`, float32."""
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(small_folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def both(small_pipeline, small_folder: Path):
+    """`small_pipeline` in torch and here, on the same inputs; see tests.lora_runs."""
     import torch
 
     from tests.lora_runs import Both
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a network only waits for its threads
-    yield Both(tiny_pipeline, tiny_folder)
+    yield Both(small_pipeline, small_folder)
     torch.set_num_threads(threads)
 
 

@@ -1,4 +1,4 @@
-"""The tiny SDXL in torch and here, run on the same inputs with the same LoRA."""
+"""A small SDXL in torch and here, run on the same inputs with the same LoRA."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ Outputs = dict[str, np.ndarray]
 
 
 class Both:
-    """The tiny pipeline in torch and here, with the same inputs."""
+    """The pipeline in torch and here, with the same inputs."""
 
     def __init__(self, pipe: StableDiffusionXLPipeline, folder: Path) -> None:
         checkpoint = open_checkpoint(folder)

@@ -67,23 +67,23 @@ def diffusers(theirs: Any, is_masked: bool, strength: float | None = None, **mor
 
 
 @pytest.fixture(scope="module")
-def lora(tiny_pipeline: StableDiffusionXLPipeline) -> RandomLora:
-    return random_lora(tiny_pipeline, seed=1, convolutions=True)
+def lora(small_pipeline: StableDiffusionXLPipeline) -> RandomLora:
+    return random_lora(small_pipeline, seed=1, convolutions=True)
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_folder: Path, lora: RandomLora, tmp_path_factory: pytest.TempPathFactory) -> AutoLoRAPipeline:
+def pipe(small_folder: Path, lora: RandomLora, tmp_path_factory: pytest.TempPathFactory) -> AutoLoRAPipeline:
     """Ours, float32, on one device, because to be partitioned is half of a compilation; with the LoRA."""
-    pipe = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:1])
+    pipe = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32", devices=jax.devices()[:1])
     pipe.load_lora(lora.save(tmp_path_factory.mktemp("lora") / "kohya.safetensors", "kohya_sgm"))
     return pipe
 
 
 @pytest.fixture(scope="module")
-def theirs(tiny_pipeline: StableDiffusionXLPipeline) -> dict[bool, Any]:
+def theirs(small_pipeline: StableDiffusionXLPipeline) -> dict[bool, Any]:
     """Whether masked -> diffusers' pipeline."""
     kinds = {False: StableDiffusionXLImg2ImgPipeline, True: StableDiffusionXLInpaintPipeline}
-    pipes = {is_masked: kind(**tiny_pipeline.components, add_watermarker=False) for is_masked, kind in kinds.items()}
+    pipes = {is_masked: kind(**small_pipeline.components, add_watermarker=False) for is_masked, kind in kinds.items()}
     for each in pipes.values():
         each.set_progress_bar_config(disable=True)
     return pipes
@@ -119,23 +119,23 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("rule", "masked"), PAIRS)
-def test_every_rule_matches_torch(pipe, tiny_pipeline, lora, rule: str, masked: bool):
+def test_every_rule_matches_torch(pipe, small_pipeline, lora, rule: str, masked: bool):
     """With the solvers that remember and that draw noise in turn."""
     scheduler = ("dpmpp_2m", "euler_ancestral")[masked]
     picture = Picture(IMAGES, MASKS if masked else None, 0.7)
     call = {**CALL, **SIZE, "steps": STEPS, "seeds": SEEDS, "scheduler": scheduler}
     del call["num_inference_steps"]
-    reference = reference_run.run(tiny_pipeline, lora, RULES[rule], picture=picture, **call)
+    reference = reference_run.run(small_pipeline, lora, RULES[rule], picture=picture, **call)
     assert error(draw(pipe, masked, guidance=RULES[rule], scheduler=scheduler, strength=0.7), reference) < LATENTS
 
 
-def test_the_loop_is_diffusers_own(tiny_pipeline, theirs, lora):
+def test_the_loop_is_diffusers_own(small_pipeline, theirs, lora):
     """What the rules are compared with, where diffusers has the rule, too."""
     call = {**CALL, **SIZE, "steps": STEPS, "seeds": SEEDS, "scheduler": "euler_ancestral", "scale": 0.0}
     del call["num_inference_steps"]
     for is_masked in (False, True):
         picture = Picture(IMAGES, MASKS if is_masked else None, 0.7)
-        ours = reference_run.run(tiny_pipeline, lora, CFG(W), picture=picture, **call)
+        ours = reference_run.run(small_pipeline, lora, CFG(W), picture=picture, **call)
         assert error(ours, diffusers(solved_by(theirs[is_masked], "euler_ancestral"), is_masked, 0.7)) < LATENTS
 
 

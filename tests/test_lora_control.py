@@ -169,6 +169,12 @@ def test_nothing_compiles(pipe: AutoLoRAPipeline, count_compilations: Callable[[
 # ---- block weights ---------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def both(tiny_pipeline: StableDiffusionXLPipeline, tiny_folder: Path) -> Both:
+    """Of three levels: two of its blocks on the way up have attention."""
+    return Both(tiny_pipeline, tiny_folder)
+
+
 def test_block_weights_are_diffusers(both: Both, tiny_pipeline: StableDiffusionXLPipeline, tmp_path: Path):
     path = random_lora(tiny_pipeline, seed=2).save(tmp_path / "a.safetensors", "peft")
     tree, params = both.load(path), both.params

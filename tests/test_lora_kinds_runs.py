@@ -102,9 +102,9 @@ def made(request: pytest.FixtureRequest) -> Trained:
 def test_whole_networks_compute_what_the_trainer_does(both: Both, made: Trained) -> None:
     base = both.torch()
     for scale, want in zip(SCALES, made.wanted, strict=True):
-        assert_close(both.ours(made.tree, [scale]), want, TOLERANCE)
+        assert_close(both.ours(made.tree, [[scale]] * 2), want, TOLERANCE)
     assert max(np.abs(made.wanted[0]["unet"] - base["unet"]).ravel()) > 0.1
-    assert_close(both.ours(made.tree, [0.0]), base, TOLERANCE)
+    assert_close(both.ours(made.tree, [[0.0]] * 2), base, TOLERANCE)
 
 
 def test_scales_per_image(both: Both, made: Trained) -> None:
@@ -147,7 +147,7 @@ def test_written_again_it_is_the_same_lora(both: Both, made: Trained, tmp_path: 
     for name in ("a", "b"):
         file, tree = attached(both, tmp_path / f"{name}.safetensors")
         assert same(file.layers, made.file.layers)
-        assert_close(both.ours(tree, [1.0]), made.wanted[0], TOLERANCE)
+        assert_close(both.ours(tree, [[1.0]] * 2), made.wanted[0], TOLERANCE)
 
 
 def test_peft_has_no_name_for_some_kinds(both: Both, lycoris: Trained, tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_peft_has_no_name_for_some_kinds(both: Both, lycoris: Trained, tmp_path:
 def test_dora_for_peft_is_read_by_peft(both: Both, dora: Trained, tmp_path: Path) -> None:
     lora.save_lora(tmp_path / "a.safetensors", dora.tree, "peft", None, both.networks["unet"])
     _, tree = attached(both, tmp_path / "a.safetensors")
-    assert_close(both.ours(tree, [0.5]), dora.wanted[1], TOLERANCE)
+    assert_close(both.ours(tree, [[0.5]] * 2), dora.wanted[1], TOLERANCE)
     plain = both.pipe.unet
     both.pipe.unet = copy.deepcopy(plain)
     try:

@@ -26,8 +26,8 @@ SEEDS = [3, 2**40 + 5]
 
 
 @pytest.fixture(scope="module")
-def lora(tiny_pipeline: StableDiffusionXLPipeline) -> RandomLora:
-    return random_lora(tiny_pipeline, seed=1, convolutions=True)
+def lora(small_pipeline: StableDiffusionXLPipeline) -> RandomLora:
+    return random_lora(small_pipeline, seed=1, convolutions=True)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,9 @@ def lora_file(lora: RandomLora, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def pipe(tiny_folder: Path, lora_file: Path) -> AutoLoRAPipeline:
+def pipe(small_folder: Path, lora_file: Path) -> AutoLoRAPipeline:
     """Ours, float32, on one device, because to be partitioned is half of a compilation; with the LoRA."""
-    pipe = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:1])
+    pipe = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32", devices=jax.devices()[:1])
     pipe.load_lora(lora_file)
     return pipe
 
@@ -73,8 +73,8 @@ RULES = {
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_guidance_matches_torch(pipe, tiny_pipeline, lora, rule: str):
-    seen = error(our_latents(pipe, RULES[rule]), torch_latents(tiny_pipeline, lora, RULES[rule]))
+def test_guidance_matches_torch(pipe, small_pipeline, lora, rule: str):
+    seen = error(our_latents(pipe, RULES[rule]), torch_latents(small_pipeline, lora, RULES[rule]))
     assert seen < LATENTS
 
 
@@ -88,12 +88,12 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("scheduler", "rule"), PAIRS)
-def test_schedulers_match_torch(pipe, tiny_pipeline, lora, scheduler: str, rule: str):
+def test_schedulers_match_torch(pipe, small_pipeline, lora, scheduler: str, rule: str):
     ours = our_latents(pipe, RULES[rule], scheduler=scheduler)
-    assert error(ours, torch_latents(tiny_pipeline, lora, RULES[rule], scheduler)) < LATENTS
+    assert error(ours, torch_latents(small_pipeline, lora, RULES[rule], scheduler)) < LATENTS
 
 
-def test_projected_guidance_matches_torch(pipe, tiny_pipeline, lora):
+def test_projected_guidance_matches_torch(pipe, small_pipeline, lora):
     """APG with its momentum, by diffusers' update of denoised pictures."""
     w, eta, norm, buffer = 4.0, 0.2, 2.0, MomentumBuffer(-0.5)
 
@@ -102,14 +102,14 @@ def test_projected_guidance_matches_torch(pipe, tiny_pipeline, lora):
         return (x - pictures) / sigma
 
     ours = our_latents(pipe, CFG(w, apg_eta=eta, apg_norm=norm, apg_momentum=-0.5))
-    assert error(ours, torch_latents(tiny_pipeline, lora, CFG(w), guider=guider)) < LATENTS
+    assert error(ours, torch_latents(small_pipeline, lora, CFG(w), guider=guider)) < LATENTS
 
 
 @pytest.mark.parametrize("dialect", ["kohya_diffusers", "peft"])
-def test_dialects_give_the_same_delta(pipe, tiny_folder, lora, tmp_path, dialect: str):
+def test_dialects_give_the_same_delta(pipe, small_folder, lora, tmp_path, dialect: str):
     """So what holds of one dialect, for every rule and scheduler, holds of all."""
     metadata = lora.peft_metadata() if dialect == "peft" else None
-    other = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:1])
+    other = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32", devices=jax.devices()[:1])
     other.load_lora(lora.save(tmp_path / "other.safetensors", dialect, metadata))
     assert jax.tree.structure(other._delta) == jax.tree.structure(pipe._delta)
     for a, b in zip(jax.tree.leaves(other._delta), jax.tree.leaves(pipe._delta), strict=True):
@@ -117,43 +117,43 @@ def test_dialects_give_the_same_delta(pipe, tiny_folder, lora, tmp_path, dialect
 
 
 @pytest.mark.slow
-def test_thirty_steps_match_torch(pipe, tiny_pipeline, lora):
+def test_thirty_steps_match_torch(pipe, small_pipeline, lora):
     more = {"num_inference_steps": 30}
     ours = our_latents(pipe, RULES["autolora"], **more)
-    assert error(ours, torch_latents(tiny_pipeline, lora, RULES["autolora"], **more)) < LATENTS
+    assert error(ours, torch_latents(small_pipeline, lora, RULES["autolora"], **more)) < LATENTS
 
 
-def test_rescale_and_zero_negative_match_torch(pipe, tiny_pipeline, lora):
+def test_rescale_and_zero_negative_match_torch(pipe, small_pipeline, lora):
     ours = our_latents(pipe, RULES["cfg"], guidance_rescale=0.7, negative_prompt=None)
-    assert error(ours, torch_latents(tiny_pipeline, lora, RULES["cfg"], rescale=0.7, negative_prompt=None)) < LATENTS
+    assert error(ours, torch_latents(small_pipeline, lora, RULES["cfg"], rescale=0.7, negative_prompt=None)) < LATENTS
 
 
-def test_clip_skip_matches_diffusers(pipe, tiny_pipeline):
+def test_clip_skip_matches_diffusers(pipe, small_pipeline):
     """Which skips for the prompt, not for the negative one."""
     ours = pipe.conditioning("a cat", "mist", clip_skip=1)["base"]["encoder_hidden_states"][0]
-    positive, negative, *_ = tiny_pipeline.encode_prompt("a cat", negative_prompt="mist", clip_skip=1)
+    positive, negative, *_ = small_pipeline.encode_prompt("a cat", negative_prompt="mist", clip_skip=1)
     assert error(ours, torch.cat([negative, positive]).detach().numpy()) < LATENTS
 
 
-def test_v_prediction_matches_torch(pipe, tiny_pipeline, lora, monkeypatch):
+def test_v_prediction_matches_torch(pipe, small_pipeline, lora, monkeypatch):
     config = dataclasses.replace(pipe.scheduler, prediction_type="v_prediction", timestep_spacing="trailing")
     monkeypatch.setattr(pipe, "scheduler", config)
-    theirs = dict(tiny_pipeline.scheduler.config) | {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
-    monkeypatch.setattr(tiny_pipeline, "scheduler", tiny_pipeline.scheduler.from_config(theirs))
+    theirs = dict(small_pipeline.scheduler.config) | {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    monkeypatch.setattr(small_pipeline, "scheduler", small_pipeline.scheduler.from_config(theirs))
     ours = our_latents(pipe, RULES["autolora"])
-    assert error(ours, torch_latents(tiny_pipeline, lora, RULES["autolora"])) < LATENTS
+    assert error(ours, torch_latents(small_pipeline, lora, RULES["autolora"])) < LATENTS
 
 
 @pytest.mark.parametrize("dialect", ["kohya_sgm", pytest.param("peft", marks=pytest.mark.slow)])
-def test_cfg_with_lora_equals_diffusers_own_pipeline(pipe, tiny_folder, tiny_pipeline, tmp_path, dialect: str):
+def test_cfg_with_lora_equals_diffusers_own_pipeline(pipe, small_folder, small_pipeline, tmp_path, dialect: str):
     # one alpha and rank: diffusers applies the commonest alpha of a kohya file to every attention projection
-    file = random_lora(tiny_pipeline, seed=2, ranks=(4,), alphas=None, strength=0.5).save(
+    file = random_lora(small_pipeline, seed=2, ranks=(4,), alphas=None, strength=0.5).save(
         tmp_path / f"{dialect}.safetensors", dialect
     )
-    theirs = StableDiffusionXLPipeline.from_pretrained(tiny_folder)
+    theirs = StableDiffusionXLPipeline.from_pretrained(small_folder)
     theirs.load_lora_weights(tmp_path, weight_name=file.name, adapter_name="it")
     theirs.set_adapters(["it"], [0.8])
-    mine = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:1])
+    mine = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32", devices=jax.devices()[:1])
     mine.load_lora(file, scale=0.8)
     call = {**CALL, "num_inference_steps": 6}
     noise = [torch.Generator("cpu").manual_seed(s) for s in SEEDS]
@@ -198,16 +198,16 @@ def test_given_noise_is_the_initial_noise(pipe):
     np.testing.assert_array_equal(a, our_latents(pipe, CFG(4.0)))
 
 
-def test_two_loras_stack_and_unload(pipe, tiny_folder, tiny_pipeline, lora, lora_file, tmp_path):
-    second = random_lora(tiny_pipeline, seed=9, ranks=(3,), components=("unet",))
-    mine = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:1])
+def test_two_loras_stack_and_unload(pipe, small_folder, small_pipeline, lora, lora_file, tmp_path):
+    second = random_lora(small_pipeline, seed=9, ranks=(3,), components=("unet",))
+    mine = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32", devices=jax.devices()[:1])
     mine.load_lora(lora_file, scale=0.7)
     mine.load_lora(second.save(tmp_path / "second.safetensors", "kohya_diffusers"), scale=0.4)
     joined = joint((lora, 0.7), (second, 0.4))
-    assert error(our_latents(mine, CFG(4.0)), torch_latents(tiny_pipeline, joined, CFG(4.0))) < LATENTS
+    assert error(our_latents(mine, CFG(4.0)), torch_latents(small_pipeline, joined, CFG(4.0))) < LATENTS
     mine.unload_lora()
     nothing = RandomLora({})
-    assert error(our_latents(mine, CFG(4.0)), torch_latents(tiny_pipeline, nothing, CFG(4.0))) < LATENTS
+    assert error(our_latents(mine, CFG(4.0)), torch_latents(small_pipeline, nothing, CFG(4.0))) < LATENTS
 
 
 def joint(*loras: tuple[RandomLora, float]) -> RandomLora:
@@ -244,8 +244,8 @@ def test_bad_arguments_are_refused(pipe, arguments: dict, words: str):
         pipe("a cat", **arguments)
 
 
-def test_autolora_needs_a_lora(tiny_folder):
-    plain = AutoLoRAPipeline.from_pretrained(tiny_folder, dtype="float32", devices=jax.devices()[:1])
+def test_autolora_needs_a_lora(small_folder):
+    plain = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32", devices=jax.devices()[:1])
     with pytest.raises(ValueError, match="no LoRA is loaded"):
         plain("a cat", guidance=AutoLoRA())
 
