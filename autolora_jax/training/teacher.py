@@ -136,9 +136,12 @@ class Course(NamedTuple):
 
 def _plan(rules: Sequence[tuple[Rule, float]], n: int, steps: int) -> guidance.Plan:
     """The table of several rules with their shares."""
-    plans = [(guidance.plan(rule, n, steps), share) for rule, share in rules]
-    table = sum((share * plan.table for plan, share in plans), np.zeros_like(plans[0][0].table)).astype(np.float32)
-    return plans[-1][0]._replace(table=table, active=(table != 0).any(axis=(0, 2)))
+    plans = [guidance.plan(rule, n, steps) for rule, _ in rules]
+    if len(plans) == 1:
+        return plans[0]
+    mixed = (share * plan.table for plan, (_, share) in zip(plans, rules, strict=True))
+    table = sum(mixed, np.zeros_like(plans[0].table)).astype(np.float32)
+    return plans[-1]._replace(table=table, active=(table != 0).any(axis=(0, 2)))
 
 
 def taught(course: Course, batch: int, model: Model | None, scales: Sequence[float]) -> dict[str, np.ndarray]:
