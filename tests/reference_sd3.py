@@ -125,6 +125,6 @@ def run(
         def e(kind: str, which: int, predicted=predicted) -> torch.Tensor:
             return predicted(kind).chunk(2)[which]
 
-        x = solver.step(combine(at_step(rule, i, len(timesteps)), e), t, x).prev_sample
+        x = solver.step(combine(at_step(rule, i, len(timesteps))[0], e), t, x).prev_sample
         x = x if begun is None else begun.kept(i, x)
     return x.permute(0, 2, 3, 1).numpy()
