@@ -25,12 +25,11 @@ def save_lora(
     denoiser_config: JsonConfig | None = None,
     dtype: str = "float32",
     embeddings: Embeddings | None = None,
-    alpha: float | None = None,
 ) -> None:
     """Writes one LoRA's delta trees (component -> tree, as lora.attach gives them) to a .safetensors file.
 
-    alpha is part of the trees' `up`, so the file says alpha = rank; or one `alpha` for all, whatever their ranks, where
-    diffusers is to read a kohya file of several ranks: it takes one for all. The file appears whole or not at all.
+    alpha is part of the trees' `up`, so the file says alpha = rank; where layers differ in rank, the highest for all:
+    diffusers reads a kohya file's as if they were one. The file appears whole or not at all.
     metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
     denoiser_config: of the base model, for kohya's names of its blocks; None: SDXL's UNet.
     dtype: of the tensors, a key of DTYPES; float16 halves the file, and is what most published ones are.
@@ -40,8 +39,11 @@ def save_lora(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
-    found = (item for component, tree in trees.items() for item in changes(component, tree))
-    cast = {layer: _as(change if alpha is None else _at(change, alpha), layer, dtype) for layer, change in found}
+    found = {layer: change for component, tree in trees.items() for layer, change in changes(component, tree)}
+    ranks = {change.matrix.rank for change in found.values() if isinstance(change.matrix, LowRank)}
+    if len(ranks) > 1:
+        found = {layer: _at(change, float(max(ranks))) for layer, change in found.items()}
+    cast = {layer: _as(change, layer, dtype) for layer, change in found.items()}
     write_lora(path, cast, dialect, metadata, denoiser_config, embeddings)
 
 

@@ -171,8 +171,7 @@ def distill_lora(
     tell(TrainProgress("save", 0, 1))
     header = {**_header(course, start, loras, out.stem), **(metadata or {})}
     trees = trees_of(start, state.trainable, name)
-    alpha = float(most_ranks(start.learned))
-    lora.save_lora(out, trees, dialect, header, pipe.denoiser.config, save_dtype, start.embeddings, alpha)
+    lora.save_lora(out, trees, dialect, header, pipe.denoiser.config, save_dtype, start.embeddings)
     shutil.rmtree(folder / PAIRS, ignore_errors=True)
     tell(TrainProgress("save", 1, 1))
     return lora.report(read_lora(out, model))
