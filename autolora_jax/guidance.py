@@ -58,8 +58,8 @@ class Plan(NamedTuple):
 
     def of(self, index: np.ndarray) -> "Plan":
         """The plan of some of the images; branches that others need are evaluated all the same."""
-        shared = {"active": self.active}
-        return Plan(**jax.tree.map(lambda a: a[index], self._replace(active=None)._asdict()) | shared)
+        own = {name: of_all for name, of_all in self._asdict().items() if name != "active"}
+        return self._replace(**jax.tree.map(lambda a: a[index], own))
 
     @property
     def segments(self) -> tuple[Segment, ...]:

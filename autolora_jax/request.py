@@ -14,13 +14,23 @@ from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.given import Ground, Originals
 from autolora_jax.guidance import Plan
 from autolora_jax.lora import Loaded, by_kind, padded_scales
-from autolora_jax.schedules import SOLVERS, Schedule, make_schedule, own_scheduler, own_spacing, skipped_steps
+from autolora_jax.schedules import (
+    SOLVERS,
+    SPACINGS,
+    Schedule,
+    make_schedule,
+    own_scheduler,
+    own_spacing,
+    skipped_steps,
+    solvers_for,
+)
 from autolora_jax.settings.fields import told
-from autolora_jax.settings.pictures import Call, DrawingConfig
+from autolora_jax.settings.pictures import STEPS, Call, DrawingConfig
 from autolora_jax.settings.rules import Rule
 from autolora_jax.text import Sizes, Text, TextSettings
 from autolora_jax.text.embeds import SAID, GivenEmbeds, pairs_of
 from autolora_jax.text.syntax import SYNTAXES, foreign
+from autolora_jax.weights.lora.distilled import NOTHING_SAID, Usual, usual_of
 
 Texts = str | Sequence[str]
 Drawn = TypeVar("Drawn", bound=DrawingConfig)
@@ -47,12 +57,12 @@ class Canvas(NamedTuple):
         """(h, w, c) of a picture's latents. size: (width, height), pixels."""
         return size[1] // self.factor, size[0] // self.factor, self.channels
 
-    def schedule(self, drawing: DrawingConfig, masked: bool = False) -> Schedule:
+    def schedule(self, drawing: DrawingConfig, masked: bool = False, parts: int = 1) -> Schedule:
         """Of a drawing whose choices are made. Raises ValueError for one that the model can't be sampled with.
 
-        masked: whether a mask keeps a part of a given picture.
+        masked: whether a mask keeps a part of a given picture. parts: into how many each step is divided.
         """
-        assert drawing.size is not None
+        assert drawing.size is not None and drawing.num_inference_steps is not None
         tokens = drawing.size[0] * drawing.size[1] // (self.factor * self.patch) ** 2
         return make_schedule(
             self.scheduler,
@@ -63,29 +73,34 @@ class Canvas(NamedTuple):
             drawing.strength,
             masked,
             drawing.eta,
+            parts,
         )
 
     def steps(self, drawing: DrawingConfig) -> int:
         """How many steps such a drawing takes: all, or from a given picture the last ones."""
         n, strength = drawing.num_inference_steps, drawing.strength
+        assert n is not None
         return n if strength is None else n - skipped_steps(n, strength, self.scheduler.flow)
 
-    def resolved(self, drawing: Drawn, tuned: bool, ground: Ground | None = None) -> Drawn:
-        """It with every open choice made: guidance and its scales, size, scheduler, spacing, η, strength.
+    def resolved(self, drawing: Drawn, tuned: bool, ground: Ground | None = None, usual: Usual = NOTHING_SAID) -> Drawn:
+        """It with every open choice made: guidance and its scales, size, steps, scheduler, spacing, η, strength.
 
-        tuned: whether there is a LoRA. ground: what the picture is made from; None: from noise, and strength means
-        nothing. Raises ValueError for what the model can't draw.
+        tuned: whether there is a LoRA. usual: what distilled LoRAs are drawn with. ground: what the picture is made
+        from; None: from noise, and strength means nothing. Raises ValueError for what the model can't draw.
         """
-        rules = drawing.rule_of(tuned)
+        rules = drawing.rule_of(tuned, usual.guidance)
         filled = rules.filled(self.usual) if isinstance(rules, Rule) else [rule.filled(self.usual) for rule in rules]
-        scheduler = drawing.scheduler or own_scheduler(self.scheduler)
+        theirs = usual.scheduler if usual.scheduler in solvers_for(self.scheduler) else None
+        scheduler = drawing.scheduler or theirs or own_scheduler(self.scheduler)
+        spacing = usual.timestep_spacing if theirs and usual.timestep_spacing in SPACINGS else None
         return dataclasses.replace(
             drawing,
             guidance=filled,
             size=self._size(drawing, ground),
             strength=self._strength(drawing, ground),
+            num_inference_steps=drawing.num_inference_steps or usual.steps or STEPS,
             scheduler=scheduler,
-            timestep_spacing=drawing.timestep_spacing or own_spacing(self.scheduler, scheduler),
+            timestep_spacing=drawing.timestep_spacing or spacing or own_spacing(self.scheduler, scheduler),
             eta=SOLVERS[scheduler].eta if drawing.eta is None else drawing.eta,
         )
 
@@ -151,7 +166,8 @@ class Request:
         if originals is None and call.strength is not None:
             raise ConfigError(f"strength = {call.strength} is how much a given picture is changed: give image=, too")
         tuned = any(lora.tells_apart for lora in loaded)
-        call = canvas.resolved(call, tuned, None if originals is None else originals.ground)
+        usual = usual_of((lora.report.distilled, lora.role) for lora in loaded if lora.enabled)
+        call = canvas.resolved(call, tuned, None if originals is None else originals.ground, usual)
         assert call.size is not None and call.guidance is not None
         rules = call.guidance
         steps = canvas.steps(call)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -87,9 +88,7 @@ class Run:
         kept = None if mask is None else Kept(picture, z, mask)
         images = Images(_by_column(told), zeros if rescale is None else rescale, kept)
         quiet = np.zeros((len(x), STRETCH, *x.shape[1:]), np.float32)
-        nothing = np.zeros(x.shape, np.float32)
-        state = State(x, nothing, nothing, np.zeros((len(x), SHARES, *x.shape[1:]), np.float32))
-        self.images, self.state, self._quiet = put(images), put(state), put(quiet)
+        self.images, self.state, self._quiet = put(images), put(State(x, *_fresh(x, np))), put(quiet)
 
     @cached_property
     def _axes(self) -> Axes:
@@ -104,6 +103,10 @@ class Run:
         self.state = self._call(*self._tables(self.done, last))
         count, self.done = last - self.done, last
         return count
+
+    def stand(self, step: int, x: jax.Array) -> None:
+        """Puts the images before a step, their latents [b h w c] on the devices; what a solver remembers is nothing."""
+        self.state, self.done = State(x, *_fresh(x, jnp)), step
 
     def rehearse(self, both: bool) -> State:
         """The state, moved by no step: compiles the program for steps that are `paired`, or for those that are not."""
@@ -145,6 +148,12 @@ class Run:
         ratio = np.append(np.float32(1), unit[:-1] / unit[1:])
         held: np.ndarray = self.plan.held + self.plan.momentum * ratio[:, None]
         return held
+
+
+def _fresh(x: Any, of: Any) -> tuple[Any, Any, Any]:
+    """What a run remembers beside its latents [b h w c] where nothing was, as arrays of numpy's or jax.numpy's."""
+    nothing = of.zeros(x.shape, np.float32)
+    return nothing, nothing, of.zeros((len(x), SHARES, *x.shape[1:]), np.float32)
 
 
 def _room(tree: Any, axis: int) -> Any:

@@ -1,4 +1,4 @@
-"""The library's LoRA training step at the sizes of published models, lowered for devices that are not here."""
+"""The library's steps that train LoRAs at the sizes of published models, lowered for devices that are not here."""
 
 import dataclasses
 from typing import Any
@@ -19,6 +19,7 @@ from autolora_jax.training.denoiser import DenoiserLoss
 from autolora_jax.training.objective import Objective
 from autolora_jax.training.optimizer import make_optimizer
 from autolora_jax.training.step import State, train_step
+from autolora_jax.training.student import StudentLoss
 from autolora_jax.weights.families import family_of
 from benchmarks.programs import NETWORKS, TEXT_TOKENS, abstract, attention_flop, conditioning, network
 
@@ -105,6 +106,24 @@ def lower_training(model: str, denoiser: Any, mesh: Mesh, batch: int, rank: int,
     }
     state, frozen = abstract((state, frozen), replicated(mesh))
     return train_step.lower(loss, optimizer, mesh, state, frozen, abstract(pictures, batch_rows(mesh)))
+
+
+def lower_distilling(model: str, denoiser: Any, mesh: Mesh, batch: int, rank: int) -> Any:
+    """The lowered step with AdamW that a student learns by, `batch` states a device. rank: of the LoRA and added."""
+    config, name = denoiser.config, family_of(NETWORKS[model]).denoiser
+    optimizer = make_optimizer(OptimizerConfig(), 1000)
+    trainable = trainable_shapes(model, denoiser, rank)[name]
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    state = State(step, trainable, jax.eval_shape(optimizer.init, trainable), None)
+    rows = 1, batch * mesh.size  # one micro-batch
+    latents = jax.ShapeDtypeStruct((*rows, config.sample_size, config.sample_size, config.in_channels), jnp.float32)
+    number = jax.ShapeDtypeStruct(rows, jnp.float32)
+    told = conditioning(config, *rows)
+    states = {"x": latents, "timestep": number, "target": latents, "strength": number, "told": told}
+    none = jax.ShapeDtypeStruct((0,), jnp.float32)
+    frozen = {"params": param_shapes(denoiser), "fixed": {}, "scales": none}
+    state, frozen = abstract((state, frozen), replicated(mesh))
+    return train_step.lower(StudentLoss(denoiser), optimizer, mesh, state, frozen, abstract(states, batch_rows(mesh)))
 
 
 def training_attention(denoiser: Any, batch: int) -> float:

@@ -39,7 +39,11 @@ class Break(NamedTuple):
 BREAKS = (
     # guidance, and one step of a run
     Break("guidance's interval ends a step late", "int(rule.stop * steps)", "int(rule.stop * steps) + 1"),
-    Break("outside its interval AutoLoRA keeps the base's scale", "return CFG(self.w2)", "return CFG(self.w1)"),
+    Break(
+        "outside its interval AutoLoRA keeps the base's scale",
+        "return CFG(self.w2, refresh",
+        "return CFG(self.w1, refresh",
+    ),
     Break("guidance_rescale is all or nothing", "amount * ratio + (1 - amount)", "ratio"),
     Break("one image without a LoRA takes it from its batch", "scales.any(axis=(0, 3))", "scales.any(3).all(0)"),
     Break("seeds above 32 bits repeat", "[seed >> 32, seed & 0xFFFFFFFF]", "[0, seed & 0xFFFFFFFF]"),

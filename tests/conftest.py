@@ -58,7 +58,8 @@ LONGEST = (
     *("test_lora_kinds_runs", "test_batch_fleet", "test_sd3_files", "test_notebook", "test_reproduce"),
     *("test_lora_merged", "test_batch_kill", "test_lora_compiles", "test_cli_train", "test_sd3_pipeline", "test_vae"),
     *("test_unet", "test_batch_pipeline", "test_builtin", "test_lora", "test_sweep", "test_cli", "test_lora_extract"),
-    *("test_batch_processes", "test_training_flow", "test_training_resume", "test_gradients", "test_tpu_compile"),
+    *("test_batch_processes", "test_training_flow", "test_training_resume", "test_distill", "test_gradients"),
+    "test_tpu_compile",
 )
 
 

@@ -35,7 +35,7 @@ ALONE = {  # some read what the compiler writes, which it is told before it is l
     "gpu_compile": "| tiny | decoder 64² | h100 | 1 |",
     "tpu_blocks": "| tiny |",
     "tpu_compile": "| AutoLoRA step | v5e:2x2 |",
-    "tpu_train_compile": "| LoRA training step | v5e:2x2 |",
+    "tpu_train_compile": "| distillation step | v5e:2x2 |",
     "splash_tiles": "| 512 |",
 }
 IN_TURN = """

@@ -138,7 +138,7 @@ def test_builtin_loras_and_json() -> None:
     }
     assert told["lora"]["trigger_words"] == ["a zib"] and told["lora"]["metadata"]["modelspec.title"] == "character"
     assert json.loads(autolora("info", LORA, "--json", "--no-hash").stdout)["sha256"] is None
-    assert "builtin:character and builtin:style" in autolora("info", "builtin:zib").stdout
+    assert "builtin:character, builtin:style" in autolora("info", "builtin:zib").stdout
 
 
 def test_whether_it_fits_a_model(tmp_path: Path) -> None:

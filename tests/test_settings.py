@@ -81,7 +81,7 @@ def test_a_new_setting_is_one_field(tmp_path: Path):
 def test_the_call_is_explained_and_typed_by_its_settings():
     call = inspect.signature(AutoLoRAPipeline.__call__).parameters
     assert list(call)[1:] == list(inspect.signature(Call).parameters)
-    assert (call["num_inference_steps"].default, call["base_text"].default) == (30, "base")
+    assert (call["num_inference_steps"].default, call["base_text"].default) == (None, "base")
     for field in settings_of(Call):
         assert f"\n{field.name}" in str(AutoLoRAPipeline.__call__.__doc__), field.name
     with pytest.raises(TypeError, match="did you mean guidance_rescale"):

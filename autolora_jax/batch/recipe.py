@@ -17,6 +17,7 @@ from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.rules import NEUTRAL, Rule, name_of, numbers
 from autolora_jax.settings.values import tells_apart
 from autolora_jax.text.embeds_file import Form
+from autolora_jax.weights.lora.distilled import usual_of
 
 VERSION = 1  # of what the settings mean: raised when the same ones draw other pictures, whose keys then differ, too
 # Columns of version 0.1: they are part of a picture's key whatever they hold.
@@ -140,7 +141,9 @@ def resolve(settings: Settings, sources: Sources, ground: Ground | None = None, 
     if told is not None and settings.clip_skip is not None:
         raise ConfigError(f"clip_skip = {settings.clip_skip} is of texts that are encoded here, and embeds are none")
     tuned = tells_apart(settings.loras)
-    drawing = model.canvas.resolved(DrawingConfig(**settings.drawing()), tuned, ground)
+    loras = tuple(sources.lora(lora.source) for lora in settings.loras)
+    usual = usual_of((file.distilled, lora.role) for file, lora in zip(loras, settings.loras, strict=True))
+    drawing = model.canvas.resolved(DrawingConfig(**settings.drawing()), tuned, ground, usual)
     drawing = dataclasses.replace(drawing, lora_scale=None)
     model.canvas.schedule(drawing, masked)  # raises what it must
     assert isinstance(drawing.guidance, Rule)
@@ -150,7 +153,7 @@ def resolve(settings: Settings, sources: Sources, ground: Ground | None = None, 
         raise ConfigError(f"{drawing.guidance} compares a tuned model with its base, but {why}")
     load = Load(
         model,
-        tuple(sources.lora(lora.source) for lora in settings.loras),
+        loras,
         tuple(lora.role for lora in settings.loras),
         tuple(sources.embedding(source) for source in settings.embeddings),
     )

@@ -38,6 +38,7 @@ from autolora_jax.weights.families import SD3, SDXL, Family
 from autolora_jax.weights.files import sha256_of
 from autolora_jax.weights.hub import cached_copy, is_hub_id, published_sha256, split_hub_id
 from autolora_jax.weights.lora.describe import usable_lora
+from autolora_jax.weights.lora.distilled import Distilled, distilled_in
 from autolora_jax.weights.lora.source import find_lora, settings_beside
 from autolora_jax.weights.published import SD3_MEDIUM, SD35_LARGE, SD35_MEDIUM, SDXL_BASE
 
@@ -82,6 +83,7 @@ class File(NamedTuple):
     sha256: str
     autov3: str = ""  # of a LoRA: civitai's name for it
     read: Hashes = ()  # of the files that it is read from
+    distilled: Distilled | None = None  # what a LoRA says that stands for a guidance
 
 
 class PictureFile(NamedTuple):
@@ -179,7 +181,9 @@ class Sources:
             read = {part: file_sha256(part) for part in (path, *settings_beside(path))}
             hashes = "".join(read.values())
             sha256 = hashes if len(read) == 1 else hashlib.sha256(hashes.encode()).hexdigest()
-            self._files[source, True] = File(source, path.stem, sha256, lora_hash(path), (*read.items(),))
+            self._files[source, True] = File(
+                source, path.stem, sha256, lora_hash(path), (*read.items(),), distilled_in(path)
+            )
         return self._files[source, True]
 
     def embedding(self, source: str) -> File:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from autolora_jax.settings.values import tells_apart
 from autolora_jax.text import embeds_file as embeds
 from autolora_jax.text.mentions import read_mentions
 from autolora_jax.weights.lora.describe import usable_lora
+from autolora_jax.weights.lora.distilled import Usual, distilled_in, usual_of
 
 BUILTIN_NOTE = "No model given: the small built-in one draws."
 NEXT = """
@@ -96,12 +98,13 @@ def run(asked: Generate) -> None:
     try:
         with Display() as display:
             named = read_mentions(config.prompts, config.prompt_syntax, config.lora_dir)
-            for source in (*(lora.source for lora in config.loras), *map(str, named.files)):
-                usable_lora(source)  # or it is told before anything is loaded
+            sources = [*(lora.source for lora in config.loras), *map(str, named.files)]
+            paths = [usable_lora(source) for source in sources]  # or it is told before anything is loaded
+            usual = _usual(config, paths)
             tuned = tells_apart(config.loras) or bool(named.files)
             if config.compare and not tuned:
                 raise ConfigError(f"--compare sets a LoRA beside the base model, but no prompt names one {WRITTEN}")
-            config = dataclasses.replace(config, guidance=config.rule_of(tuned))
+            config = dataclasses.replace(config, guidance=config.rule_of(tuned, usual.guidance))
             pipe = _load(config, display)
             folder.write_json("config", record(config))
             ways = columns(config, pipe.family.guidance_scale)
@@ -117,6 +120,16 @@ def run(asked: Generate) -> None:
     print(f"{len(folder.saved)} pictures in {folder.path}", flush=True)
     if compared and config.model.source is None and config.prompts == BUILTIN_PROMPTS:
         print(NEXT.format(grid=compared), file=sys.stderr)
+
+
+def _usual(config: GenerateConfig, paths: Sequence[Path]) -> Usual:
+    """What LoRAs that were distilled are drawn with; and says so. paths: of the LoRAs, those last that prompts name."""
+    roles = [*(lora.role for lora in config.loras), *["tuned"] * (len(paths) - len(config.loras))]
+    said = [distilled_in(path) for path in paths]
+    for path, each in zip(paths, said, strict=True):
+        if each:
+            print(f"{path.stem} stands for {each}, where nothing else is asked for", file=sys.stderr)
+    return usual_of(zip(said, roles, strict=True))
 
 
 def record(config: GenerateConfig) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from autolora_jax.settings.training import TrainingRun
 from autolora_jax.training import Summary, TrainProgress, train_lora
 from autolora_jax.training.checkpoints import OtherSettings, discard, saved_steps
 from autolora_jax.training.dataset import read_folder
+from autolora_jax.training.distill import Outline
 from autolora_jax.training.header import base_hashes
 from autolora_jax.training.interruption import uninterrupted
 from autolora_jax.training.loop import TrainingError
@@ -136,14 +137,14 @@ class TrainingDisplay(Display):
         self._rows_a_step = 1
         self._shown: tuple[int, int, str] | None = None  # of the row of steps
 
-    def start(self, summary: Summary) -> None:
+    def start(self, summary: Summary | Outline) -> None:
         """Before the first step."""
         self._rows_a_step = summary.rows
         if summary.finished < summary.steps:
             self.update("Compile", 0, None, "the first step includes it; minutes at full size")
 
     def train(self, progress: TrainProgress) -> None:
-        """train_lora's on_progress."""
+        """on_progress of train_lora and distill_lora."""
         if progress.stage == "train":
             self.update("Compile", 1, 1)
             self._shown = progress.done, progress.total, self._said(progress)
@@ -152,6 +153,7 @@ class TrainingDisplay(Display):
             self._last = None
             self.update("Train", progress.done, progress.total, "drawing samples")
         else:
+            self._last = None
             if progress.stage == "save" and self._shown:  # in the place of "drawing samples"
                 self.update("Train", *self._shown)
             self.update(progress.stage.capitalize(), progress.done, progress.total)

@@ -14,6 +14,7 @@ from autolora_jax.batch import Job
 from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.demo.classifier import SIZE
+from autolora_jax.settings.pictures import STEPS as USUAL_STEPS
 from autolora_jax.weights.families import SDXL
 
 STEPS = {"num_inference_steps", "sampler.steps"}  # its name, now and in version 0.1
@@ -131,7 +132,7 @@ def _facts(experiment: Experiment) -> Mapping[str, str]:
     streams = {"jax": "JAX's, so compositions differ from those of other programs"}
     sd3 = "SD3, which is no ε model, has its own flow-matching Euler solver."
     return {
-        "steps": "each cell's own steps" if own & STEPS else f"{settings.num_inference_steps} steps",
+        "steps": "each cell's own steps" if own & STEPS else f"{settings.num_inference_steps or USUAL_STEPS} steps",
         "size": f"{width} × {height} pixels",
         "negative": none if job.negative_prompt is None else f"“{job.negative_prompt}”",
         "seeds": ", ".join(seeds if len(seeds) <= FEW else [*seeds[:FEW], "…"]),

@@ -17,6 +17,7 @@ from autolora_jax.shown import Shown
 from autolora_jax.weights.errors import printable
 from autolora_jax.weights.files import require_finite
 from autolora_jax.weights.lora import metadata
+from autolora_jax.weights.lora.distilled import Distilled, distilled_of
 from autolora_jax.weights.lora.files import LoraFile
 from autolora_jax.weights.lora.kinds import Change
 from autolora_jax.weights.lora.kinds.dora import Magnitude
@@ -38,6 +39,7 @@ class LoraReport(Shown):
     trigger_words: tuple[str, ...]  # the author's phrase, or the training captions' most frequent tags; may be empty
     training: Mapping[str, str]  # what the header says: base model, steps, resolution …
     embeddings: tuple[str, ...] = ()  # words that come with it
+    distilled: Distilled | None = None  # of one that stands for a guidance
     notes: tuple[str, ...] = ()  # what of the file was left out, or read in a way worth a word
 
     @property
@@ -54,6 +56,7 @@ class LoraReport(Shown):
             ("parameters", f"{self.parameters:,}"),
             *([("embeddings", ", ".join(map(printable, self.embeddings)))] if self.embeddings else []),
             ("trigger words", ", ".join(self.trigger_words) or "none in the file"),
+            *([("stands for", str(self.distilled))] if self.distilled else []),
             *(("note", note) for note in self.notes),
         ]
         return metadata.listing(self.path, [*rows, *self.training.items()])
@@ -141,5 +144,6 @@ def report(file: LoraFile) -> LoraReport:
         trigger_words=metadata.trigger_words(file.metadata),
         training=metadata.training_summary(file.metadata),
         embeddings=tuple(file.embeddings),
+        distilled=distilled_of(file.metadata),
         notes=file.notes,
     )

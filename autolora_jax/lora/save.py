@@ -1,5 +1,6 @@
 """A delta tree as changes of layers again, and as a LoRA file."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 
 from autolora_jax.config import JsonConfig
 from autolora_jax.lora.tree import VECTORS, is_leaf
+from autolora_jax.weights.lora.embeddings import Embeddings
 from autolora_jax.weights.lora.export import DTYPES, write_lora
 from autolora_jax.weights.lora.kinds import Change, dora
 from autolora_jax.weights.lora.kinds.low_rank import LowRank
@@ -22,21 +24,25 @@ def save_lora(
     metadata: Mapping[str, str] | None = None,
     denoiser_config: JsonConfig | None = None,
     dtype: str = "float32",
+    embeddings: Embeddings | None = None,
+    alpha: float | None = None,
 ) -> None:
     """Writes one LoRA's delta trees (component -> tree, as lora.attach gives them) to a .safetensors file.
 
-    alpha is part of the trees' `up`, so the file says alpha = rank. The file appears whole or not at all.
+    alpha is part of the trees' `up`, so the file says alpha = rank; or one `alpha` for all, whatever their ranks, where
+    diffusers is to read a kohya file of several ranks: it takes one for all. The file appears whole or not at all.
     metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
     denoiser_config: of the base model, for kohya's names of its blocks; None: SDXL's UNet.
     dtype: of the tensors, a key of DTYPES; float16 halves the file, and is what most published ones are.
+    embeddings: words that come with it, in kohya's dialect.
     Raises ValueError for an unknown dialect or dtype, for a config of another kind of denoiser, for stacked LoRAs,
     which one file can't tell apart, for what the dialect has no names for, and for values that the dtype can't hold.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     found = (item for component, tree in trees.items() for item in changes(component, tree))
-    cast = {layer: _as(change, layer, dtype) for layer, change in found}
-    write_lora(path, cast, dialect, metadata, denoiser_config)
+    cast = {layer: _as(change if alpha is None else _at(change, alpha), layer, dtype) for layer, change in found}
+    write_lora(path, cast, dialect, metadata, denoiser_config, embeddings)
 
 
 def changes(component: str, tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[Layer, Change]]:
@@ -62,6 +68,14 @@ def change_in(leaf: Mapping[str, Any], name: str) -> Change:
     if not terms:
         return Change(**vectors)
     return Change(jax.tree.map(np.asarray, terms[0]["change"]), dora.magnitude_in(terms[0]), **vectors)
+
+
+def _at(change: Change, alpha: float) -> Change:
+    """A change that says this alpha, and is the same."""
+    if not isinstance(matrix := change.matrix, LowRank):
+        return change
+    up = np.asarray(matrix.up, np.float32) * np.float32(matrix.scale * matrix.rank / alpha)
+    return dataclasses.replace(change, matrix=dataclasses.replace(matrix, up=up, alpha=alpha))
 
 
 def _as(change: Change, layer: Layer, dtype: str) -> Change:

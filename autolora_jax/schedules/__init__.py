@@ -17,10 +17,11 @@ host, in float64, rounded to float32 at the end. Another family is a grid functi
 from autolora_jax.schedules.diffusion import SPACINGS, alphas_cumprod, training_sigmas
 from autolora_jax.schedules.flow import flow_training_sigmas, shift_sigmas
 from autolora_jax.schedules.grid import Grid
-from autolora_jax.schedules.solvers import SOLVERS, Solver, own_scheduler, own_spacing, solvers_for
+from autolora_jax.schedules.solvers import FINER, SOLVERS, Solver, own_scheduler, own_spacing, solvers_for
 from autolora_jax.schedules.table import PREDICTIONS, Known, Schedule, make_schedule, skipped_steps
 
 __all__ = [
+    "FINER",
     "PREDICTIONS",
     "SOLVERS",
     "SPACINGS",

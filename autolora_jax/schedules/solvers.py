@@ -163,6 +163,9 @@ SOLVERS: dict[str, Solver] = {
     "flow_dpmpp_2m": Solver(flow.flow_dpm_grid, multistep, flow=True),
 }
 
+# Those whose steps can be divided: they move along σ alone, and remember nothing from step to step.
+FINER = tuple(name for name, solver in SOLVERS.items() if solver.step is first_order and name != "ddim")
+
 
 def solvers_for(config: SchedulerConfig) -> dict[str, Solver]:
     """The rows of SOLVERS that fit what a checkpoint predicts."""

@@ -89,6 +89,7 @@ def make_schedule(
     strength: float | None = None,
     masked: bool = False,
     eta: float | None = None,
+    parts: int = 1,
 ) -> Schedule:
     """The table of a run.
 
@@ -99,6 +100,7 @@ def make_schedule(
     strength: how much noise a given picture gets, in (0, 1]: the table then has the last steps alone, as skipped_steps
         says; None: there is no picture. masked: whether a mask keeps a part of it.
     eta: 0 to 1, of solvers that have a share of fresh noise, such as tcd; None is what is usual for it.
+    parts: into how many each step is divided, for solvers of FINER: the run comes by the states of the undivided one.
     Raises ValueError for unknown names, for a solver of another kind of model, and for steps that do not fit.
     """
     if not 1 <= num_inference_steps <= config.num_train_timesteps:
@@ -123,6 +125,8 @@ def make_schedule(
     grid, known = solver.grid(config, num_inference_steps, **share), None
     if not config.flow:
         diffusion.check(grid, config)
+    if parts > 1:
+        grid = _divided(grid, config, parts)
     if strength is not None:
         skipped = skipped_steps(num_inference_steps, strength, config.flow)
         grid, known = _from_picture(grid, skipped, noise_alone=masked and strength == 1)
@@ -134,6 +138,23 @@ def make_schedule(
 
 def _float32(arrays: Iterable[Any]) -> list[Any]:
     return [np.asarray(a, np.float32) for a in arrays]
+
+
+def _divided(grid: Grid, config: SchedulerConfig, parts: int) -> Grid:
+    """The grid with steps between its own, evenly spaced in the timesteps that the network is told."""
+    if config.flow:
+        times, sigmas = np.array([0.0, config.num_train_timesteps]), np.array([0.0, 1.0])
+    else:
+        times, sigmas = np.arange(-1.0, config.num_train_timesteps), np.append(0, diffusion.training_sigmas(config))
+    end = grid.next_noise[-1]
+    told = np.append(grid.timestep, np.interp(end, sigmas, times))
+    t = (told[:-1, None] + np.diff(told)[:, None] * np.arange(parts) / parts).ravel()
+    noise = np.interp(t, times, sigmas)
+    noise[::parts] = grid.noise
+    after = np.append(noise[1:], end)
+    signal, next_signal = (1 - noise, 1 - after) if config.flow else (np.ones_like(t), np.ones_like(t))
+    scale = np.ones_like(t) if config.flow else 1 / np.hypot(noise, 1)
+    return Grid(t, signal, noise, next_signal, after, scale, grid.initial_scale)
 
 
 def skipped_steps(n: int, strength: float, flow: bool) -> int:

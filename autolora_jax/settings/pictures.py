@@ -20,6 +20,7 @@ else:
 
 PICTURES, SAMPLING, OUTPUT = "Pictures", "Sampling", "Output"  # panels of --help
 BASE_TEXTS = ("base", "lora")
+STEPS = 30  # of a run where neither the user nor a LoRA says how many
 Text = str | Sequence[str]  # one for all, or one each
 Array = Any  # numpy's or JAX's
 BUILTIN_PROMPTS = ("a zib in the forest at night", "a zib on the beach on a sunny day")
@@ -61,8 +62,13 @@ class DrawingConfig(Checked):
         png="Guidance rescale",
         by_picture=True,
     )
-    num_inference_steps: int = setting(
-        30, "Solver steps; each is 1 to 4 network evaluations.", flag="--steps", least=1, column="steps"
+    num_inference_steps: int | None = setting(
+        None,
+        "Solver steps; each is 1 to 4 network evaluations.",
+        flag="--steps",
+        shown=f"{STEPS}",
+        least=1,
+        column="steps",
     )
     strength: float | None = setting(
         None,
@@ -161,9 +167,10 @@ class DrawingConfig(Checked):
         """(width, height), None where it is the model's."""
         return self.size or (None, None)
 
-    def rule_of(self, tuned: bool) -> Any:
-        """The guidance, AutoLoRA by default where a LoRA tells a tuned model from its base (`tuned`), else CFG."""
-        return self.guidance if self.guidance is not None else AutoLoRA() if tuned else CFG()
+    def rule_of(self, tuned: bool, said: Rule | None = None) -> Any:
+        """The guidance; by default what a distilled LoRA says (`said`), else AutoLoRA where a LoRA tells a tuned model
+        from its base (`tuned`), else CFG."""
+        return self.guidance if self.guidance is not None else said or (AutoLoRA() if tuned else CFG())
 
 
 def negative_setting() -> Any:
@@ -296,8 +303,8 @@ class Call(Many, DrawingConfig):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PictureConfig(DrawingConfig):
-    """How a picture is drawn, whatever its prompt and seed, and with which files."""
+class LoadedConfig(DrawingConfig):
+    """How pictures are drawn, and with which files."""
 
     PANEL: ClassVar[str] = MODEL
 
@@ -309,7 +316,6 @@ class PictureConfig(DrawingConfig):
         flag="--lora",
         metavar="FILE[:SCALE][@ROLE]",
     )
-    lora_dir: str | None = _lora_dir()
     embeddings: Texts = setting(
         (),
         "Textual-inversion embedding (.safetensors): prompts call it by the file's name. Repeat it to add several. "
@@ -325,6 +331,15 @@ class PictureConfig(DrawingConfig):
     def drawing(self) -> dict[str, Any]:
         """The part that a Call takes."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(DrawingConfig)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureConfig(LoadedConfig):
+    """How a picture is drawn, whatever its prompt and seed, and with which files."""
+
+    PANEL: ClassVar[str] = MODEL
+
+    lora_dir: str | None = _lora_dir()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -172,23 +172,17 @@ class TrainConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingRun(Checked):
-    """A LoRA of a model, trained on a folder of captioned pictures, and where it goes."""
+class WrittenLora(Checked):
+    """Where a LoRA goes that is made by training, and how it is written."""
 
     PANEL: ClassVar[str] = OUTPUT
 
-    model: ModelConfig = ModelConfig()
-    data: str | None = setting(
-        None,
-        "Folder of pictures, each with its caption in a text file of the same name, or all in metadata.jsonl or .csv "
-        "as file_name and text. Pictures in a subfolder 10_name count ten times. A dozen can be enough.",
-        panel=DATA,
-        metavar="DIR",
-    )
+    _: dataclasses.KW_ONLY
     out: str = setting("lora.safetensors", "The LoRA.", short="-o", metavar="FILE")
     work: str | None = setting(
         None,
-        "Folder of checkpoints, latents, log.jsonl, samples and config.json. A run found in it is resumed.",
+        "Folder of all that a run keeps: checkpoints, what it learns from, log.jsonl, samples and config.json. A run "
+        "found in it is resumed.",
         shown="FILE with .train at its end",
         metavar="DIR",
     )
@@ -202,23 +196,43 @@ class TrainingRun(Checked):
         "Of the file: float32, or float16 or bfloat16 for half the size.",
         choices=Table("weights.lora.export", "DTYPES"),
     )
-    trigger: str | None = setting(None, "What calls the subject in a prompt; kept in the file.", metavar="PHRASE")
-    training: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if Path(self.out).suffix != ".safetensors":
             raise ConfigError(f"out = {self.out!r} should be a file whose name ends in .safetensors")
 
+    def folder(self) -> Path:
+        """The work folder."""
+        return Path(self.work) if self.work is not None else Path(self.out).with_suffix(".train")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun(WrittenLora):
+    """A LoRA of a model, trained on a folder of captioned pictures, and where it goes."""
+
+    PANEL: ClassVar[str] = OUTPUT
+
+    model: ModelConfig = ModelConfig()
+    data: str | None = setting(
+        None,
+        "Folder of pictures, each with its caption in a text file of the same name, or all in metadata.jsonl or .csv "
+        "as file_name and text. Pictures in a subfolder 10_name count ten times. A dozen can be enough.",
+        panel=DATA,
+        metavar="DIR",
+    )
+    trigger: str | None = setting(None, "What calls the subject in a prompt; kept in the file.", metavar="PHRASE")
+    training: TrainConfig = TrainConfig()
+
     @classmethod
     def start(cls, changes: Mapping[str, Any], preset: "TrainingRun | None" = None) -> "TrainingRun":
         """What these changes are made to. The built-in model is small: bfloat16 would save nothing."""
         start = preset or cls()
-        source = changes.get("model.source") or start.model.source or BUILTIN
-        if source == BUILTIN and start.model in (ModelConfig(), ModelConfig(BUILTIN)):
-            return dataclasses.replace(start, model=ModelConfig(BUILTIN, dtype="float32"))
-        return start
+        return dataclasses.replace(start, model=in_float32(start.model, changes.get("model.source")))
 
-    def folder(self) -> Path:
-        """The work folder."""
-        return Path(self.work) if self.work is not None else Path(self.out).with_suffix(".train")
+
+def in_float32(model: ModelConfig, source: Any) -> ModelConfig:
+    """The model that a run of a changed `source` begins with: the built-in one if there is none, in float32."""
+    if (source or model.source or BUILTIN) == BUILTIN and model in (ModelConfig(), ModelConfig(BUILTIN)):
+        return ModelConfig(BUILTIN, dtype="float32")
+    return model

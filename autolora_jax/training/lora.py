@@ -206,7 +206,7 @@ def _summary(
 
 
 @jax.jit
-def _corners(params: Any) -> list[jax.Array]:
+def corners(params: Any) -> list[jax.Array]:
     """A few values of every tensor: whatever tuned or merged into the weights, it shows there."""
     return [leaf.reshape(-1)[:8] for leaf in jax.tree.leaves(params)]
 
@@ -220,7 +220,7 @@ def _identity(pipe: AutoLoRAPipeline, data: TrainingData, config: TrainConfig) -
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE}
     made_of = {
         "model": pipe.name,
-        "weights": fingerprint(pipe.denoiser, _corners(pipe.params[pipe.family.denoiser]))[:16],
+        "weights": fingerprint(pipe.denoiser, corners(pipe.params[pipe.family.denoiser]))[:16],
         "dtype": str(pipe.denoiser.dtype),
         "devices": pipe.mesh.size,
     }

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.changes import read
-from autolora_jax.settings.pictures import GenerateConfig
+from autolora_jax.settings.pictures import STEPS, GenerateConfig
 from autolora_jax.settings.rules import RULES, AutoLoRA
 from autolora_jax.settings.values import Lora, Size
 
@@ -49,7 +49,7 @@ class Controls(NamedTuple):
             w=_one(w),
             seed=config.all_seeds[0],
             rule=next(name for name, kind in RULES.items() if type(rule) is kind),
-            steps=config.num_inference_steps,
+            steps=config.num_inference_steps or STEPS,
             size=f"{width}x{height}",
             scheduler=config.scheduler or scheduler,
             loras=tuple(LoraRow(*dataclasses.astuple(lora)) for lora in config.loras[:MOST_LORAS]),

@@ -22,7 +22,7 @@ from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.progress import Progress
 from autolora_jax.settings.changes import read
 from autolora_jax.settings.model import ModelConfig
-from autolora_jax.settings.pictures import GenerateConfig
+from autolora_jax.settings.pictures import STEPS, GenerateConfig
 from autolora_jax.settings.rules import numbers
 
 PREVIEW_EVERY = 0.7  # seconds between pictures of what a drawing has come to
@@ -90,7 +90,7 @@ class Studio:
 
     def picture(self, config: GenerateConfig, preview_steps: int = 0) -> Iterator[Event]:
         """One picture, first with few steps where these are asked for."""
-        if 0 < preview_steps < config.num_inference_steps:
+        if 0 < preview_steps < (config.num_inference_steps or STEPS):
             few = dataclasses.replace(config, num_inference_steps=preview_steps)
             for event in self.draw([Cell(few)], keep=False):
                 yield event._replace(done=False)

@@ -49,6 +49,17 @@ WAYS = (
     Way("AutoLoRA, base every 2nd step", _auto(refresh_base=2)),
     Way("AutoLoRA, base every 4th step", _auto(refresh_base=4), STEPS[1:]),
     Way("AutoLoRA, ∅ every 2nd, base every 4th step", _auto(refresh_base=4, refresh_uncond=2), STEPS[1:]),
+    Way("distilled AutoLoRA", NoGuidance(), STEPS[1:], {"loras": (Lora(f"{BUILTIN}:character-autolora"),)}),
+    Way(
+        "AutoLoRA distilled in 8 steps",
+        NoGuidance(),
+        (8,),
+        {
+            "loras": (Lora(f"{BUILTIN}:character-autolora-8"),),
+            "scheduler": "euler",
+            "timestep_spacing": "trailing",
+        },
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from autolora_jax.settings.programs.batch import Batch
 from autolora_jax.settings.programs.convert import Convert
+from autolora_jax.settings.programs.distill import Distill
 from autolora_jax.settings.programs.doctor import Doctor
 from autolora_jax.settings.programs.evaluate import Evaluate
 from autolora_jax.settings.programs.extract import Extract
@@ -21,6 +22,7 @@ PROGRAMS: tuple[type[Program], ...] = (
     Generate,
     Ui,
     Train,
+    Distill,
     Batch,
     Gallery,
     Evaluate,

@@ -12,6 +12,7 @@ from autolora_jax.weights.errors import WeightsError, printable
 from autolora_jax.weights.files import TensorFiles, open_tensors
 from autolora_jax.weights.lora import metadata
 from autolora_jax.weights.lora.dialects import UNKNOWN, component_of
+from autolora_jax.weights.lora.distilled import distilled_of
 from autolora_jax.weights.lora.files import NO_CHANGE, read_alpha
 from autolora_jax.weights.lora.kinds import DORA, Sizes, kind_of, sizes_of
 from autolora_jax.weights.lora.kinds.matrix import Shapes
@@ -100,6 +101,8 @@ class LoraDescription:
         if self.embeddings:
             yield "embeddings", ", ".join(printable(word) for word in self.embeddings)
         yield "trigger words", ", ".join(self.trigger_words) or "none in the file"
+        if said := distilled_of(self.metadata):
+            yield "stands for", printable(str(said))
         yield from self.training.items()
         if self.model_hash:
             yield "tensors' hash", f"{printable(self.model_hash)}, says the header"
