@@ -101,7 +101,11 @@ def test_strength_is_diffusers_where_none_is_given():
         assert request(canvas, image=IMAGE, mask_image=MASK).call.strength == masked
         assert request(canvas, image=IMAGE, mask_image=MASK, strength=0.5).call.strength == 0.5
         assert request(canvas).call.strength is None
-    assert request(image=IMAGE, strength=0.3).plan.table.shape[1] == SDXL.steps(DrawingConfig(strength=0.3)) == 9
+    assert (
+        request(image=IMAGE, strength=0.3).plan.table.shape[1]
+        == SDXL.steps(DrawingConfig(strength=0.3, num_inference_steps=30))
+        == 9
+    )
 
 
 def test_what_it_was_made_from_is_told(tmp_path: Path):

@@ -178,7 +178,8 @@ def test_saved_trees_load_as_they_were(both: Both, tmp_path: Path, dialect: str)
     save_lora(tmp_path / "b.safetensors", trees, dialect, {"modelspec.title": "mine"}, both.networks["unet"])
     again, report = lora.attach(read_lora(tmp_path / "b.safetensors", both.targets))
     assert jax.tree.structure(again) == jax.tree.structure(trees)
-    jax.tree.map(np.testing.assert_array_equal, again, trees)
+    exact = 0.0 if dialect == "peft" else 2e-7  # layers of other ranks have the highest one's alpha there; seen 1.2e-7
+    jax.tree.map(lambda *both: np.testing.assert_allclose(*both, rtol=exact), again, trees)
     assert report.training["title"] == "mine"
     with pytest.raises(ValueError, match="several stacked LoRAs"):
         save_lora(

@@ -247,7 +247,8 @@ def test_saved_trees_load_as_they_were(both: Both, tmp_path: Path, dialect: str)
     save_lora(tmp_path / "b.safetensors", trees, dialect, None, both.networks["transformer"])
     again = both.load(tmp_path / "b.safetensors")
     assert jax.tree.structure(again) == jax.tree.structure(trees)
-    jax.tree.map(np.testing.assert_array_equal, again, trees)
+    exact = 0.0 if dialect == "peft" else 2e-7  # layers of other ranks have the highest one's alpha there; seen 1.2e-7
+    jax.tree.map(lambda *both: np.testing.assert_allclose(*both, rtol=exact), again, trees)
 
 
 @pytest.mark.parametrize(

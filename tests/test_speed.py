@@ -32,6 +32,7 @@ def test_without_its_reference_there_is_no_distance():
     assert changes.only(catalogue.load("speed"), methods=[EXACT]).reference == (EXACT, 30.0)
 
 
+@pytest.mark.slow  # a minute: 150 evaluations of pictures, two programs
 def test_the_program_measures_what_is_lost(tmp_path: Path):
     flags = ["--only", "AutoLoRA", "--only", "LoRA", "--at", "30", "--seeds", "1", "--batch-size", "8"]
     result = autolora("reproduce", "speed", "--out", tmp_path, *flags)

@@ -28,8 +28,8 @@ def save_lora(
 ) -> None:
     """Writes one LoRA's delta trees (component -> tree, as lora.attach gives them) to a .safetensors file.
 
-    alpha is part of the trees' `up`, so the file says alpha = rank; where layers differ in rank, the highest for all:
-    diffusers reads a kohya file's as if they were one. The file appears whole or not at all.
+    alpha is part of the trees' `up`, so the file says alpha = rank; in kohya's dialect, where layers differ in rank,
+    the highest for all, for diffusers reads one there for all. The file appears whole or not at all.
     metadata: further header entries, such as {"modelspec.trigger_phrase": …}.
     denoiser_config: of the base model, for kohya's names of its blocks; None: SDXL's UNet.
     dtype: of the tensors, a key of DTYPES; float16 halves the file, and is what most published ones are.
@@ -41,7 +41,7 @@ def save_lora(
         raise ValueError(f"dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     found = {layer: change for component, tree in trees.items() for layer, change in changes(component, tree)}
     ranks = {change.matrix.rank for change in found.values() if isinstance(change.matrix, LowRank)}
-    if len(ranks) > 1:
+    if dialect == "kohya" and len(ranks) > 1:
         found = {layer: _at(change, float(max(ranks))) for layer, change in found.items()}
     cast = {layer: _as(change, layer, dtype) for layer, change in found.items()}
     write_lora(path, cast, dialect, metadata, denoiser_config, embeddings)
