@@ -11,6 +11,7 @@ from autolora_jax import CFG, AutoLoRAPipeline
 from autolora_jax.demo import LORAS, builtin
 
 MOST_BYTES = 22.5e6
+ALIKE = ("style", "character-autolora")  # of the same trainers as the others
 AGREEMENT = 1e-4  # of latents up to 5, after eight steps; seen: 7e-6
 WITHOUT_TORCH = """
 import sys
@@ -48,7 +49,9 @@ def test_only_names_that_mean_it_are_taken(tmp_path, monkeypatch):
     assert builtin("builtin") is None  # a folder of that name is the user's
 
 
-@pytest.mark.parametrize("lora", [None, *LORAS])
+@pytest.mark.parametrize(
+    "lora", [pytest.param(lora, marks=[pytest.mark.slow] * (lora in ALIKE)) for lora in (None, *LORAS)]
+)
 def test_diffusers_draws_the_same_from_the_same_noise(lora, tmp_path):
     import torch
     from diffusers import StableDiffusionXLPipeline

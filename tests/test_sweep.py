@@ -106,6 +106,7 @@ def test_a_judge_cannot_be_asked_what_only_the_world_knows():
     assert result.exit_code == 2 and "leave --judge out" in result.stderr
 
 
+@pytest.mark.slow  # of all the way test_reproduce goes all but the world's judge, which test_world_judge has
 def test_the_program_draws_judges_and_reports(tmp_path: Path):
     """The whole way: contexts at one scale, one seed of each prompt, two steps."""
     flags = ["--at", "0.7", "--seeds", "1", "--set", "settings.sampler.steps=2", "--batch-size", 1]
