@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from autolora_jax.sharding import data_mesh
 
+PLUGIN = "jax_plugins.xla_cuda13"
 INSTALL = 'pip install "jax[cuda13]"'
 # Hopper's, by NVIDIA's H100 white paper and table "technical specifications" of the CUDA programming guide.
 LIMITS = {
@@ -65,9 +66,11 @@ PEAK = {"bf16": 989e12, "f16": 989e12, "f32": 67e12}
 
 
 def missing() -> str | None:
-    """What to install, None if all is there."""
-    found = importlib.util.find_spec("jax_plugins") and importlib.util.find_spec("jax_plugins.xla_cuda13")
-    return None if found else f"JAX's CUDA compiler is not installed: {INSTALL} (no GPU is needed)"
+    """What is not there and what to install, None if all is there."""
+    found = importlib.util.find_spec("jax_plugins") and importlib.util.find_spec(PLUGIN)
+    return (
+        None if found else f"JAX's CUDA compiler, the module {PLUGIN}, is not installed: {INSTALL} (no GPU is needed)"
+    )
 
 
 def mesh(gpu: str, devices: int = 1, target: str | Path | None = None) -> Mesh:

@@ -79,8 +79,8 @@ def test_tiny(together: dict[str, str], name: str):
 
 @pytest.mark.parametrize("name", ALONE)
 def test_tiny_for_another_chip(name: str):
-    if name == "gpu_compile" and gpus.missing():
-        pytest.skip(f"needs JAX's CUDA compiler, which CI does not install: {gpus.INSTALL}")
+    if name == "gpu_compile" and (said := gpus.missing()):
+        pytest.skip(said)
     asks_tpus = name != "gpu_compile"  # of whose compiler some of the suite's flags are not known
     flags = "--xla_backend_optimization_level=0" if asks_tpus else os.environ.get("XLA_FLAGS", "")
     done = run("-m", f"benchmarks.{name}", "--tiny", ALLOW_MULTIPLE_LIBTPU_LOAD="1", XLA_FLAGS=flags)

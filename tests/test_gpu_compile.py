@@ -149,8 +149,8 @@ CASES = (
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model}, {case.program}")
 def test_full_size_autolora_step_on_an_h100(case: Case):
-    if gpus.missing():
-        pytest.skip(f"needs JAX's CUDA compiler, which CI does not install: {gpus.INSTALL}")
+    if said := gpus.missing():
+        pytest.skip(said)
     [(name, lowered, images)] = PROGRAMS[case.program](case.model, gpus.mesh("h100"), 4, 1024, 64)
     step = measure(case.model, name, "h100", lowered, images)
     assert step.peak_gb < case.peak_gb
