@@ -18,7 +18,7 @@ from typer.testing import Result
 
 from autolora_jax import pictures
 from autolora_jax.cli import train as training
-from autolora_jax.cli.train import WorkFolder
+from autolora_jax.cli.learning import WorkFolder
 from autolora_jax.settings import TrainingRun, changes
 from autolora_jax.training import loop
 from autolora_jax.training.interruption import uninterrupted

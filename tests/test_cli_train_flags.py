@@ -13,7 +13,7 @@ import pytest
 
 from autolora_jax import ConfigError
 from autolora_jax.cli import train as training
-from autolora_jax.cli.train import Average, TrainingDisplay
+from autolora_jax.cli.learning import Average, TrainingDisplay
 from autolora_jax.settings import GenerateConfig, ModelConfig, TrainingRun, changes
 from autolora_jax.training import DataConfig, LoraConfig, LossConfig, OptimizerConfig, TrainConfig, TrainProgress
 from tests.programs import autolora

@@ -5,25 +5,21 @@ import shlex
 import shutil
 from pathlib import Path
 
-from autolora_jax import __version__
 from autolora_jax.batch.prompts import read_prompts
-from autolora_jax.cli.train import TrainingDisplay, WorkFolder
+from autolora_jax.cli.learning import TrainingDisplay, WorkFolder, begin, kept, learning
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import ConfigError
 from autolora_jax.display import say
 from autolora_jax.lora import LoraReport
-from autolora_jax.pipeline import AutoLoRAPipeline, Output
+from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.settings.changes import record
 from autolora_jax.settings.distilling import Distillation
 from autolora_jax.settings.programs.distill import Distill
 from autolora_jax.settings.rules import numbers_of
-from autolora_jax.training import TrainProgress, distill_lora
-from autolora_jax.training.checkpoints import OtherSettings
+from autolora_jax.training import distill_lora
 from autolora_jax.training.contexts import prompts_of
 from autolora_jax.training.distill import PAIRS, Outline
 from autolora_jax.training.header import base_hashes
-from autolora_jax.training.interruption import uninterrupted
-from autolora_jax.training.loop import TrainingError
 from autolora_jax.training.lora import require_places
 from autolora_jax.weights.lora.describe import usable_lora
 from autolora_jax.weights.lora.metadata import listing
@@ -35,21 +31,10 @@ def run(asked: Distill) -> None:
     run, work = asked.settings, WorkFolder(asked.settings.folder())
     prompts = _check(run, work, asked.overwrite)
     if asked.fresh and work.finished:
-        say(f"Starting anew: removing the checkpoints, log and samples of {work.path} (step {work.finished})", "yellow")
         work.discard()
         shutil.rmtree(work.path / PAIRS, ignore_errors=True)
-    try:
-        with (display := TrainingDisplay()):
-            report = _distill(run, prompts, work, display)
-    except (OtherSettings, TrainingError) as e:
-        e.add_note(f"--fresh starts anew in {work.path}, --work DIR or another --out elsewhere")
-        raise
-    except BaseException as e:
-        if work.finished:
-            e.add_note(f"Step {work.finished} of {run.student.total} is saved: the same command goes on from there")
-        raise
-    finally:
-        work.close()
+    with learning(work, run.student.total) as display:
+        report = _distill(run, prompts, work, display)
     say(f"Draw with it: {usage(run, report)}", "dim")
     print(f"LoRA in {run.out}")
 
@@ -64,11 +49,7 @@ def _check(run: Distillation, work: WorkFolder, overwrite: bool) -> list[str]:
     if not (prompts or run.loras):
         raise ConfigError("distil on which prompts? Give --prompts FILE, a few dozen; or --lora, for its trigger words")
     require_places(Path(run.out), work.path, run.format, run.save_dtype)
-    if Path(run.out).exists() and not (overwrite or work.finished):
-        raise FileExistsError(
-            f"{run.out} exists, and there are no checkpoints in {work.path} that would make it this run's; choose "
-            "another --out, or replace it with --overwrite"
-        )
+    work.require_own(Path(run.out), overwrite)
     return [prompt.text for prompt in prompts]
 
 
@@ -84,24 +65,9 @@ def _distill(run: Distillation, prompts: list[str], work: WorkFolder, display: T
         raise ConfigError("the LoRAs name no trigger words to make prompts of: give --prompts FILE")
 
     def start(outline: Outline) -> None:
-        work.begin(record(run), outline.finished)
-        say(describe(run, outline))
-        if outline.finished == outline.steps:
-            say(f"All {outline.steps} steps are done: writing the file again")
-        elif outline.finished:
-            say(f"Resuming at step {outline.finished} of {outline.steps}")
-        display.start(outline)
+        begin(work, display, record(run), describe(run, outline), outline)
 
-    def progress(progress: TrainProgress) -> None:
-        if progress.stage == "train":
-            with uninterrupted():  # each line whole, and none left out
-                work.log(progress.done, progress.metrics)
-        display.train(progress)
-
-    def sample(step: int, output: Output) -> None:
-        for i, (image, settings) in enumerate(zip(output.images, output.settings, strict=True)):
-            work.save_sample(step, i, image, {**settings, "dtype": model.dtype, "autolora-jax": __version__})
-
+    progress, sample = kept(work, display, model.dtype)
     report = distill_lora(
         pipe,
         prompts,
