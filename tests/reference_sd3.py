@@ -5,6 +5,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from diffusers import (
@@ -16,6 +18,9 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
 
+from autolora_jax import AutoLoRAPipeline
+from autolora_jax.lora import at_scale
+from tests.parity import channels_first, error, normal
 from tests.reference import TEXT, VAE, randomize, save_tokenizer
 from tests.reference_picture import Begun, Picture
 from tests.reference_run import at_step, combine, encoded, noise
@@ -128,3 +133,22 @@ def run(
         x = solver.step(combine(at_step(rule, i, len(timesteps))[0], e), t, x).prev_sample
         x = x if begun is None else begun.kept(i, x)
     return x.permute(0, 2, 3, 1).numpy()
+
+
+def with_lora(pipe: AutoLoRAPipeline, folder: Path, file: Path) -> tuple[float, float]:
+    """Errors of a prediction by `pipe`, whose only LoRA is `file`: from its base's, from diffusers' with the file."""
+    text = "a zib, the dog"
+    told = pipe.conditioning(text, "")["lora"]
+    positive = {name: jnp.asarray(value[:, 1]) for name, value in told.items()}
+    sample, t = jnp.asarray(normal(1, 1, 8, 8, 16)), jnp.float32([321])
+    params, delta = pipe.params["transformer"], pipe._delta["transformer"]
+    ours, base = (
+        jax.jit(pipe.denoiser.apply)({"params": params, "lora": at_scale(delta, scale)}, sample, t, **positive)
+        for scale in np.float32([[1], [0]])
+    )
+    theirs = StableDiffusion3Pipeline.from_pretrained(folder)
+    theirs.load_lora_weights(file.parent, weight_name=file.name)
+    with torch.no_grad():
+        hidden, _, pooled, _ = theirs.encode_prompt(text, None, None, do_classifier_free_guidance=False)
+        prediction = theirs.transformer(channels_first(np.asarray(sample)), hidden, pooled, torch.tensor([321.0]))[0]
+    return error(ours, base), error(ours, prediction)

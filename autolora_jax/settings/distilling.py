@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 from autolora_jax.config import ConfigError
 from autolora_jax.settings.fields import Checked, setting
 from autolora_jax.settings.pictures import OUTPUT, PICTURES, LoadedConfig, negative_setting
-from autolora_jax.settings.training import TRAINING, OptimizerConfig, WrittenLora, in_float32
+from autolora_jax.settings.training import (
+    TRAINING,
+    OptimizerConfig,
+    WrittenLora,
+    accumulated,
+    in_float32,
+    recomputing,
+    seeded,
+)
 from autolora_jax.settings.values import Texts
 
 STUDENT = "Student"  # panel of --help
@@ -59,19 +67,9 @@ class DistillConfig(Checked):
     )
     updates: int = setting(500, "Optimizer steps a round.", least=1)
     batch_size: int = setting(4, "Pictures, or steps of them to learn from, per device at once.", least=1)
-    gradient_accumulation_steps: int = setting(
-        1,
-        "Batches an optimizer step: as good as so many times the batch size, in the memory of one.",
-        flag="--accumulate",
-        least=1,
-    )
-    gradient_checkpointing: bool | None = setting(
-        None,
-        "Compute activations twice rather than keep them: less memory, a third more time.",
-        flag="--gradient-checkpointing/--no-gradient-checkpointing",
-        shown="above 512x512",
-    )
-    seed: int = setting(0, "The same settings and seed give the same file.", least=0, most=2**31 - 1)
+    gradient_accumulation_steps: int = accumulated()
+    gradient_checkpointing: bool | None = recomputing()
+    seed: int = seeded()
     save_every: int = setting(250, "Optimizer steps between checkpoints.", panel=OUTPUT, metavar="STEPS", least=1)
     sample_every: int = setting(
         250, "Optimizer steps between samples; 0: none.", panel=OUTPUT, metavar="STEPS", least=0

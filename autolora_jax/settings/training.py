@@ -134,6 +134,34 @@ class OptimizerConfig(Checked):
             raise ConfigError(f"need 0 <= beta1, beta2 < 1 and epsilon > 0, not {self}")
 
 
+# What is learned from pictures and from a teacher alike.
+
+
+def accumulated() -> Any:
+    """The setting of gradient_accumulation_steps."""
+    return setting(
+        1,
+        "Batches an optimizer step: as good as so many times the batch size, in the memory of one.",
+        flag="--accumulate",
+        least=1,
+    )
+
+
+def recomputing() -> Any:
+    """The setting of gradient_checkpointing."""
+    return setting(
+        None,
+        "Compute activations twice rather than keep them: less memory, a third more time.",
+        flag="--gradient-checkpointing/--no-gradient-checkpointing",
+        shown="above 512x512",
+    )
+
+
+def seeded() -> Any:
+    """The setting of a seed that learning has."""
+    return setting(0, "The same settings and seed give the same file.", least=0, most=2**31 - 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Checked):
     """How a LoRA is trained. A step sees batch_size × devices × gradient_accumulation_steps pictures."""
@@ -146,19 +174,9 @@ class TrainConfig(Checked):
     optimizer: OptimizerConfig = OptimizerConfig()
     steps: int = setting(1000, "Optimizer steps. Fewer for few pictures.", least=1)
     batch_size: int = setting(1, "Pictures per device at once.", least=1)
-    gradient_accumulation_steps: int = setting(
-        1,
-        "Batches a step: as good as so many times the batch size, in the memory of one.",
-        flag="--accumulate",
-        least=1,
-    )
-    gradient_checkpointing: bool | None = setting(
-        None,
-        "Compute activations twice rather than keep them: less memory, a third more time.",
-        flag="--gradient-checkpointing/--no-gradient-checkpointing",
-        shown="above 512x512",
-    )
-    seed: int = setting(0, "The same settings and seed give the same file.", least=0, most=2**31 - 1)
+    gradient_accumulation_steps: int = accumulated()
+    gradient_checkpointing: bool | None = recomputing()
+    seed: int = seeded()
     save_every: int = setting(250, "Steps between checkpoints.", panel=OUTPUT, metavar="STEPS", least=1)
     sample_every: int = setting(250, "Steps between samples; 0: none.", panel=OUTPUT, metavar="STEPS", least=0)
     sample_prompts: Texts = setting(

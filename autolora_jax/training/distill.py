@@ -14,11 +14,9 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from autolora_jax import lora
@@ -30,12 +28,12 @@ from autolora_jax.schedules import FINER
 from autolora_jax.settings.distilling import DistillConfig
 from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, NEUTRAL, NoGuidance, Rule, to_dict
-from autolora_jax.sharding import WEIGHTS, replicated
+from autolora_jax.sharding import replicated
 from autolora_jax.training.cache import fingerprint
 from autolora_jax.training.checkpoints import Checkpoints
-from autolora_jax.training.header import PREDICTIONS, names_of
+from autolora_jax.training.header import as_texts, learned_header, names_of
 from autolora_jax.training.loop import Report, fit
-from autolora_jax.training.lora import CHECKPOINTS, LARGE, OnSample, corners, require_places
+from autolora_jax.training.lora import CHECKPOINTS, SAMPLES, OnSample, corners, places, recomputed
 from autolora_jax.training.optimizer import learning_rate, make_optimizer
 from autolora_jax.training.progress import OnTrain, TrainProgress
 from autolora_jax.training.step import State, initial_state
@@ -46,7 +44,6 @@ from autolora_jax.weights.lora.files import read_lora
 from autolora_jax.weights.lora.metadata import by_component
 
 PAIRS = "pairs"  # in the work folder, while a run lasts
-SAMPLES = 4  # pictures at most, where no prompts are given
 
 
 class Outline(NamedTuple):
@@ -105,13 +102,7 @@ def distill_lora(
     Raises ConfigError for settings that can't be meant or differ from those of the checkpoint found, TrainingError when
     the loss is not finite, WeightsError for unwritable files.
     """
-    if pipe.mesh.shape[WEIGHTS] > 1:
-        raise ValueError("training needs the whole model on every device; load the pipeline with weight_shards=1")
-    if jnp.dtype(pipe.denoiser.dtype) == jnp.float16:
-        raise ConfigError("gradients vanish in float16; load the pipeline for training with dtype bfloat16 or float32")
-    out = Path(out)
-    folder = Path(work) if work is not None else out.with_suffix(".train")
-    require_places(out, folder, dialect, save_dtype)
+    out, folder = places(pipe, out, work, dialect, save_dtype)
     tell = on_progress or (lambda progress: None)
     course = _course(pipe, list(prompts), config, drawing)
     name, model = pipe.family.denoiser, pipe.lora_targets()
@@ -124,11 +115,8 @@ def distill_lora(
         tell(TrainProgress("captions", done, len(set(course.prompts))))
 
     params = pipe.params[name]
-    remat = config.gradient_checkpointing
-    if remat is None:
-        assert course.call.size is not None
-        remat = course.call.size[0] * course.call.size[1] > LARGE
-    loss = StudentLoss(pipe.denoiser.clone(remat=remat))
+    assert course.call.size is not None
+    loss = StudentLoss(pipe.denoiser.clone(remat=recomputed(config.gradient_checkpointing, [course.call.size])))
     frozen = {"params": params, "fixed": lora.stack(start.fixed), "scales": np.array(start.scales, np.float32)}
     optimizer = make_optimizer(config.optimizer, config.total)
     rate = learning_rate(config.optimizer, config.total)
@@ -286,26 +274,16 @@ def _header(course: Course, start: Start, loras: Sequence[tuple[lora.Loaded, flo
             "negative_prompt": call.negative_prompt,
         },
     )
+    ranks = most_ranks(start.learned)
     values = {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{names.architecture}/lora",
-        "modelspec.title": title,
-        "modelspec.prediction_type": PREDICTIONS.get(pipe.scheduler.prediction_type),
+        **learned_header(pipe.name, names, pipe.scheduler, config.optimizer, title, config.total, config.seed),
         "modelspec.usage_hint": f"{told}",
         "modelspec.trigger_phrase": next((word for each, _ in loras for word in each.report.trigger_words[:1]), None),
-        "ss_sd_model_name": pipe.name,
-        "ss_base_model_version": names.base_model,
-        "ss_network_module": names.module,
-        "ss_network_dim": most_ranks(start.learned),
-        "ss_network_alpha": most_ranks(start.learned),
-        "ss_steps": config.total,
+        "ss_network_dim": ranks,
+        "ss_network_alpha": ranks,
         "ss_total_batch_size": course.rows * config.gradient_accumulation_steps,
-        "ss_learning_rate": config.optimizer.learning_rate,
-        "ss_lr_scheduler": config.optimizer.schedule,
-        "ss_optimizer": "adamw",
-        "ss_seed": config.seed,
     }
-    return {**{name: str(value) for name, value in values.items() if value is not None}, **told.header()}
+    return {**as_texts(values), **told.header()}
 
 
 # Settings that do not touch the numbers: a run may be resumed with others.

@@ -7,12 +7,12 @@ same file.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autolora_jax.config import MMDiTConfig
-from autolora_jax.settings.training import TrainConfig
+from autolora_jax.config import MMDiTConfig, SchedulerConfig
+from autolora_jax.settings.training import OptimizerConfig, TrainConfig
 from autolora_jax.training.dataset import Example
 from autolora_jax.training.objective import Objective
 from autolora_jax.weights import families
@@ -69,30 +69,50 @@ def training_header(
     tags = Counter(tag.strip() for example in examples for tag in example.caption.split(",") if tag.strip())
     captions = {example.caption for example in examples}
     values = {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{names.architecture}/lora",
-        "modelspec.title": title,
-        "modelspec.prediction_type": PREDICTIONS.get(objective.scheduler.prediction_type),
-        "ss_sd_model_name": model,
-        "ss_base_model_version": names.base_model,
-        "ss_network_module": names.module,
+        **learned_header(model, names, objective.scheduler, config.optimizer, title, config.steps, config.seed),
         "ss_network_dim": config.lora.rank,
         "ss_network_alpha": config.lora.alpha or config.lora.rank,
         "ss_num_train_images": sum(example.repeats for example in examples),
-        "ss_steps": config.steps,
         "ss_batch_size_per_device": config.batch_size,
         "ss_total_batch_size": rows,
         "ss_gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "ss_learning_rate": config.optimizer.learning_rate,
-        "ss_lr_scheduler": config.optimizer.schedule,
-        "ss_lr_warmup_steps": config.optimizer.warmup_steps,
-        "ss_optimizer": "adamw",
         "ss_min_snr_gamma": None if objective.scheduler.flow else config.loss.min_snr_gamma,
         "ss_noise_offset": config.loss.noise_offset or None,
         "ss_caption_dropout_rate": config.loss.caption_dropout,
-        "ss_seed": config.seed,
         "ss_tag_frequency": json.dumps({"training": dict(tags)}),
     }
     if len(captions) == 1 and any(captions):  # then it is what calls the LoRA's subject
         values["modelspec.trigger_phrase"] = captions.pop()
+    return as_texts(values)
+
+
+def learned_header(
+    model: str,
+    names: Names,
+    scheduler: SchedulerConfig,
+    optimizer: OptimizerConfig,
+    title: str,
+    steps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Entries of whatever is learned, from pictures or from a teacher; None where there is none."""
+    return {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"{names.architecture}/lora",
+        "modelspec.title": title,
+        "modelspec.prediction_type": PREDICTIONS.get(scheduler.prediction_type),
+        "ss_sd_model_name": model,
+        "ss_base_model_version": names.base_model,
+        "ss_network_module": names.module,
+        "ss_steps": steps,
+        "ss_learning_rate": optimizer.learning_rate,
+        "ss_lr_scheduler": optimizer.schedule,
+        "ss_lr_warmup_steps": optimizer.warmup_steps,
+        "ss_optimizer": "adamw",
+        "ss_seed": seed,
+    }
+
+
+def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """As a header has them, which holds texts alone; without those that are None."""
     return {name: str(value) for name, value in values.items() if value is not None}

@@ -75,13 +75,7 @@ def train_lora(
         raise ValueError(
             "LoRAs are loaded into this pipeline; unload_lora() first: training starts from the base model"
         )
-    if pipe.mesh.shape[WEIGHTS] > 1:
-        raise ValueError("training needs the whole model on every device; load the pipeline with weight_shards=1")
-    if jnp.dtype(pipe.denoiser.dtype) == jnp.float16:
-        raise ConfigError("gradients vanish in float16; load the pipeline for training with dtype bfloat16 or float32")
-    out = Path(out)
-    folder = Path(work) if work is not None else out.with_suffix(".train")
-    require_places(out, folder, dialect, save_dtype)
+    out, folder = places(pipe, out, work, dialect, save_dtype)
     tell = on_progress or (lambda progress: None)
     model = pipe.lora_targets()
     denoiser = pipe.family.denoiser
@@ -94,9 +88,7 @@ def train_lora(
         )
     objective = Objective(pipe.scheduler, config.loss)
     dataset = open_data(pipe, data, folder / "latents", config, tell)
-    remat = config.gradient_checkpointing
-    if remat is None:
-        remat = max(crop.target[0] * crop.target[1] for crop in dataset.latents.crops) > LARGE
+    remat = recomputed(config.gradient_checkpointing, [crop.target for crop in dataset.latents.crops])
     loss = DenoiserLoss(
         name=denoiser,
         denoiser=pipe.denoiser.clone(remat=remat),
@@ -172,6 +164,28 @@ def draw_samples(pipe: AutoLoRAPipeline, trees: Mapping[str, Any], name: str, pr
         return pipe(list(prompts), seeds=0, guidance=CFG(), progress=False)
     finally:
         pipe.unload_lora()
+
+
+def places(
+    pipe: AutoLoRAPipeline, out: str | PathLike[str], work: str | PathLike[str] | None, dialect: str, dtype: str
+) -> tuple[Path, Path]:
+    """The file that is to come of training, and the folder for what is kept meanwhile.
+
+    Raises ValueError, ConfigError, WeightsError for a pipeline that can't learn and places that can't be written.
+    """
+    if pipe.mesh.shape[WEIGHTS] > 1:
+        raise ValueError("training needs the whole model on every device; load the pipeline with weight_shards=1")
+    if jnp.dtype(pipe.denoiser.dtype) == jnp.float16:
+        raise ConfigError("gradients vanish in float16; load the pipeline for training with dtype bfloat16 or float32")
+    out = Path(out)
+    folder = Path(work) if work is not None else out.with_suffix(".train")
+    require_places(out, folder, dialect, dtype)
+    return out, folder
+
+
+def recomputed(asked: bool | None, sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether activations are computed twice rather than kept: as asked, else by the largest size in pixels."""
+    return max(height * width for height, width in sizes) > LARGE if asked is None else asked
 
 
 def require_places(out: Path, work: Path, dialect: str, dtype: str) -> None:
