@@ -126,6 +126,18 @@ def whole(
 
 
 @pytest.fixture(scope="session")
+def small_sd35(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random SD3.5 of 64 pixels, saved by diffusers as a folder. Read-only."""
+    from tests import reference_sd3
+
+    folder = tmp_path_factory.mktemp("sd35")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(reference_sd3.TRANSFORMER, "sample_size", 8)
+        reference_sd3.tiny_sd3(folder, "sd3.5").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SDXL of two levels, because compiling is what programs' tests wait for, with a LoRA small:0.5.safetensors."""
     from tests import reference

@@ -28,19 +28,9 @@ CONFIG = DistillConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny SD3.5."""
-    folder = tmp_path_factory.mktemp("sd35")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(reference_sd3.TRANSFORMER, "sample_size", 8)
-        reference_sd3.tiny_sd3(folder, "sd3.5").save_pretrained(folder)
-    return folder
-
-
-def test_an_accelerator_of_the_base_model_draws_alike_in_diffusers(folder: Path, tmp_path: Path):
+def test_an_accelerator_of_the_base_model_draws_alike_in_diffusers(small_sd35: Path, tmp_path: Path):
     """Without a LoRA: CFG in four steps becomes a LoRA that draws in two without guidance."""
-    pipe = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:2])
+    pipe = AutoLoRAPipeline.from_pretrained(small_sd35, dtype="float32", devices=jax.devices()[:2])
     drawing = {"guidance": CFG(4.0), "num_inference_steps": 4}
     course = _course(pipe, ["a cat"], CONFIG, drawing)
     found, table = taught(course, 0, None, ()), course.student
@@ -63,6 +53,6 @@ def test_an_accelerator_of_the_base_model_draws_alike_in_diffusers(folder: Path,
     pipe.load_lora(out)
     settings = pipe("a cat", output_type="latent").settings[0]
     assert (settings["guidance"], settings["steps"], settings["scheduler"]) == (NoGuidance(), 2, "flow_euler")
-    changed, differs = reference_sd3.with_lora(pipe, folder, out)
+    changed, differs = reference_sd3.with_lora(pipe, small_sd35, out)
     assert changed > 1e-2  # the LoRA visibly changes it, or agreement would prove nothing
     assert differs < PREDICTION

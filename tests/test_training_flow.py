@@ -72,20 +72,10 @@ CONFIG = TrainConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny SD3.5."""
-    folder = tmp_path_factory.mktemp("sd35")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(reference_sd3.TRANSFORMER, "sample_size", 8)
-        reference_sd3.tiny_sd3(folder, "sd3.5").save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("text_encoders", [False, True])
-def test_diffusers_uses_the_trained_file_alike(folder: Path, tmp_path: Path, text_encoders: bool):
+def test_diffusers_uses_the_trained_file_alike(small_sd35: Path, tmp_path: Path, text_encoders: bool):
     write_folder(character_set(4, size=64), tmp_path / "pictures")
-    pipe = AutoLoRAPipeline.from_pretrained(folder, dtype="float32", devices=jax.devices()[:1])
+    pipe = AutoLoRAPipeline.from_pretrained(small_sd35, dtype="float32", devices=jax.devices()[:1])
     config = dataclasses.replace(CONFIG, lora=dataclasses.replace(CONFIG.lora, text_encoders=text_encoders))
     out = tmp_path / "zib.safetensors"
     report = train_lora(pipe, tmp_path / "pictures", out, config, dialect="peft")
@@ -95,6 +85,6 @@ def test_diffusers_uses_the_trained_file_alike(folder: Path, tmp_path: Path, tex
     assert header["modelspec.architecture"] == "stable-diffusion-3-5-medium/lora" and "ss_min_snr_gamma" not in header
 
     pipe.load_lora(out)
-    changed, differs = reference_sd3.with_lora(pipe, folder, out)
+    changed, differs = reference_sd3.with_lora(pipe, small_sd35, out)
     assert changed > 1e-2  # the LoRA visibly changes it, or agreement would prove nothing
     assert differs < PREDICTION
