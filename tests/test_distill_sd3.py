@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 
 from autolora_jax import CFG, AutoLoRAPipeline, NoGuidance
 from autolora_jax.training import DistillConfig, OptimizerConfig, TrainProgress, distill_lora
