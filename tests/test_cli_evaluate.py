@@ -122,6 +122,10 @@ def test_clipscore_and_a_judges_scores(folder: Path, models: Path, tmp_path: Pat
     cosines = [x @ text / np.linalg.norm(x) / np.linalg.norm(text) for x in pictures]
     assert figures["CLIPScore"]["value"] == pytest.approx(100 * np.mean(np.maximum(cosines, 0)), abs=100 * CLOSE)
     assert len(list((folder / ".autolora").iterdir())) == 2  # of pictures, of texts
+    flags = ["--metrics", "clipscore,pickscore", "--clip", clip, "--pickscore", clip, "--json", out]
+    figures = table(autolora("evaluate", folder, *flags), out)["groups"][1]["figures"]
+    assert list(figures) == ["CLIPScore", "PickScore"]
+    assert figures["PickScore"]["value"] == pytest.approx(model.temperature() * np.mean(cosines), abs=100 * CLOSE)
 
 
 def test_variety_that_prompts_do_not_explain(folder: Path, models: Path, tmp_path: Path):

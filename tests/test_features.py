@@ -18,7 +18,7 @@ from transformers import Dinov2Model as Reference
 
 from autolora_jax.config import ConfigError, ImageProcessorConfig, image_processor
 from autolora_jax.demo.classifier import SIZE, Classifier
-from autolora_jax.evaluation.clipscore import clip_scores, clip_scores_of
+from autolora_jax.evaluation.clipscore import clip_scores, clip_scores_of, pick_scores_of
 from autolora_jax.evaluation.encoders import normalised, open_clip, open_encoder, prepared
 from autolora_jax.evaluation.features import Encoder, FeatureCache, PictureEncoder, collect
 from autolora_jax.evaluation.pictures import Pictures
@@ -174,6 +174,9 @@ def test_clip_from_a_folder_is_transformers(clip: tuple[Path, ReferenceClip], me
     assert error(ours.texts(texts), prompts) < PARITY
     wanted = 100 * torch.nn.functional.cosine_similarity(theirs, prompts).clamp(min=0)
     np.testing.assert_allclose(clip_scores_of(ours, features, texts), wanted, atol=1e-3)
+    logits = module.logit_scale.exp() * torch.nn.functional.cosine_similarity(theirs, prompts)  # PickScore's card
+    np.testing.assert_allclose(pick_scores_of(ours, features, texts), logits, atol=1e-4)  # seen: 2e-6
+    np.testing.assert_allclose(pick_scores_of(ours, -features, texts), -logits, atol=1e-4)  # nothing is cut off at 0
     with pytest.warns(UserWarning, match="1 of 2 prompts are longer than the 77 tokens CLIP reads"):
         ours.texts(["a", "a " * 80])
     assert open_encoder(path, mesh).identity == ours.pictures.identity

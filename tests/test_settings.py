@@ -256,7 +256,7 @@ def test_what_a_rule_is_told_stands_together_in_help():
         ("reproduce ta", ["table1", "table2"]),
         ("judge out --question p", ["pc", "pc-sa"]),
         ("resize a --dialect ", ["kohya", "peft"]),
-        ("evaluate out --metrics ", ["diversity", "vendi", "conditional-vendi", "clipscore"]),
+        ("evaluate out --metrics ", ["diversity", "vendi", "conditional-vendi", "clipscore", "pickscore"]),
     ],
 )
 def test_a_shell_completes_values(typed: str, offered: list[str], monkeypatch: pytest.MonkeyPatch):

@@ -15,8 +15,8 @@ from rich.text import Text
 
 from autolora_jax import files, foreign
 from autolora_jax.display import Display, say
-from autolora_jax.evaluation import Interval
-from autolora_jax.evaluation.clipscore import clip_scores_of, text_features
+from autolora_jax.evaluation import Interval, clipscore
+from autolora_jax.evaluation.clipscore import text_features
 from autolora_jax.evaluation.encoders import Clip, PictureEncoder, open_clip, open_encoder
 from autolora_jax.evaluation.features import FOLDER, Collected, collect
 from autolora_jax.evaluation.kept import Source, gather, source_of
@@ -31,7 +31,7 @@ from autolora_jax.evaluation.scores import (
     tabulate,
     vendi_measure,
 )
-from autolora_jax.settings.programs.evaluate import CLIPSCORE, CONDITIONAL, DIVERSITY, VENDI, Evaluate
+from autolora_jax.settings.programs.evaluate import CLIPSCORE, CONDITIONAL, DIVERSITY, PICKSCORE, VENDI, Evaluate
 from autolora_jax.sharding import data_mesh
 from autolora_jax.weights.errors import WeightsError
 
@@ -39,6 +39,13 @@ INCOMPLETE = 3  # exit code: some pictures could not be measured
 FEATURES = "dinov2-giant"  # whose, where nothing else is said
 WIDTH = 160  # columns of a table that goes to a file
 NAMED = 20  # pictures that could not be measured
+# Metric -> the setting that names the CLIP which reads prompts for it.
+READERS = {CLIPSCORE: "clip", CONDITIONAL: "clip", PICKSCORE: "pickscore"}
+# Of pictures by their prompts: metric -> (its name, how it is made of features).
+FITS = {
+    CLIPSCORE: (clipscore.CLIPSCORE, clipscore.clip_scores_of),
+    PICKSCORE: (clipscore.PICKSCORE, clipscore.pick_scores_of),
+}
 # Pictures that differ in these are not samples of one thing.
 SETTINGS = (
     *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "lora_roles", "scheduler"),
@@ -52,22 +59,22 @@ def run(asked: Evaluate) -> int:
     pictures = Pictures(*asked.places)
     source = next(map(source_of, pictures), None)
     encoder: PictureEncoder | Source | None
-    encoder, scorer = _of_features(source, asked) if source else _models(asked, asked.names)
-    kept = _cache_folder(asked.cache, pictures.folder / FOLDER) if scorer or not source else None
-    found = _collect(pictures, encoder, scorer if CLIPSCORE in asked.names else None, kept)
+    encoder, readers = _of_features(source, asked) if source else _models(asked, asked.names)
+    kept = _cache_folder(asked.cache, pictures.folder / FOLDER) if readers or not source else None
+    found = _collect(pictures, encoder, [clip for metric, clip in readers.items() if metric in FITS], kept)
     fields = [picture.fields for picture in found.pictures]
     names = _group_names(asked.group_by, fields)
     groups = labels(fields, names)
     _warn_of_mixtures(fields, groups, names)
-    scores = _scores(asked, scorer, found, kept)
-    told = _conditions(asked, scorer, found, kept)
+    scores = _scores(asked, readers, found, kept)
+    told = _conditions(readers.get(CONDITIONAL), found, kept)
     rows, overall = tabulate(_measures(asked, encoder, found, scores, told, groups), groups)
     _warn_of_singles(asked.names, rows)
     results = Results(rows, overall, names, asked.confidence)
     results.show()
     if asked.json:
         models: dict[str, PictureEncoder | Source | None]
-        models = {"features": encoder, "clip": scorer.pictures if scorer else None}
+        models = {"features": encoder, **{READERS[metric]: clip.pictures for metric, clip in readers.items()}}
         about = {
             "places": [str(place) for place in asked.places],
             "models": {role: {"name": e.name, "identity": e.identity} for role, e in models.items() if e},
@@ -77,8 +84,8 @@ def run(asked: Evaluate) -> int:
     return INCOMPLETE if found.bad else 0
 
 
-def _of_features(source: Source, asked: Evaluate) -> tuple[Source, Clip | None]:
-    """The model that features are by, and CLIPScore's, if it is wanted: that has to be the same one.
+def _of_features(source: Source, asked: Evaluate) -> tuple[Source, dict[str, Clip]]:
+    """The model that features are by, and those that read prompts: one that looks at pictures, too, has to be the same.
 
     Raises ValueError for other models: there are no pictures that they could look at.
     """
@@ -86,33 +93,34 @@ def _of_features(source: Source, asked: Evaluate) -> tuple[Source, Clip | None]:
         raise ValueError(
             f"--features {asked.features}: there are no pictures, but features by {source.name}; leave the flag out"
         )
-    if not (read := {CLIPSCORE, CONDITIONAL} & {*asked.names}):
-        return source, None
-    _, scorer = _models(asked, [*read])
-    if scorer and CLIPSCORE in read and (scorer.pictures.name, scorer.pictures.identity) != source:
-        raise ValueError(
-            f"--metrics clipscore: there are no pictures, and the features are by {source.identity}, not by "
-            f"{scorer.pictures.identity}"
-        )
-    return source, scorer
+    _, readers = _models(asked, [metric for metric in asked.names if metric in READERS], pictures=False)
+    for metric, clip in readers.items():
+        if metric in FITS and (clip.pictures.name, clip.pictures.identity) != source:
+            raise ValueError(
+                f"--metrics {metric}: there are no pictures, and the features are by {source.identity}, not by "
+                f"{clip.pictures.identity}"
+            )
+    return source, readers
 
 
-def _models(asked: Evaluate, metrics: Sequence[str]) -> tuple[PictureEncoder | None, Clip | None]:
-    """Those that the metrics need: of features, and of CLIPScore. Nothing is loaded yet."""
+def _models(
+    asked: Evaluate, metrics: Sequence[str], pictures: bool = True
+) -> tuple[PictureEncoder | None, dict[str, Clip]]:
+    """Those that the metrics need: of features, and metric -> of what reads prompts. Nothing is loaded yet."""
     mesh = data_mesh(jax.local_devices())
-    encoder = scorer = None
-    features = asked.features or FEATURES
+    how: dict[str, Any] = {"dtype": asked.dtype, "batch_size": asked.batch_size}
+    encoder, features = None, asked.features or FEATURES
     try:
-        if {CLIPSCORE, CONDITIONAL} & {*metrics}:
-            scorer = open_clip(asked.clip, mesh, dtype=asked.dtype, batch_size=asked.batch_size)
-        if scorer and features == asked.clip:
-            encoder = scorer.pictures
-        elif {DIVERSITY, VENDI, CONDITIONAL} & {*metrics}:
-            encoder = open_encoder(features, mesh, dtype=asked.dtype, batch_size=asked.batch_size)
+        names = {metric: getattr(asked, READERS[metric]) for metric in metrics if metric in READERS}
+        opened = {name: open_clip(name, mesh, **how) for name in dict.fromkeys(names.values())}
+        if features in opened:
+            encoder = opened[features].pictures
+        elif pictures and {DIVERSITY, VENDI, CONDITIONAL} & {*metrics}:
+            encoder = open_encoder(features, mesh, **how)
     except WeightsError as e:
         e.add_note("Offline, --features builtin measures what the built-in model drew")
         raise
-    return encoder, scorer
+    return encoder, {metric: opened[name] for metric, name in names.items()}
 
 
 def _cache_folder(given: Path | None, usual: Path) -> Path | None:
@@ -131,7 +139,7 @@ def _cache_folder(given: Path | None, usual: Path) -> Path | None:
 
 
 def _collect(
-    pictures: Pictures, encoder: PictureEncoder | Source | None, scorer: Clip | None, kept: Path | None
+    pictures: Pictures, encoder: PictureEncoder | Source | None, readers: Sequence[Clip], kept: Path | None
 ) -> Collected:
     """Raises ValueError when no picture can be measured; says which ones can't."""
     with Display() as display:
@@ -142,7 +150,7 @@ def _collect(
         if isinstance(encoder, Source):
             found = gather(pictures, encoder, show)
         else:
-            encoders = {each.name: each for each in (encoder, scorer.pictures if scorer else None) if each}
+            encoders = {each.name: each for each in (encoder, *(clip.pictures for clip in readers)) if each}
             found = collect(pictures, list(encoders.values()), kept, show)
         found.bad.update(pictures.missing)
         count = len(found.pictures) + len(found.bad)
@@ -187,11 +195,12 @@ def _warn_of_singles(metrics: Sequence[str], rows: Sequence[Row]) -> None:
         say(f"{single} of {len(rows)} groups have a single picture, and so no diversity", "yellow")
 
 
-def _scores(asked: Evaluate, scorer: Clip | None, found: Collected, kept: Path | None) -> dict[str, np.ndarray]:
-    """What each picture has: its CLIPScore, and what judges gave it."""
+def _scores(asked: Evaluate, readers: Mapping[str, Clip], found: Collected, kept: Path | None) -> dict[str, np.ndarray]:
+    """What each picture has: how it fits its prompt, and what judges gave it."""
     scores = {}
-    if scorer and CLIPSCORE in asked.names:
-        scores["CLIPScore"] = clip_scores_of(scorer, found.features[scorer.pictures.name], _prompts(found), kept)
+    for metric, (name, score) in FITS.items():
+        if clip := readers.get(metric):
+            scores[name] = score(clip, found.features[clip.pictures.name], _prompts(found), kept)
     for path in asked.scores:
         scores |= _judged(path, found)
     return scores
@@ -218,15 +227,15 @@ def _judged(path: Path, found: Collected) -> dict[str, np.ndarray]:
     return {name: np.array([row.get(name, np.nan) for row in mine], np.float64) for name in numbers}
 
 
-def _conditions(asked: Evaluate, scorer: Clip | None, found: Collected, kept: Path | None) -> np.ndarray | None:
+def _conditions(reader: Clip | None, found: Collected, kept: Path | None) -> np.ndarray | None:
     """Features of the pictures' prompts, where they are wanted. Raises ValueError for a picture that tells none."""
-    if scorer is None or CONDITIONAL not in asked.names:
+    if reader is None:
         return None
     prompts = _prompts(found)
     if None in prompts:
         key = found.pictures[prompts.index(None)].key
         raise ValueError(f"--metrics {CONDITIONAL} is given the prompts, and {key} tells none; give a manifest.jsonl")
-    return text_features(scorer, [prompt for prompt in prompts if prompt is not None], kept)
+    return text_features(reader, [prompt for prompt in prompts if prompt is not None], kept)
 
 
 def _measures(

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -36,6 +37,7 @@ from autolora_jax.weights.transformers_folder import Pretrained, open_pretrained
 PUBLISHED: Mapping[str, str] = {
     **{f"dinov2-{size}": f"facebook/dinov2-{size}" for size in ("giant", "large", "base", "small")},
     "clip": "openai/clip-vit-large-patch14",
+    "pickscore": "yuvalkirstain/PickScore_v1",
 }
 RECIPE = 1  # of how features are made of a model; cached ones of another are not taken
 PathOrId = str | PathLike[str]
@@ -45,13 +47,15 @@ Function = Callable[[Any, Array], Array]  # (parameters, rows) -> vectors
 class Clip:
     """CLIP: pictures and texts as vectors of one space. Both halves share one copy of the weights.
 
-    pictures: its vision half. identity: of the features of texts; size: of a vector.
+    pictures: its vision half. identity: of the features of texts; size: of a vector. temperature: what cosines were
+    multiplied by when it was trained; read when it is asked for.
     """
 
     def __init__(self, model: "_Model", config: CLIPConfig) -> None:
         self.size = config.projection_dim
         self.pictures = model.pictures(self.size, functools.partial(model.apply, method="image_features"))
         self.identity = f"{self.pictures.identity}-texts"
+        self.temperature = functools.cache(lambda: math.exp(model.pretrained.number("logit_scale")))
         self._texts = model.encoder(functools.partial(model.apply, method="text_features"))
         self._length = config.text_config.max_position_embeddings
         self._tokenizer = functools.cache(lambda: open_tokenizer(CLIPTextConfig, model.pretrained.tokenizer()))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from autolora_jax.demo.classifier import BATCH, Classifier
 from autolora_jax.demo.judge import SURROUNDINGS, kinds_of, world_scores
 from autolora_jax.demo.world import CONTEXT
-from autolora_jax.evaluation.clipscore import clip_scores_of
+from autolora_jax.evaluation.clipscore import CLIPSCORE, clip_scores_of
 from autolora_jax.evaluation.encoders import Clip
 from autolora_jax.evaluation.features import collect
 from autolora_jax.evaluation.judge import QUESTIONS, Judged, Question
@@ -21,7 +21,6 @@ from autolora_jax.experiments.drawn import DrawnPictures
 from autolora_jax.experiments.experiment import Ask
 from autolora_jax.image_files import PictureError
 
-CLIPSCORE = "CLIPScore"
 VARIETY = "variety"  # of each part of the surroundings; it has no scores, but see Scored.kinds
 # What only the world's classifier is asked: question -> scores, see demo.judge.
 WORLDLY: Mapping[str, tuple[str, ...]] = {

@@ -38,6 +38,13 @@ class Pretrained:
         """The parameters as nested dicts of jax arrays, as Checkpoint.load gives those of a component."""
         return self.weights.load(shapes_of(self.config), dtype, placement)
 
+    def number(self, name: str) -> float:
+        """What a tensor of one number holds that the network has no place for. Raises WeightsError without one."""
+        with self.weights.files() as files:
+            if name not in files.tensors:
+                raise WeightsError(f"{self.name} has no {name}; give a model that was saved whole")
+            return files.number(name)
+
     def fingerprint(self) -> str:
         """Of config and weights, wherever they lie: 64 places of each file are looked at, which takes no time."""
         digest = hashlib.sha256(repr(self.config).encode())

@@ -11,7 +11,10 @@ from autolora_jax.settings.programs.program import Program
 from autolora_jax.settings.values import Paths
 
 METRICS, MODELS = "Metrics", "Models"  # panels of --help
-DIVERSITY, VENDI, CONDITIONAL, CLIPSCORE = KNOWN = ("diversity", "vendi", "conditional-vendi", "clipscore")
+DIVERSITY, VENDI, CONDITIONAL, CLIPSCORE, PICKSCORE = KNOWN = (
+    *("diversity", "vendi", "conditional-vendi"),
+    *("clipscore", "pickscore"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class Evaluate(Program):
     metrics: str = setting(
         "diversity,vendi",
         "diversity (0: all alike), vendi (how many different ones: 1 to all), conditional-vendi (the same over many "
-        "prompts, what they explain left out), clipscore (0 to 100: do picture and prompt fit?).",
+        "prompts, what they explain left out), clipscore (0 to 100: do picture and prompt fit?), pickscore (some 17 to "
+        "24: would people choose it?).",
         panel=METRICS,
         offers=KNOWN,
     )
@@ -64,6 +68,11 @@ class Evaluate(Program):
         "clip",
         "CLIPScore's, and what conditional-vendi reads prompts with: clip (openai/clip-vit-large-patch14), or a folder "
         "or hub id.",
+        metavar="MODEL",
+    )
+    pickscore: str = setting(
+        "pickscore",
+        "PickScore's: pickscore (yuvalkirstain/PickScore_v1), or a folder or hub id.",
         metavar="MODEL",
     )
     dtype: str = setting("float32", "float32, or bfloat16 for half the memory.", choices=("float32", "bfloat16"))
