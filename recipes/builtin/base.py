@@ -29,21 +29,32 @@ DROPOUT = 0.1
 
 
 class Round(NamedTuple):
-    """Each learns from pictures of its own. schedule: what the rate does, see training.optimizer.SCHEDULES."""
+    """Each learns from pictures of its own. schedule: what the rate does, see training.optimizer.SCHEDULES.
+
+    tokens: how many of a text's 77 the denoiser attends to; captions have up to 20, and what is left are paddings that
+    only the last rounds have to get used to. words: whether the text encoders learn too.
+    """
 
     steps: int
     rate: float
     schedule: str = "constant"  # the averaged weights are of use at any time
+    tokens: int = 32
+    words: bool = True
 
     @property
     def optimizer(self) -> OptimizerConfig:
         """The rate rises at the beginning of every round, whose optimizer knows nothing yet."""
         return OptimizerConfig(
-            learning_rate=self.rate, warmup_steps=300, schedule=self.schedule, weight_decay=1e-2, beta2=0.99
+            learning_rate=self.rate, warmup_steps=100, schedule=self.schedule, weight_decay=1e-2, beta2=0.99
         )
 
 
-ROUNDS = (*[Round(5000, 1e-3)] * 4, *[Round(5000, 6e-4)] * 2, Round(6000, 6e-4, "cosine"))
+ROUNDS = (
+    *[Round(2500, 4e-3)] * 2,
+    *[Round(2500, 4e-3, words=False)] * 2,
+    Round(2500, 3e-3, tokens=77, words=False),
+    Round(4000, 2e-3, "cosine", tokens=77, words=False),
+)
 
 
 class Corpus(NamedTuple):
@@ -117,8 +128,10 @@ def train(work: Path, folder: Path, count: int, rounds: int) -> Stage:
             raise FileNotFoundError(f"the base model learns the autoencoder's latents, and {folder} has none: train it")
         data = corpus(work, coder.weights["vae"], count, 100 + number)
         factor = np.array([data.scaling_factor], np.float16).astype(np.float32)  # as a stage's file has it
+        plan = ROUNDS[number]
         held = {"scaling_factor": weights.get("scaling_factor", factor)}
         factor = held["scaling_factor"]
+        known = {} if plan.words else {name: weights[name] for name in ENCODERS}
 
         def batch_at(step: int) -> dict[str, Any]:
             rng = np.random.default_rng((3, number, step))
@@ -129,18 +142,22 @@ def train(work: Path, folder: Path, count: int, rounds: int) -> Stage:
                 "std": data.std[index].astype(np.float32) * factor,
                 "sizes": {"time_ids": np.tile(time_ids, (ROWS, 1))},
                 "draw": step * ROWS + np.arange(ROWS, dtype=np.int32),
-                "prompt": {name: ids[index, which].astype(np.int32) for name, ids in data.ids.items()},
+                "prompt": {name: ids[index, which, : plan.tokens].astype(np.int32) for name, ids in data.ids.items()},
             }
             return jax.tree.map(lambda leaf: leaf[None], batch)
 
         return Run(
-            {name: tree for name, tree in weights.items() if name not in held},
+            {name: tree for name, tree in weights.items() if name not in {**held, **known}},
             loss,
-            {"seed": np.int32(2 + number), "empty_prompt": data.empty, "params": {}},
+            {
+                "seed": np.int32(2 + number),
+                "empty_prompt": {name: ids[: plan.tokens] for name, ids in data.empty.items()},
+                "params": known,
+            },
             batch_at,
-            {**ROUNDS[number]._asdict(), "pictures": count},
-            decay=0.999,
-            whole=lambda trained: {**trained, **held},
+            {**plan._asdict(), "pictures": count},
+            decay=0.998,
+            whole=lambda trained: {**trained, **known, **held},
         )
 
     return stages.train(NAME, ROUNDS[:rounds], begin, prepare, work, folder)

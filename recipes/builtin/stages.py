@@ -19,9 +19,9 @@ from autolora_jax.settings import OptimizerConfig
 from autolora_jax.sharding import data_mesh
 from autolora_jax.training.checkpoints import Checkpoints, saved_steps
 from autolora_jax.training.loop import Report, fit
-from autolora_jax.training.optimizer import make_optimizer
 from autolora_jax.training.step import Loss, initial_state
 from recipes.builtin.console import Console
+from recipes.builtin.muon import make_muon
 from recipes.builtin.package import write_half
 
 STAGES = Path(__file__).with_name("stages")
@@ -116,7 +116,7 @@ def _round(
     begun, checkpoints_at = _began(work, name, number, stage.step)
     steps = plan.steps - begun
     run = prepare(number, stage.weights)
-    optimizer = make_optimizer(plan.optimizer, steps)
+    optimizer = make_muon(plan.optimizer, steps)
     state = initial_state(run.trainable, optimizer, average=True)
     settings = {"steps": steps, **run.settings}
     means: dict[str, float] = {}
