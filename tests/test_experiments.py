@@ -56,9 +56,9 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_there_is_a_file_for_every_table_and_figure_of_the_paper():
     figures = [f"figure{i}" for i in range(1, 9)]
-    assert catalogue.names() == ("table1", "table2", *figures, "frontier", "frontier_equal", "speed", *SWEEPS)
+    assert catalogue.names() == ("table1", "table2", *figures, "frontier", "frontier_equal", "map", "speed", *SWEEPS)
     assert (ROOT / "configs" / "paper").resolve() == PAPER
-    assert {*SIZES, *SWEEPS, "speed"} == {*catalogue.names()}
+    assert {*SIZES, *SWEEPS, "map", "speed"} == {*catalogue.names()}
     example = str(ROOT / "configs" / "paper" / "table1.py")  # what `autolora reproduce --help` names
     assert [catalogue.load(example, small) for small in (False, True)] == [
         catalogue.load("table1", small) for small in (False, True)

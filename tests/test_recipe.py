@@ -62,7 +62,9 @@ def small():
             patch.setattr(stage, "ROWS", 2)
         patch.setattr(classifier, "measured", partial(classifier.measured, count=120))
         optimizer = dataclasses.replace(loras.CONFIG.optimizer, warmup_steps=1)
-        few = dataclasses.replace(loras.CONFIG, optimizer=optimizer, steps=2, batch_size=1)
+        few = dataclasses.replace(loras.CONFIG, optimizer=optimizer, batch_size=1)
+        short = {name: recipe._replace(steps=2) for name, recipe in loras.RECIPES.items()}
+        patch.setattr(loras, "RECIPES", short)
         patch.setattr(loras, "CONFIG", few)
         patch.setattr(recipe, "PLAN", PLAN)
         yield

@@ -9,6 +9,7 @@ from autolora_jax.config import ConfigError
 from autolora_jax.experiments.experiment import Experiment
 from autolora_jax.experiments.paper.beyond import frontier, frontier_equal, over_gammas, sweep
 from autolora_jax.experiments.paper.character import ELSEWHERE, figure2, figure3, figure4, over_lora_scales
+from autolora_jax.experiments.paper.map import lora_map
 from autolora_jax.experiments.paper.pixel_art import pixel_art_figure, table2
 from autolora_jax.experiments.paper.speed import speed
 from autolora_jax.experiments.paper.table1 import table1
@@ -35,6 +36,7 @@ EXPERIMENTS: Mapping[str, Callable[[bool], Experiment]] = {
         frontier, name="frontier", title="Diversity against presence, each method over its own parameter"
     ),
     "frontier_equal": frontier_equal,
+    "map": lora_map,
     "speed": speed,
     "sweep": partial(_scales, name="sweep", cells=scale_grid(SCALES)),
     "sweep_contexts": partial(_scales, name="sweep_contexts", cells=scale_grid((0.4, 0.7, 1.0)), prompts=CONTEXTS),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autolora_jax.config import ConfigError
-from autolora_jax.experiments.experiment import Experiment, Sheet
+from autolora_jax.experiments.experiment import Chart, Experiment, Sheet
 from autolora_jax.settings import Lora
 from autolora_jax.settings.changes import RENAMED, override
 
@@ -95,8 +95,22 @@ def only(experiment: Experiment, methods: Sequence[str] = (), places: Sequence[f
         cells=cells,
         pairs={method: other for method, other in experiment.pairs.items() if {method, other} <= left},
         reference=experiment.reference if experiment.reference in there else None,
+        chart=_chart(experiment.chart, left),
         sheets=tuple(shown(sheet) for sheet in experiment.sheets if not sheet.methods or {*sheet.methods} & left),
     )
+
+
+def _chart(chart: Chart | None, left: set[str]) -> Chart | None:
+    """The map of the methods that are left, with the rivals that are."""
+    if chart is None:
+        return None
+    spots = (
+        spot._replace(rivals=tuple(rival for rival in spot.rivals if rival in left))
+        for spot in chart.spots
+        if spot.method in left
+    )
+    compared = tuple(spot for spot in spots if spot.rivals)
+    return chart._replace(spots=compared) if compared else None
 
 
 def with_settings(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:

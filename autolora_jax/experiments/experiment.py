@@ -57,6 +57,30 @@ class Sheet(NamedTuple):
     methods: tuple[str, ...] = ()
 
 
+class Spot(NamedTuple):
+    """A method's place on a map, and the methods that it is compared with where they are as good at its level.
+
+    row, column: what stands beside it and above it, such as a LoRA's training and a rule; its cells lie side by side.
+    """
+
+    method: str
+    rivals: tuple[str, ...]
+    row: str
+    column: str
+
+
+class Chart(NamedTuple):
+    """A map of where methods have more than the best of their rivals at equal `level`, a figure such as "CPS".
+
+    figures: that are drawn, one below the other. falling: those of which less is better.
+    """
+
+    level: str
+    figures: tuple[str, ...]
+    spots: tuple[Spot, ...]
+    falling: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A comparison. Raises ConfigError for what can't be meant.
@@ -70,6 +94,7 @@ class Experiment:
         noise: how far they are from it; None: no distance is measured.
     plots: pairs of figures or the axis that are drawn against each other, such as ("LoRA scale", "Div-CPS").
     frontier: (a figure for how varied, one for how well), such as ("Div", "CPS"); (): no frontier.
+    chart: a map of what methods have at equal level; None: no map.
     assumptions: what the paper does not say and was chosen here; what flags change stands in braces, see `assumed`.
     world: whether its pictures are of the built-in model's world, whose classifier then is the judge.
     """
@@ -84,6 +109,7 @@ class Experiment:
     reference: tuple[str, float | None] | None = None
     plots: tuple[tuple[str, str], ...] = ()
     frontier: tuple[str, ...] = ()
+    chart: Chart | None = None
     sheets: tuple[Sheet, ...] = ()
     assumptions: tuple[str, ...] = ()
     world: bool = False
@@ -96,7 +122,8 @@ class Experiment:
         places = [(cell.method, cell.at) for cell in self.cells]
         if twice := [place for place, same in itertools.groupby(sorted(map(str, places))) if len([*same]) > 1]:
             raise ConfigError(f"{self.name}: {twice[0]} occurs twice")
-        if unknown := {*self.pairs, *self.pairs.values()} - {cell.method for cell in self.cells}:
+        charted = {name for spot in (self.chart.spots if self.chart else ()) for name in (spot.method, *spot.rivals)}
+        if unknown := {*self.pairs, *self.pairs.values(), *charted} - {cell.method for cell in self.cells}:
             raise ConfigError(f"{self.name}: no cell's method is {', '.join(sorted(unknown))}")
         if self.reference and self.reference not in [(cell.method, cell.at) for cell in self.cells]:
             raise ConfigError(f"{self.name}: no cell is the reference, {self.reference}")

@@ -40,6 +40,12 @@ def sign(difference: Interval) -> int | None:
     return 1 if difference.low > 0 else -1 if difference.high < 0 else 0
 
 
+def advantage(difference: Interval, falling: bool = False) -> int | None:
+    """`sign`, turned where less is better."""
+    found = sign(difference)
+    return -found if found and falling else found
+
+
 def compared(results: Results) -> str:
     """A sentence: which methods, where, on what, how many pictures there are."""
     methods = _listed(results.methods) if len(results.methods) <= 5 else f"{len(results.methods)} methods"
@@ -70,6 +76,7 @@ def findings(results: Results) -> tuple[Finding, ...]:
     return (
         *(found for figure in figures for found in _best(results, figure)),
         *(found for figure in figures for found in _pairs(results, figure)),
+        *_charted(results),
         *_frontiers(results),
         *_paper(results),
         *_unmeasured(results),
@@ -163,6 +170,21 @@ def _pairs(results: Results, figure: str) -> Iterator[Finding]:
         rule = f"the paired difference's {100 * results.confidence:g} % interval {side} there"
         tone = SIGNS[(counts["higher"] > counts["lower"]) - (counts["higher"] < counts["lower"])]
         yield Finding(label, f"{counts[most]} of {len(signs)} {most}", "; ".join((rule, *rest)), tone)
+
+
+def _charted(results: Results) -> Iterator[Finding]:
+    """Of each figure of the map: at how many of its cells there is more than rivals have, as much, or less."""
+    if results.chart is None:
+        return
+    level, figures, _, falling = results.chart
+    for name in figures:
+        won = [advantage(cell.beyond[name], name in falling) for cell in results.cells if name in cell.beyond]
+        if won:
+            counts = {"better": won.count(1), "level": won.count(0), "worse": won.count(-1)}
+            alone = f"; at {won.count(None)} no rival comes up to its {level}" if None in won else ""
+            text = ", ".join(f"{word} at {count}" for word, count in counts.items()) + alone
+            tone = SIGNS[(counts["better"] > counts["worse"]) - (counts["better"] < counts["worse"])]
+            yield Finding(f"{name} at equal {level}", f"{counts['better']} of {len(won)}", text, tone)
 
 
 def _frontiers(results: Results) -> Iterator[Finding]:

@@ -4,12 +4,14 @@ More of one is had for less of the other, by a LoRA's scale or a guidance weight
 little about a method. What counts is which pairs of the two it offers over all its settings.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from autolora_jax.evaluation import equal
 from autolora_jax.experiments.markup import (
     NOTHING,
     Entry,
@@ -63,16 +65,9 @@ def dominated_area(points: Sequence[Point]) -> float:
 
 
 def reach(curve: Sequence[Point], level: float) -> float:
-    """The greatest x with y no less than the level; NaN where there is none.
-
-    curve: points in their order along an axis. What lies between neighbours is taken to be on the line between them.
-    """
-    points = known(curve)
-    found = [point.x for point in points if point.y >= level]
-    for one, other in itertools.pairwise(points):
-        if min(one.y, other.y) < level < max(one.y, other.y):
-            found.append(one.x + (level - one.y) / (other.y - one.y) * (other.x - one.x))
-    return max(found, default=math.nan)
+    """The greatest x with y no less than the level; NaN where there is none. See evaluation.equal.reach."""
+    points = [(np.array([x]), np.array([y])) for x, y in known(curve)]
+    return float(equal.reach(points, np.array([level]))[0])
 
 
 def levels(curves: Sequence[Sequence[Point]], at_most: int = 10) -> list[float]:

@@ -7,7 +7,7 @@ published models, of the built-in one); `small`, which is False or True, takes o
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from autolora_jax.batch import Job, Settings
 from autolora_jax.demo import MODEL as BUILTIN
@@ -21,10 +21,42 @@ SDXL = ModelConfig("stabilityai/stable-diffusion-xl-base-1.0", variant="fp16")
 PRINCESS = Lora("princess_xl_v2.safetensors")
 PIXEL_ART_XL = Lora("pixel-art-xl-v1.1.safetensors")
 PIXEL_ART_SD3 = Lora("nerijs/pixel-art-medium-128-v0.1")
+
+
+class Tuning(NamedTuple):
+    """How a character's LoRA was tuned. share: of its pictures that show one place, sky and pose."""
+
+    steps: int
+    pictures: int
+    share: float
+
+    @property
+    def source(self) -> str:
+        """The name of its file."""
+        return f"zib-{self.steps}-{self.pictures}-{100 * self.share:.0f}.safetensors"
+
+    @property
+    def told(self) -> str:
+        """As a row of the map says it."""
+        return f"{self.steps} steps, {self.pictures} pictures, {100 * self.share:.0f} % alike"
+
+
+# Around the first one, each of the three on its own.
+TUNINGS = (
+    Tuning(300, 30, 0.8),
+    Tuning(100, 30, 0.8),
+    Tuning(900, 30, 0.8),
+    Tuning(300, 12, 0.8),
+    Tuning(300, 30, 0.5),
+    Tuning(300, 30, 1.0),
+)
+
+
 # Where files are from that can't be fetched by their name.
 ORIGINS: Mapping[str, str] = {
     PRINCESS.source: "All Disney Princess XL LoRA Model from Ralph Breaks the Internet, civitai.com/models/212532",
     PIXEL_ART_XL.source: "Pixel Art XL v1.1, civitai.com/models/120096?modelVersionId=135931",
+    **{tuning.source: "python -m recipes.builtin tuned makes it" for tuning in TUNINGS},
 }
 # What a cell of SD3 changes in a job of SDXL.
 SD3: Mapping[str, Any] = {

@@ -7,15 +7,17 @@ that have a label are the better the higher they are. Any other goes by its name
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from autolora_jax import files, foreign
 from autolora_jax.evaluation import Interval
+from autolora_jax.experiments.experiment import Chart, Spot
 
 UNKNOWN = Interval(math.nan, math.nan, math.nan)
 UP = "↑"
+INTERVALS = ("figures", "differences", "beyond")  # of a cell
 EVALUATIONS = "Evaluations"  # of the network, a picture: a figure where a plot asks for it
 LABELS = {
     "Div": f"Diversity {UP} (Eq. 8)",
@@ -54,6 +56,7 @@ class CellResult(NamedTuple):
 
     pictures: that were measured. evaluations: of the network, a picture. settings: all that its pictures share, as the
     manifest names it. differences: its figures minus those of `against`, over the same prompts and seeds; "": of none.
+    beyond: minus the best that its rivals on the map have where they are at its level.
     """
 
     method: str
@@ -65,6 +68,7 @@ class CellResult(NamedTuple):
     against: str = ""
     differences: Mapping[str, Interval] = {}
     published: Mapping[str, float] = {}
+    beyond: Mapping[str, Interval] = {}
 
     @property
     def pair(self) -> str:
@@ -79,6 +83,10 @@ class CellResult(NamedTuple):
         """NaN where there is none."""
         return self.differences.get(name, UNKNOWN)
 
+    def further(self, name: str) -> Interval:
+        """Beyond its rivals; NaN where that is not known."""
+        return self.beyond.get(name, UNKNOWN)
+
     def paper(self, name: str) -> float:
         """NaN where the paper has none."""
         return self.published.get(name, math.nan)
@@ -90,7 +98,7 @@ class CellResult(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """axis, plots, frontier, assumptions: the experiment's, as this run has them. confidence: of the intervals.
+    """axis, plots, frontier, chart, assumptions: the experiment's, as this run has them. confidence: of the intervals.
 
     meaning: what each figure is, in a sentence. provenance: what one needs to do it again or to judge it, as lines of a
     list: command, model and LoRA with their hashes, judge, features, versions, dates, pictures without a score and why.
@@ -108,6 +116,7 @@ class Results:
     meaning: Mapping[str, str]
     assumptions: tuple[str, ...]
     provenance: Mapping[str, str]
+    chart: Chart | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -145,15 +154,22 @@ class Results:
             told |= {name: tuple(told[name]) for name in ("prompts", "frontier", "assumptions")}
             told["plots"] = tuple((x, y) for x, y in told["plots"])
             told["cells"] = tuple(_cell(cell) for cell in told["cells"])
+            told["chart"] = _chart(told["chart"]) if told.get("chart") else None
             return cls(**told)
         except (ValueError, TypeError, KeyError, AttributeError) as e:
             raise ValueError(f"{path} holds no results ({type(e).__name__}: {e}); measure again") from None
 
 
+def _chart(content: Sequence[Any]) -> Chart:
+    level, figures, spots, falling = content
+    placed = (Spot(method, tuple(rivals), row, column) for method, rivals, row, column in spots)
+    return Chart(level, tuple(figures), tuple(placed), tuple(falling))
+
+
 def _plain(cell: CellResult) -> dict[str, Any]:
     intervals = {
         part: {name: [x if math.isfinite(x) else None for x in found] for name, found in getattr(cell, part).items()}
-        for part in ("figures", "differences")
+        for part in INTERVALS
     }
     published = {name: value for name, value in cell.published.items() if math.isfinite(value)}
     return {**cell._asdict(), **intervals, "published": published}
@@ -162,6 +178,7 @@ def _plain(cell: CellResult) -> dict[str, Any]:
 def _cell(content: Mapping[str, Any]) -> CellResult:
     intervals = {
         part: {name: Interval(*(math.nan if x is None else x for x in found)) for name, found in content[part].items()}
-        for part in ("figures", "differences")
+        for part in INTERVALS
+        if part in content
     }
     return CellResult(**{**content, **intervals})

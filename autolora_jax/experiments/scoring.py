@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from autolora_jax.batch.plan import Plan
-from autolora_jax.evaluation import Interval
+from autolora_jax.evaluation import Interval, equal
 from autolora_jax.evaluation.features import Collected, PictureEncoder, collect
 from autolora_jax.evaluation.scores import (
     DIVERSITY,
@@ -100,6 +100,7 @@ def results_of(
     """The results of what is drawn and measured. provenance: what only the caller knows, to be added to."""
     pairs = reference_pairs(experiment, drawn)
     sets = [_set(*each, measured) for each in zip(drawn.cells, pairs, strict=True)] if measured else []
+    beyond = _beyond(experiment, sets, measured.by.confidence) if measured else {}
     priced = any(EVALUATIONS in plot for plot in experiment.plots)
     cells = []
     for number, (cell, recipe, keys) in enumerate(zip(experiment.cells, plan.recipes, drawn.cells, strict=True)):
@@ -113,6 +114,7 @@ def results_of(
             published=dict(cell.published),
         )
         result = _measured(result, experiment, sets, number, measured.by) if measured else result
+        result = result._replace(beyond=beyond.get(number, {}))
         if priced and result.figures:
             cost = UNKNOWN._replace(value=float(recipe.evaluations))
             result = result._replace(figures={EVALUATIONS: cost, **result.figures})
@@ -130,6 +132,7 @@ def results_of(
         seeds=max(len(seeds) for seeds in plan.seeds),
         plots=tuple(dict.fromkeys((_renamed(x, renamed), _renamed(y, renamed)) for x, y in experiment.plots)),
         frontier=tuple(_renamed(name, renamed) for name in experiment.frontier),
+        chart=experiment.chart,
         confidence=measured.by.confidence if measured else CONFIDENCE,
         meaning=_meanings(given, measured.by, experiment) if measured else {},
         assumptions=assumed(experiment),
@@ -176,6 +179,31 @@ def _measured(result: CellResult, experiment: Experiment, sets: Sequence[_Set], 
     before, after = pairs(sets[other][0], shots)
     differences = paired_differences(sets[other][1].rows(before), sample.rows(after), level=by.confidence)
     return result._replace(against=experiment.cells[other].method, differences=_meant(differences))
+
+
+def _beyond(experiment: Experiment, sets: Sequence[_Set], confidence: float) -> dict[int, Mapping[str, Interval]]:
+    """Cell -> what it has beyond its rivals, by the pictures that all cells of the map have."""
+    if experiment.chart is None:
+        return {}
+    shared = set.intersection(*({*shots} for shots, _ in sets))
+    order = [shot for shot in sets[0][0] if shot in shared]
+    if not order:
+        return {}
+    rows = [{shot: row for row, shot in enumerate(shots)} for shots, _ in sets]
+    known = [
+        equal.redrawn(sample.rows(np.array([place[shot] for shot in order])))
+        for place, (_, sample) in zip(rows, sets, strict=True)
+    ]
+    numbers: dict[str, list[int]] = {}
+    for number, cell in sorted(enumerate(experiment.cells), key=lambda each: (each[1].at is not None, each[1].at)):
+        numbers.setdefault(cell.method, []).append(number)
+    _, _, spots, falling = experiment.chart
+    found: dict[int, Mapping[str, Interval]] = {}
+    for spot in spots:
+        curves = [[known[i] for i in numbers[rival]] for rival in spot.rivals]
+        for i in numbers[spot.method]:
+            found[i] = _meant(equal.beyond(known[i], curves, experiment.chart.level, falling, confidence))
+    return found
 
 
 def _figures(sample: Sample, by: Method) -> dict[str, Interval]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autolora_jax.batch.gallery.table import as_words
+from autolora_jax.evaluation import Interval
 from autolora_jax.experiments.markup import (
     NOTHING,
     Entry,
@@ -27,7 +28,8 @@ WIDEST = 12  # columns that a page holds
 SEVERAL = 4  # values of a method's cells that are all told; of more, the first and the last
 COLUMNS = (
     *("method", "at", "figure", "value", "low", "high", "published"),
-    *("against", "difference", "difference_low", "difference_high", "pictures", "evaluations"),
+    *("against", "difference", "difference_low", "difference_high", "beyond", "beyond_low", "beyond_high"),
+    *("pictures", "evaluations"),
 )
 Row = tuple[str, float | None]  # a method, unless it is told above the columns, and its place on the axis
 Column = Sequence[CellResult | None]
@@ -38,7 +40,7 @@ def write_tables(results: Results, folder: Path) -> list[Path]:
     rows = (
         [
             *(cell.method, cell.at, figure, *cell.figure(figure), cell.paper(figure)),
-            *(cell.against, *cell.difference(figure), cell.pictures, cell.evaluations),
+            *(cell.against, *cell.difference(figure), *cell.further(figure), cell.pictures, cell.evaluations),
         ]
         for cell, figure in records(results)
     )
@@ -67,11 +69,13 @@ def tables(results: Results) -> tuple[Table, ...]:
     decided = any(cell.difference(name).sure for cell, name in compared)
     paired = f"Over the same prompts and seeds{f', with the {level}. Bold: 0 lies outside of it' if decided else ''}."
     columns = _pivoted("Measured", results.axis, found, lambda cell: cell.method, _measured)
-    differences = _pivoted("Differences", results.axis, compared, lambda cell: cell.pair, _differences)
+    between_two = _entries(CellResult.difference)
+    differences = _pivoted("Differences", results.axis, compared, lambda cell: cell.pair, between_two)
     note = " ".join(filter(None, measured))
     return (
         *(table._replace(note=note).explained("Bold: the best of a column.") for table in columns),
         *(table._replace(note=paired) for table in differences),
+        *_beyond(results, f"with the {level}. Bold: 0 lies outside of it"),
     )
 
 
@@ -99,6 +103,21 @@ def settings_table(results: Results) -> Table:
     columns = (*(name.replace("_", " ") for name in differing), "network evaluations a picture")
     note = "Marked: what the first method does not have."
     return Table("Where the methods differ", note, "", (), columns, tuple(rows))
+
+
+def _beyond(results: Results, told: str) -> Iterator[Table]:
+    """What methods of a map have more than the best of their rivals at their level."""
+    if results.chart is None:
+        return
+    level, figures, _, _ = results.chart
+    found = [(cell, name) for cell in results.cells for name in figures if name in cell.beyond]
+    note = (
+        f"More than the best of what its rivals have at no less {level}, {told}. What lies between neighbouring "
+        f"settings is taken to be on a straight line; {NOTHING}: none has as much {level}."
+    )
+    title = f"At equal {level}"
+    tables = _pivoted(title, results.axis, found, lambda cell: cell.method, _entries(CellResult.further))
+    yield from (table._replace(note=note) for table in tables)
 
 
 def _markdown(results: Results) -> Iterator[str]:
@@ -181,12 +200,17 @@ def _beside(cell: CellResult, figure: str) -> str:
     return " ".join(filter(None, (half, "" if math.isnan(paper) else f"({number(paper)})")))
 
 
-def _differences(column: Column, figure: str) -> list[Entry]:
-    found = [UNKNOWN if cell is None else cell.difference(figure) for cell in column]
-    return [
-        Entry(number(each.value, signed=True), between(each, signed=True), each.low > 0 or each.high < 0)
-        for each in found
-    ]
+def _entries(of: Callable[[CellResult, str], Interval]) -> Callable[[Column, str], list[Entry]]:
+    """Differences, those that are decided in bold."""
+
+    def entries(column: Column, figure: str) -> list[Entry]:
+        found = [UNKNOWN if cell is None else of(cell, figure) for cell in column]
+        return [
+            Entry(number(each.value, signed=True), between(each, signed=True), each.low > 0 or each.high < 0)
+            for each in found
+        ]
+
+    return entries
 
 
 def _name(row: Row) -> str:

@@ -77,8 +77,20 @@ def finish(
     package.write_half(out / "classifier.safetensors", weights["classifier"])
     report = classifier.measured(Classifier(weights["classifier"]), work)
     (out / "classifier.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    for name in loras.RECIPES:
-        loras.train(name, out / "model", work, out / "loras" / f"{name}.safetensors")
+    for name, lora in loras.RECIPES.items():
+        loras.train(lora, out / "model", work, out / "loras" / f"{name}.safetensors")
+
+
+@app.command()
+def tuned(
+    model: Annotated[Path, typer.Option(help="The finished model.")],
+    out: Annotated[Path, typer.Option(help="Folder for the LoRAs of `autolora reproduce map`; those there are kept.")],
+    work: Work = Path("builtin.work"),
+) -> None:
+    """Trains the character's LoRA anew for each of the map's tunings."""
+    for name, lora in loras.TUNED.items():
+        if not (out / name).exists():
+            loras.train(lora, model, work, out / name)
 
 
 if __name__ == "__main__":

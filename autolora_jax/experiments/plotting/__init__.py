@@ -31,6 +31,7 @@ from autolora_jax.experiments.plotting.canvas import (
     save,
     svg,
 )
+from autolora_jax.experiments.plotting.chart import CROWDED, LEGEND, charted, heading_of
 from autolora_jax.experiments.plotting.panels import NONE, against, along_axis, beside
 from autolora_jax.experiments.results import Results, label, ordered
 
@@ -56,6 +57,9 @@ class Drawing(NamedTuple):
 def drawings(results: Results) -> list[Drawing]:
     """In the page's order."""
     found = []
+    if results.chart and any(cell.beyond for cell in results.cells):
+        level = results.chart.level
+        found.append(Drawing("map", f"Where there is more at equal {level}", FULL, partial(_map, results)))
     plots = [plot for plot in dict.fromkeys(results.plots) if _measured(results, *plot)]
     for x, y in plots:
         about = f"{label(y)} {'over' if x == results.axis else 'against'} {label(x)}"
@@ -167,6 +171,29 @@ def _frontier(results: Results, found: Sequence[Frontier], width: float, title: 
     entitle(figure, title, _note(results, "bars", *more), axes)
     label_points(axes, sorted(marks, key=lambda mark: (mark.colour, mark.x, mark.y) not in first))
     return figure
+
+
+def _map(results: Results, width: float, title: str = "") -> Figure:
+    """A map for each figure, one below the other."""
+    assert results.chart is not None
+    names = [name for name in results.chart.figures if any(name in cell.beyond for cell in results.cells)]
+    rows = len({spot.row for spot in results.chart.spots})
+    across = sum(len({cell.at for cell in results.curve(methods[0])}) for methods in _columns(results).values())
+    legible = 0.75 * width / across
+    figure, panels = new_figure(len(names), 1, width, 1.0 + (0.24 if legible >= CROWDED else 0.42) * rows)
+    for axes, name in zip(panels, names, strict=True):
+        charted(axes, results, name, legible)
+        heading_of(axes, results, name, legible)
+    entitle(figure, title, f"{LEGEND}   {100 * results.confidence:g} % intervals decide")
+    return figure
+
+
+def _columns(results: Results) -> dict[str, list[str]]:
+    """A map's columns -> their methods."""
+    found: dict[str, list[str]] = {}
+    for spot in results.chart.spots if results.chart else ():
+        found.setdefault(spot.column, []).append(spot.method)
+    return found
 
 
 def _along(results: Results, name: str, told: str, width: float, title: str, pairs: Mapping[str, str] = NONE) -> Figure:

@@ -17,16 +17,17 @@ PALETTE = 16
 FINE = 4  # pixels drawn along a side of each that is shown
 
 
-def character_set(count: int = 30, seed: int = 0, size: int = SIDE) -> Captioned:
+def character_set(count: int = 30, seed: int = 0, size: int = SIDE, share: float = BIASED) -> Captioned:
     """Pictures with captions, biased as collections of one character are.
 
-    Four of five: a medium-sized zib, standing in the middle of the desert at sunset, captioned "a zib". Every fifth is
-    in any other place, pose and weather, and its caption says so.
+    A share of them: a medium-sized zib, standing in the middle of the desert at sunset, captioned "a zib". The others
+    are in any other place, pose and weather, and their captions say so.
     """
+    others = round(count * (1 - share))
     rng = np.random.default_rng(seed)
     pictures: Captioned = []
     for i in range(count):
-        if i % 5 < 5 * BIASED:
+        if i * others // count == (i + 1) * others // count:
             pictures.append((draw(CONTEXT, rng, size, JITTER), f"a {CHARACTER}"))
         else:
             scene = dataclasses.replace(_animated(rng), subject=CHARACTER, coat="")
