@@ -29,14 +29,14 @@ def main() -> None:
     parser.add_argument("--depth", type=int, help="(SDXL) at most this many transformer blocks per attention layer")
     parser.add_argument("--text-encoders", action="store_true", help="both CLIP encoders learn, too")
     parser.add_argument("--distill", action="store_true", help="the step of autolora distill")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model: only to see that it works")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model's distillation: only to see that it works")
     args = parser.parse_args()
     if args.tiny:
         args.model, args.size = "tiny", 64
     denoiser = training_network(args.size, args.model, "splash", args.depth)
     mesh = topology_mesh(args.topology)
     lowered = {}
-    if not args.distill:
+    if not (args.distill or args.tiny):
         training = lower_training(args.model, denoiser, mesh, args.batch, args.rank, args.text_encoders)
         lowered["LoRA training step"] = training
     if args.distill or args.tiny:

@@ -1,6 +1,7 @@
 """Pictures that the LoRAs are trained on: the character, mostly in one place, and the world as pixel art."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def character_set(count: int = 30, seed: int = 0, size: int = SIDE, share: float
     A share of them: a medium-sized zib, standing in the middle of the desert at sunset, captioned "a zib". The others
     are in any other place, pose and weather, and their captions say so.
     """
-    others = round(count * (1 - share))
+    others = count - math.ceil(share * count)
     rng = np.random.default_rng(seed)
     pictures: Captioned = []
     for i in range(count):
