@@ -26,7 +26,7 @@ from autolora_jax.schedules import (
 )
 from autolora_jax.settings.fields import told
 from autolora_jax.settings.pictures import STEPS, Call, DrawingConfig
-from autolora_jax.settings.rules import Rule
+from autolora_jax.settings.rules import ZEROED, Rule
 from autolora_jax.text import Sizes, Text, TextSettings
 from autolora_jax.text.embeds import SAID, GivenEmbeds, pairs_of
 from autolora_jax.text.syntax import SYNTAXES, foreign
@@ -89,13 +89,19 @@ class Canvas(NamedTuple):
         from; None: from noise, and strength means nothing. Raises ValueError for what the model can't draw.
         """
         rules = drawing.rule_of(tuned, usual.guidance)
-        filled = rules.filled(self.usual) if isinstance(rules, Rule) else [rule.filled(self.usual) for rule in rules]
+        every = [rules] if isinstance(rules, Rule) else list(rules)
+        if not self.scheduler.flow and any(np.any(getattr(rule, ZEROED)) for rule in every):
+            raise ConfigError(
+                f"{ZEROED} is for models that predict a velocity (SD3, SD3.5): at zero the picture stays where it is. "
+                "This one predicts otherwise, and would only keep too much noise; leave it at 0"
+            )
+        filled = [rule.filled(self.usual) for rule in every]
         theirs = usual.scheduler if usual.scheduler in solvers_for(self.scheduler) else None
         scheduler = drawing.scheduler or theirs or own_scheduler(self.scheduler)
         spacing = usual.timestep_spacing if theirs and usual.timestep_spacing in SPACINGS else None
         return dataclasses.replace(
             drawing,
-            guidance=filled,
+            guidance=filled[0] if isinstance(rules, Rule) else filled,
             size=self._size(drawing, ground),
             strength=self._strength(drawing, ground),
             num_inference_steps=drawing.num_inference_steps or usual.steps or STEPS,

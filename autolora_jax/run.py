@@ -32,8 +32,10 @@ class Calls(NamedTuple):
 
 
 def paired(plan: Plan) -> np.ndarray:
-    """bool [steps]: whether a step's calls take both prompts at once."""
-    return np.repeat(*np.array([(segment.paired, segment.steps) for segment in plan.segments]).T).astype(bool)
+    """bool [steps]: whether a step's calls take both prompts at once. First ones without calls are as what follows."""
+    both = np.concatenate([np.full(segment.steps, segment.paired) for segment in plan.segments])
+    silent = int(np.argmax(plan.active.any(axis=1)))
+    return np.where(np.arange(len(both)) < silent, both[silent], both)
 
 
 def calls(plan: Plan, first: int, last: int) -> Calls:

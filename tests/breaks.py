@@ -100,6 +100,7 @@ BREAKS = (
         "held[~due, j] = _row(share.coefficients), 0.5",
     ),
     Break("projection takes the wrong part", "kept * (forms.parallel - 1) * along", "kept * forms.parallel * along"),
+    Break("steps of zero end a step late", "max(begin, zeroed) : end", "max(begin, zeroed + (zeroed > 0)) : end"),
 )
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import ClassifierFreeZeroStarGuidance, StableDiffusion3Pipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -91,6 +91,20 @@ def test_guidance_matches_torch(pipe, theirs, rule: str, scheduler: str):
     assert error(ours, reference) < LATENTS
 
 
+@pytest.mark.parametrize("scheduler", reference_sd3.SCHEDULERS)
+def test_zero_star_with_its_first_steps_matches_diffusers(pipe, theirs, scheduler: str):
+    """The first steps leave the latents where they are, which a solver that looks back remembers."""
+    base, tuned, _ = theirs
+    guider = ClassifierFreeZeroStarGuidance(guidance_scale=4.0, zero_init_steps=2)
+    same = dict(scheduler=scheduler, seeds=SEEDS[:1])
+    reference = reference_sd3.run(base, tuned, CFG(4.0), steps=6, guider=guider, **same, **CALL)
+    rule = CFG(4.0, zero_star=1.0, zero_init_steps=2)
+    settings = dict(guidance=rule, num_inference_steps=6, noise="torch", output_type="latent")
+    assert error(pipe(**CALL, **same, **settings).images, reference) < LATENTS
+    rescaled = pipe(**CALL, **same, **settings, guidance_rescale=0.5).images
+    assert np.isfinite(rescaled).all()
+
+
 def test_pictures_equal_diffusers_own_pipeline(pipe, theirs):
     """Its own call, at the default size and scale 7.0, through the VAE."""
     _, tuned, _ = theirs
@@ -159,6 +173,7 @@ def test_one_program_serves_all_values(pipe, count_compilations):
     pipe("a cat", seeds=[0, 1], guidance=AutoLoRA(), **call)
     with count_compilations() as compiled:
         pipe("the dog", seeds=[7, 8], guidance=AutoLoRA(1.2, 2.0, 3.0), lora_scale=0.3, **call)
+        pipe("the dog", seeds=[7, 8], guidance=AutoLoRA(1.2, 2.0, 3.0, zero_init_steps=[0, 2]), **call)
     assert not compiled
 
 

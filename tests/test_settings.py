@@ -243,7 +243,7 @@ def test_what_is_wrong_in_a_yaml_job_is_said_with_its_file(text: str, said: str,
 
 def test_what_a_rule_is_told_stands_together_in_help():
     numbers = [flag for flag in flags_of(Generate) if flag.name.startswith("settings.guidance.")]
-    assert len(numbers) == 13 and {flag.field.said.panel for flag in numbers} == {"Guidance"}
+    assert len(numbers) == 14 and {flag.field.said.panel for flag in numbers} == {"Guidance"}
 
 
 @pytest.mark.parametrize(

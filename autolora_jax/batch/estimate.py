@@ -51,6 +51,7 @@ def estimate(job: Job, plan: Plan, storage: Storage, rows: int, retry: bool = Fa
         (recipe.load.model.config, bool(recipe.scales), recipe.size, recipe.masked, segment.paired)
         for recipe in drawn
         for segment in recipe.segments
+        if segment.branches
     }
     told = Estimate(
         pictures=len(plan),

@@ -42,7 +42,7 @@ NAMED = 20  # pictures that could not be measured
 # Pictures that differ in these are not samples of one thing.
 SETTINGS = (
     *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "lora_roles", "scheduler"),
-    *("refresh_base", "refresh_uncond", "apg_eta", "apg_norm", "apg_momentum", "zero_star"),
+    *("refresh_base", "refresh_uncond", "apg_eta", "apg_norm", "apg_momentum", "zero_star", "zero_init_steps"),
     *("steps", "size", "width", "height", "negative_prompt"),
 )
 

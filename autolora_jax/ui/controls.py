@@ -62,7 +62,9 @@ class Controls(NamedTuple):
         loras = tuple(Lora(row.source.strip(), *row[1:]) for row in self.loras if row.source.strip())
         kind = RULES[self.rule]
         asked = {"gamma": self.gamma, "w": self.w, "w1": self.w, "w2": self.w}
-        numbers = {field.name: asked[field.name] for field in dataclasses.fields(kind) if field.name in asked}
+        numbers: dict[str, Any] = {
+            field.name: asked[field.name] for field in dataclasses.fields(kind) if field.name in asked
+        }
         if self.rule not in ("cfg", "none") and not loras:
             raise ConfigError(f"{self.rule} compares a LoRA with its base model: add a LoRA, or choose cfg")
         try:
