@@ -333,6 +333,7 @@ class AutoLoRAPipeline(WithLoras, Shown):
         guidance: Rule | Sequence[Rule] | None = None,
         image: bool = False,
         mask_image: bool = False,
+        skip_guidance_layers: Sequence[int] | str | None = None,
         on_progress: OnProgress | None = None,
     ) -> int:
         """Compiles what later calls will need, or takes it from the compilation cache; how many programs that is.
@@ -342,6 +343,7 @@ class AutoLoRAPipeline(WithLoras, Shown):
         sizes: (height, width) of pictures, pixels; default the trained size. batch_size: pictures a device at once.
         guidance: a rule, or several, that will be asked for; default as in a call.
         image, mask_image: whether they will change pictures, and parts of pictures.
+        skip_guidance_layers: as in a call; which they are is no program's matter.
         on_progress: told of the programs that are done, stage "compile".
         Raises ValueError for what can't be drawn.
         """
@@ -350,6 +352,7 @@ class AutoLoRAPipeline(WithLoras, Shown):
         blank = Image.new("RGB", (self.canvas.cells * self.canvas.factor,) * 2)
         given: dict[str, Any] = {"image": blank, "strength": 1.0} if image or mask_image else {}
         given |= {"mask_image": blank} if mask_image else {}
+        given["skip_guidance_layers"] = skip_guidance_layers
         rehearsals = []
         for size in sizes or (None,):
             for rule in rules:

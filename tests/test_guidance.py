@@ -19,6 +19,7 @@ from autolora_jax.settings.rules import (
     EVERY,
     LORA_NEG,
     LORA_POS,
+    SKIP_POS,
     WEAK_NEG,
     AutoGuidance,
     AutoLoRA,
@@ -26,6 +27,7 @@ from autolora_jax.settings.rules import (
     NoGuidance,
     PersonalizationGuidance,
     Rule,
+    Skip,
     to_dict,
 )
 
@@ -289,6 +291,23 @@ def test_steps_of_zero_are_an_images_own_and_come_before_what_is_refreshed():
 def test_steps_of_zero_are_taken_by_the_program_of_those_that_follow(rule: Rule, both: bool):
     assert paired(plan(rule, 1, 4)).tolist() == [both] * 4
     assert calls_of(plan(rule, 1, 4), 0, 4).made.tolist() == [0, 0, *[1 if both else 2] * 2]
+
+
+def test_skipped_layers_are_a_branch_that_is_added_to_any_rule():
+    skip = Skip([2.8, 0.0], 0.1, 0.4)
+    rules = [AutoLoRA(1.5, 2.0, 3.0, apg_eta=0.0), CFG(3.0, zero_init_steps=2)]
+    p, without = plan(rules, 2, 10, skip=skip), plan(rules, 2, 10)
+    added = p.table[:, :, -1]
+    assert [*p.active[:, COLUMNS.index(SKIP_POS)]] == [k in (2, 3) for k in range(10)]  # 1 < k < 4
+    assert (p.active[:, :-1] == without.active[:, :-1]).all() and (p.table[:, :, :-1] == without.table).all()
+    assert added[0, 2, COLUMNS.index(LORA_POS)] == np.float32(2.8) and not added[1].any()
+    np.testing.assert_allclose(added.sum(axis=-1), 0)
+    assert evaluations(p.segments) == evaluations(without.segments) + 2
+    skip = skip._replace(scale=1.0)
+    assert not plan(CFG(3.0, zero_init_steps=4), 1, 10, skip=skip).active[:, -1].any()
+    # Two of the same weights are a pair, whichever they are: here LoRA,+ with and without layers.
+    alone, cfg = (paired(plan(rule, 1, 10, skip=skip)) for rule in (NoGuidance(), CFG(3.0)))
+    assert [*np.flatnonzero(alone)] == [*np.flatnonzero(~cfg)] == [2, 3]
 
 
 def test_forms_are_planned_by_image_and_share():

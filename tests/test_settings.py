@@ -26,6 +26,7 @@ from autolora_jax.settings import Call, DrawingConfig, GenerateConfig, Job, Lora
 from autolora_jax.settings.changes import override
 from autolora_jax.settings.fields import settings_of
 from autolora_jax.settings.jobs import Prompt
+from autolora_jax.settings.pictures import SKIP, SKIPPING
 from autolora_jax.settings.programs import PROGRAMS, Generate, Reproduce, Train
 from autolora_jax.settings.rules import NEUTRAL, RULES
 from tests.conftest import ROOT
@@ -179,6 +180,7 @@ def test_an_older_jobs_pictures_are_known():
         "strength": None,
         "eta": None,
         "lora_roles": None,
+        **dict.fromkeys([SKIP, *SKIPPING]),
         **NEUTRAL,
     }  # columns that version 0.1 did not have
     assert {**later, **{name: rows[7][name] for name in new if name in rows[7]}} == new

@@ -185,6 +185,8 @@ def _request(pipe: AutoLoRAPipeline, opened: Sequence[Opened]) -> Request:
     own = {
         "guidance": [drawing.guidance for drawing in drawings],
         "guidance_rescale": [drawing.guidance_rescale for drawing in drawings],
+        "skip_layer_guidance_scale": shared["skip_guidance_layers"]
+        and [drawing.skip_layer_guidance_scale for drawing in drawings],
         "lora_scale": np.array([row.recipe.scales for row in rows], np.float32).reshape(len(rows), -1),
     }
     return pipe.request(Call(seeds=[row.seed for row in rows], paired=True, **shared | own | given))

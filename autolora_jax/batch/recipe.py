@@ -147,7 +147,8 @@ def resolve(settings: Settings, sources: Sources, ground: Ground | None = None, 
     drawing = dataclasses.replace(drawing, lora_scale=None)
     model.canvas.schedule(drawing, masked)  # raises what it must
     assert isinstance(drawing.guidance, Rule)
-    plan = guidance.plan(drawing.guidance, 1, model.canvas.steps(drawing), reference=drawing.guidance_rescale != 0)
+    rescaling, steps = drawing.guidance_rescale != 0, model.canvas.steps(drawing)
+    plan = guidance.plan(drawing.guidance, 1, steps, reference=rescaling, skip=drawing.skip)
     if "base" in plan.weights and not tuned:
         why = "all LoRAs act on both (@all)" if settings.loras else "there is no LoRA"
         raise ConfigError(f"{drawing.guidance} compares a tuned model with its base, but {why}")

@@ -43,13 +43,26 @@ class Branch(NamedTuple):
 
     weights: str
     prompt: int
+    skipping: bool = False  # layers, see Skip
 
 
 BASE_NEG, BASE_POS = Branch("base", 0), Branch("base", 1)
 WEAK_NEG = Branch("weak", 0)
 LORA_NEG, LORA_POS = Branch("lora", 0), Branch("lora", 1)
+SKIP_POS = Branch("lora", 1, skipping=True)
 
 Coefficients = dict[Branch, float]
+
+
+class Skip(NamedTuple):
+    """Skip-layer guidance: scale · (LoRA + − LoRA + with layers skipped), added to what any rule gives.
+
+    It holds on the steps i with start·n < i < stop·n of n, strictly, as in diffusers' StableDiffusion3Pipeline.
+    """
+
+    scale: Value  # one for all images, or one per image
+    start: float
+    stop: float
 
 
 class Share(NamedTuple):

@@ -119,6 +119,19 @@ def _write_seeds(seeds: Seeds) -> str:
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
+def read_layers(value: Any, name: str) -> str | None:
+    """The one spelling of some layers, given as text or as numbers; None for none. Raises ConfigError."""
+    try:
+        layers = (
+            () if value is None else _read_seeds(value) if isinstance(value, str) else tuple(map(operator.index, value))
+        )
+    except (TypeError, ValueError):
+        layers = (-1,)
+    if layers and min(layers) < 0:
+        raise ConfigError(f"{name} = {value!r} should be layers, counted from 0, such as 7-9 or 7,8,9")
+    return _write_seeds(tuple(sorted({*layers}))) or None
+
+
 def _read_size(text: str) -> Size:
     width, height = text.lower().split("x")
     return int(width), int(height)
