@@ -107,6 +107,12 @@ BREAKS = (
     ),
     Break("a skipped layer changes the text", "jnp.where(out, given[1], text)", "text"),
     Break("steps of zero end a step late", "max(begin, zeroed) : end", "max(begin, zeroed + (zeroed > 0)) : end"),
+    # LoRAs as they are spelled
+    Break(
+        "pictures of a batch share block weights",
+        "zip(sources, self.roles, self.blocks",
+        "zip(sources, self.roles, self.roles",
+    ),
 )
 
 

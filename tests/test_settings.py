@@ -179,7 +179,7 @@ def test_an_older_jobs_pictures_are_known():
         "int8": None,
         "strength": None,
         "eta": None,
-        "lora_roles": None,
+        **dict.fromkeys(["lora_roles", "lora_strengths", "lora_blocks"]),
         **dict.fromkeys([SKIP, *SKIPPING]),
         **NEUTRAL,
     }  # columns that version 0.1 did not have

@@ -42,6 +42,7 @@ NAMED = 20  # pictures that could not be measured
 # Pictures that differ in these are not samples of one thing.
 SETTINGS = (
     *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "lora_roles", "scheduler"),
+    *("lora_strengths", "lora_blocks"),
     *("refresh_base", "refresh_uncond", "apg_eta", "apg_norm", "apg_momentum", "zero_star", "zero_init_steps"),
     *("skip_guidance_layers", "skip_layer_guidance_scale"),
     *("steps", "size", "width", "height", "negative_prompt"),

@@ -108,7 +108,7 @@ class DrawingConfig(Checked):
     )
     num_inference_steps: int | None = setting(
         None,
-        "Solver steps; each is 1 to 4 network evaluations.",
+        "Solver steps; each is mostly 1 to 4 network evaluations.",
         flag="--steps",
         shown=f"{STEPS}",
         least=1,
@@ -370,10 +370,11 @@ class LoadedConfig(DrawingConfig):
     model: ModelConfig = ModelConfig()
     loras: Loras = setting(
         (),
-        "LoRA file, folder or hub id, its strength (1) and its role: tuned, it makes the tuned model; all, the base "
-        "model has it, too, as what makes it fast (LCM, Lightning); base, that alone has it. Repeat it to add several.",
+        "LoRA file, folder or hub id, its strength (1; 0,1 rises over the steps), its block weights "
+        "(\\[down=1,mid=0.5,up=0]) and its role: tuned, it makes the tuned model; all, the base model has it, too, as "
+        "what makes it fast (LCM, Lightning); base, that alone has it. Repeat it to add several.",
         flag="--lora",
-        metavar="FILE[:SCALE][@ROLE]",
+        metavar="FILE[:SCALE][[BLOCKS]][@ROLE]",
     )
     embeddings: Texts = setting(
         (),
