@@ -297,7 +297,7 @@ def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ({"net": 0.5}, "block weights name 'net', of which unet has no layer; parts are unet, text_encoder, "),
+        ({"nett": 0.5}, "block weights name 'nett', of which unet has no layer; parts are unet, text_encoder, "),
         ({"text_encoder.mid": 0.5}, "block weights name 'mid_block', of which text_encoder has no layer"),
         ({"unet": {"dwn": 0.5}}, "block weights name 'dwn', of which unet has no layer"),
         ({"unet": {"up": {"block_0": [1, 2, 3]}}}, "'up_blocks.0' are 3 numbers; it has 2"),
