@@ -273,6 +273,7 @@ def test_jobs_know_strengths_over_the_steps_and_block_weights():
     texts = ["0.5", "0,1", "1,0", "0.5[mid=0]", "0.5[mid=0.5]", "0,1[mid=0]"]
     rows = [row(f"builtin:character:{text}") for text in texts]
     assert len({each.key for each in rows}) == len(texts)
+    assert len({each.recipe.load.names for each in rows}) == 3  # what is loaded anew
     columns = [[each.settings[name] for name in ("lora_scales", "lora_strengths", "lora_blocks")] for each in rows]
     assert columns[0] == [[0.5], None, None] and columns[5] == [[0.5], ["0.0,1.0"], ["mid=0"]]
     assert 'LoRA strengths: "0.0,1.0", LoRA blocks: [mid=0]' in parameters(rows[5].settings)
