@@ -224,6 +224,7 @@ class Engine:
             noise=request.initial_noise(index),
             step_noise=request.step_noise(index, steps) if np.any(schedule.fresh) else None,
             rescale=None if request.rescale is None else request.rescale[index],
+            skipped=request.skipped,
             **given,
         )
 
@@ -248,7 +249,7 @@ class Engine:
 
 def program_of(request: Request) -> Any:
     """What decides, beside the images at once, which programs draw a request."""
-    return request.latent_shape, request.masked
+    return request.latent_shape, request.masked, request.skipped is not None
 
 
 def _shapes(tree: Tree) -> tuple[Any, ...]:

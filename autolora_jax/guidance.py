@@ -3,7 +3,8 @@
 Because Σ c_b = 1 the sum commutes with every affine change between ε, v, flow velocity and x0: no rule needs to know
 what its network predicts, nor the sampler the rule. The table is data, one row per image and step, and so is which of
 its branches a step evaluates: a branch whose coefficient is zero for every image at a step is not computed there. The
-rules, whose coefficients these are, stand in settings.rules.
+rules, whose coefficients these are, stand in settings.rules. A step whose row is empty predicts zero (CFG-Zero*'s first
+ones), which is for networks that predict a velocity: the picture stays where it is.
 
 A rule that is refreshed every few steps is not one sum but several: the tuned model's, and shares that guidance adds to
 it, each with Σ c_b = 0. A share is kept until it is evaluated anew.
@@ -21,9 +22,23 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from autolora_jax.forms import Forms
-from autolora_jax.settings.rules import BASE_NEG, BASE_POS, LORA_NEG, LORA_POS, WEAK_NEG, Branch, Coefficients, Rule
+from autolora_jax.settings.rules import (
+    BASE_NEG,
+    BASE_POS,
+    LORA_NEG,
+    LORA_POS,
+    SKIP_POS,
+    WEAK_NEG,
+    ZEROED,
+    Branch,
+    Coefficients,
+    Rule,
+    Skip,
+)
 
-COLUMNS = (BASE_NEG, BASE_POS, WEAK_NEG, LORA_NEG, LORA_POS)
+COLUMNS = (BASE_NEG, BASE_POS, WEAK_NEG, LORA_NEG, LORA_POS, SKIP_POS)
+TOLD = tuple(branch for branch in COLUMNS if not branch.skipping)  # what is told something of its own
+TOLD_AS = np.array([TOLD.index(branch._replace(skipping=False)) for branch in COLUMNS])
 KINDS = ("base", "weak", "lora")  # of weights, as in COLUMNS
 SHARES = 2  # most that a rule has: what CFG adds, and what is added to that
 
@@ -36,14 +51,16 @@ class Segment(NamedTuple):
 
     @property
     def paired(self) -> bool:
-        """Whether every kind of weights that is evaluated reads both prompts."""
+        """Whether every kind of weights that is evaluated is so twice: reads both prompts."""
         return set(Counter(branch.weights for branch in self.branches).values()) == {2}
 
 
 class Plan(NamedTuple):
     """What the sampler computes, and with which numbers."""
 
-    table: np.ndarray  # float32 [n steps 1+SHARES columns]: of the prediction, and of what is added to each share
+    # float32 [n steps sums columns]: of the prediction, of what is added to each share, and, where layers are skipped,
+    # of what is added to it all
+    table: np.ndarray
     held: np.ndarray  # float32 [n steps SHARES]: how much of a share is kept from the step before
     momentum: np.ndarray  # float32 [n steps SHARES]: the same, as a change of the denoised picture
     forms: Forms  # float32 [n steps SHARES]
@@ -71,26 +88,33 @@ class Plan(NamedTuple):
         )
 
 
-def plan(rules: Rule | Sequence[Rule], n: int, steps: int, reference: bool = False) -> Plan:
+def plan(rules: Rule | Sequence[Rule], n: int, steps: int, reference: bool = False, skip: Skip | None = None) -> Plan:
     """The branch table of n images over `steps` steps.
 
     rules: one rule for all images (its values may be sequences, one per image), or one rule per image: a batch may mix
         kinds of guidance, every image then pays for the union of the branches.
-    reference: always evaluate LoRA,+ (guidance_rescale compares with it).
-    Raises ValueError when a sequence does not have n values.
+    reference: always evaluate LoRA,+ (guidance_rescale compares with it). skip: skip-layer guidance.
+    Raises ValueError when a sequence does not have n values, or a rule leaves every step at zero.
     """
     per_image = [_image_rule(rules, i, n) for i in range(n)]
-    numbers = [np.zeros((n, steps, 1 + SHARES, len(COLUMNS)))]
+    numbers = [np.zeros((n, steps, 1 + SHARES + (skip is not None), len(COLUMNS)))]
     numbers += [np.full((n, steps, SHARES), usual) for usual in (0.0, 0.0, *Forms())]
     for i, rule in enumerate(per_image):
         first, last = int(rule.start * steps), int(rule.stop * steps)
+        zeroed = rule.zeroed()
+        if zeroed >= steps:
+            raise ValueError(f"{ZEROED}={zeroed} of {steps} steps leaves none that draws; give fewer")
         stretches = (0, first, rule.outside()), (first, last, rule), (last, steps, rule.outside())
         for begin, end, holds in stretches:
-            _fill(holds, *(array[i, begin:end] for array in numbers))
+            _fill(holds, *(array[i, max(begin, zeroed) : end] for array in numbers))
+        if skip is not None:
+            on = [k for k in range(zeroed, steps) if skip.start * steps < k < skip.stop * steps]
+            scale = float(np.broadcast_to(skip.scale, (n,))[i])
+            numbers[0][i, on, -1] = _row({LORA_POS: scale, SKIP_POS: -scale})
     table, held, momentum, *forms = (array.astype(np.float32) for array in numbers)
     active = (numbers[0] != 0).any(axis=(0, 2))  # [steps, columns]
     if reference:
-        active[:, COLUMNS.index(LORA_POS)] = True
+        active[:, COLUMNS.index(LORA_POS)] |= active.any(axis=1)
     omega = np.array([r.weak_factor() for r in per_image], np.float32)
     return Plan(table, held, momentum, Forms(*forms), active, omega)
 
@@ -144,7 +168,8 @@ def rescale(
     amount: 0 = off, 1 = fully. Source: arXiv 2305.08891 section 3.4; diffusers rescale_noise_cfg (unbiased std).
     """
     axes = tuple(range(1, guided.ndim))
-    ratio = jnp.std(reference, axis=axes, ddof=1) / jnp.std(guided, axis=axes, ddof=1)  # [b]
+    spread = jnp.std(guided, axis=axes, ddof=1)  # [b]
+    ratio = jnp.std(reference, axis=axes, ddof=1) / jnp.where(spread == 0, 1, spread)  # a prediction of zero stays so
     factor = jnp.where(amount == 0, 1, amount * ratio + (1 - amount))  # off: whatever the reference is
     return guided * factor.reshape(-1, *(1,) * (guided.ndim - 1))
 

@@ -171,6 +171,8 @@ def parameters(settings: Mapping[str, Any]) -> str:
         "Prompt embeds": settings.get("prompt_embeds"),
         "Negative prompt embeds": settings.get("negative_prompt_embeds"),
         "LoRA scales": " ".join(f"{scale:g}" for scale in loras.values()) or None,
+        "LoRA strengths": " ".join(settings.get("lora_strengths") or ()) or None,
+        "LoRA blocks": " ".join(f"[{each}]" for each in settings.get("lora_blocks") or ()) or None,
         "LoRA roles": " ".join(settings.get("lora_roles") or ()) or None,
         **_own(settings),
         **_made_from(settings),

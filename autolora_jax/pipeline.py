@@ -32,6 +32,7 @@ from autolora_jax.settings.arguments import advice, only_known, taking
 from autolora_jax.settings.model import INT8, TUNED_WEIGHTS, full_dtype
 from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, Rule
+from autolora_jax.settings.values import strength_text
 from autolora_jax.sharding import data_mesh
 from autolora_jax.shown import Shown
 from autolora_jax.text import Prompts, TextStage, Word
@@ -297,7 +298,10 @@ class AutoLoRAPipeline(WithLoras, Shown):
             "loras": [each.report.name for each in loras],
             "lora_scales": [scales[i] for i in kept if scales],
             "lora_roles": [each.role for each in loras] if any(each.role != "tuned" for each in loras) else None,
-            "lora_blocks": [each.blocks for each in loras] if any(each.blocks for each in loras) else None,
+            "lora_strengths": _strengths_of([(self.loras[i], scales[i]) for i in kept]) if scales else None,
+            "lora_blocks": [lora.spelled(each.blocks) for each in loras]
+            if any(each.blocks for each in loras)
+            else None,
         }
 
     def encode_prompt(self, prompt: Texts, negative_prompt: Texts | None = "", **drawing: Any) -> Embeds:
@@ -333,6 +337,7 @@ class AutoLoRAPipeline(WithLoras, Shown):
         guidance: Rule | Sequence[Rule] | None = None,
         image: bool = False,
         mask_image: bool = False,
+        skip_guidance_layers: Sequence[int] | str | None = None,
         on_progress: OnProgress | None = None,
     ) -> int:
         """Compiles what later calls will need, or takes it from the compilation cache; how many programs that is.
@@ -342,6 +347,7 @@ class AutoLoRAPipeline(WithLoras, Shown):
         sizes: (height, width) of pictures, pixels; default the trained size. batch_size: pictures a device at once.
         guidance: a rule, or several, that will be asked for; default as in a call.
         image, mask_image: whether they will change pictures, and parts of pictures.
+        skip_guidance_layers: as in a call; which they are is no program's matter.
         on_progress: told of the programs that are done, stage "compile".
         Raises ValueError for what can't be drawn.
         """
@@ -350,6 +356,7 @@ class AutoLoRAPipeline(WithLoras, Shown):
         blank = Image.new("RGB", (self.canvas.cells * self.canvas.factor,) * 2)
         given: dict[str, Any] = {"image": blank, "strength": 1.0} if image or mask_image else {}
         given |= {"mask_image": blank} if mask_image else {}
+        given["skip_guidance_layers"] = skip_guidance_layers
         rehearsals = []
         for size in sizes or (None,):
             for rule in rules:
@@ -358,3 +365,16 @@ class AutoLoRAPipeline(WithLoras, Shown):
                 about = f"{'×'.join(map(str, request.call.size or ()))}, {batch_size} a device"
                 rehearsals.append((about, request, self.canvas.schedule(request.call, request.masked)))
         return warm_up(self.engine, rehearsals, on_progress)
+
+
+def _strengths_of(loras: Sequence[tuple[lora.Loaded, Any]]) -> list[str] | None:
+    """How strong LoRAs were, if one's scale changes over the steps: as it was given, or what it was at each step."""
+    if not any(isinstance(scale, list) for _, scale in loras):
+        return None
+
+    def text(each: lora.Loaded, scale: Any) -> str:
+        is_given = not callable(each.scale) and np.array_equal(each.over(np.size(scale)), np.ravel(scale))
+        told: Any = each.scale if is_given else scale
+        return strength_text(tuple(map(float, told)) if np.ndim(told) else float(told))
+
+    return [text(*each) for each in loras]

@@ -10,7 +10,7 @@ import numpy as np
 
 from autolora_jax import guidance
 from autolora_jax import noise as noises
-from autolora_jax.config import ConfigError, SchedulerConfig
+from autolora_jax.config import ConfigError, MMDiTConfig, SchedulerConfig
 from autolora_jax.given import Ground, Originals
 from autolora_jax.guidance import Plan
 from autolora_jax.lora import Loaded, by_kind, padded_scales
@@ -25,8 +25,8 @@ from autolora_jax.schedules import (
     solvers_for,
 )
 from autolora_jax.settings.fields import told
-from autolora_jax.settings.pictures import STEPS, Call, DrawingConfig
-from autolora_jax.settings.rules import Rule
+from autolora_jax.settings.pictures import SKIP, SKIPPING, STEPS, Call, DrawingConfig
+from autolora_jax.settings.rules import ZEROED, Rule
 from autolora_jax.text import Sizes, Text, TextSettings
 from autolora_jax.text.embeds import SAID, GivenEmbeds, pairs_of
 from autolora_jax.text.syntax import SYNTAXES, foreign
@@ -47,11 +47,15 @@ class Canvas(NamedTuple):
     channels: int  # of latents
     usual: float  # scale of classifier-free guidance that it is used with
     scheduler: SchedulerConfig
+    layers: int = 0  # that skip-layer guidance may skip
 
     @classmethod
     def of(cls, denoiser: Any, vae: Any, usual: float, scheduler: SchedulerConfig) -> "Canvas":
         """From the networks' configs."""
-        return cls(vae.factor, denoiser.patch_size, denoiser.sample_size, denoiser.in_channels, usual, scheduler)
+        layers = denoiser.num_layers if isinstance(denoiser, MMDiTConfig) else 0
+        return cls(
+            vae.factor, denoiser.patch_size, denoiser.sample_size, denoiser.in_channels, usual, scheduler, layers
+        )
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """(h, w, c) of a picture's latents. size: (width, height), pixels."""
@@ -83,19 +87,27 @@ class Canvas(NamedTuple):
         return n if strength is None else n - skipped_steps(n, strength, self.scheduler.flow)
 
     def resolved(self, drawing: Drawn, tuned: bool, ground: Ground | None = None, usual: Usual = NOTHING_SAID) -> Drawn:
-        """It with every open choice made: guidance and its scales, size, steps, scheduler, spacing, η, strength.
+        """It with every open choice made: guidance and its scales, skipped layers, size, steps, scheduler, spacing, η,
+        strength.
 
         tuned: whether there is a LoRA. usual: what distilled LoRAs are drawn with. ground: what the picture is made
         from; None: from noise, and strength means nothing. Raises ValueError for what the model can't draw.
         """
         rules = drawing.rule_of(tuned, usual.guidance)
-        filled = rules.filled(self.usual) if isinstance(rules, Rule) else [rule.filled(self.usual) for rule in rules]
+        every = [rules] if isinstance(rules, Rule) else list(rules)
+        if not self.scheduler.flow and any(np.any(getattr(rule, ZEROED)) for rule in every):
+            raise ConfigError(
+                f"{ZEROED} is for models that predict a velocity (SD3, SD3.5): at zero the picture stays where it is. "
+                "This one predicts otherwise, and would only keep too much noise; leave it at 0"
+            )
+        filled = [rule.filled(self.usual) for rule in every]
         theirs = usual.scheduler if usual.scheduler in solvers_for(self.scheduler) else None
         scheduler = drawing.scheduler or theirs or own_scheduler(self.scheduler)
         spacing = usual.timestep_spacing if theirs and usual.timestep_spacing in SPACINGS else None
         return dataclasses.replace(
             drawing,
-            guidance=filled,
+            guidance=filled[0] if isinstance(rules, Rule) else filled,
+            **self._skipping(drawing),
             size=self._size(drawing, ground),
             strength=self._strength(drawing, ground),
             num_inference_steps=drawing.num_inference_steps or usual.steps or STEPS,
@@ -103,6 +115,20 @@ class Canvas(NamedTuple):
             timestep_spacing=drawing.timestep_spacing or spacing or own_spacing(self.scheduler, scheduler),
             eta=SOLVERS[scheduler].eta if drawing.eta is None else drawing.eta,
         )
+
+    def _skipping(self, drawing: DrawingConfig) -> dict[str, Any]:
+        """The settings of skip-layer guidance; nothing where it adds nothing."""
+        skip = drawing.skip
+        if outside := [layer for layer in drawing.skipped_layers if layer >= self.layers]:
+            there = (
+                f"layers 0 to {self.layers - 1}" if self.layers else "none that can be skipped: it is for SD3, SD3.5"
+            )
+            raise ConfigError(
+                f"{SKIP} = {drawing.skip_guidance_layers} names layer {outside[0]}; this model has {there}"
+            )
+        is_on = skip is not None and bool(np.any(skip.scale))
+        values = dict(zip(SKIPPING, skip if is_on and skip else (None,) * 3, strict=True))
+        return {SKIP: drawing.skip_guidance_layers if is_on else None, **values}
 
     def _strength(self, drawing: DrawingConfig, ground: Ground | None) -> float | None:
         if ground is None:
@@ -140,6 +166,8 @@ class Request:
     scales: dict[str, np.ndarray]  # kind of weights -> LoRA scales by their roles, as `strengths`
     text_scales: dict[str, np.ndarray]  # of the text encoders, which speak once: [n, loras]
     rescale: np.ndarray | None  # float32 [n]
+    skip_scale: np.ndarray | None  # float32 [n], of skip-layer guidance
+    skipped: np.ndarray | None  # bool [layers]
     latents: np.ndarray | None  # float32 [n h w c], instead of noise from the seeds
     latent_shape: tuple[int, int, int]  # (h, w, c)
     text: TextSettings
@@ -165,6 +193,8 @@ class Request:
         originals = Originals.of(call.image, call.mask_image, len(prompts), repeat)
         if originals is None and call.strength is not None:
             raise ConfigError(f"strength = {call.strength} is how much a given picture is changed: give image=, too")
+        if call.skip is None and (given := [name for name in SKIPPING if getattr(call, name) is not None]):
+            raise ConfigError(f"{given[0]} = {getattr(call, given[0])} is of layers that are skipped: give {SKIP}, too")
         tuned = any(lora.tells_apart for lora in loaded)
         usual = usual_of((lora.report.distilled, lora.role) for lora in loaded if lora.enabled)
         call = canvas.resolved(call, tuned, None if originals is None else originals.ground, usual)
@@ -173,7 +203,12 @@ class Request:
         steps = canvas.steps(call)
         strengths = _strengths(call.lora_scale, loaded, n, steps)
         rescaling = bool(np.any(np.asarray(call.guidance_rescale)))
-        plan = guidance.plan(rules, n, steps, reference=rescaling)
+        skip_scale = skipped = None
+        if (skip := call.skip) is not None:
+            skip_scale = _per_image(skip.scale, n, SKIPPING[0])
+            skip = skip._replace(scale=skip_scale.tolist())
+            skipped = np.isin(np.arange(canvas.layers), call.skipped_layers)
+        plan = guidance.plan(rules, n, steps, reference=rescaling, skip=skip)
         if "base" in plan.weights and not tuned:
             why = "all LoRAs act on both: load one with role='tuned'" if loaded else "no LoRA is loaded: use load_lora"
             raise ValueError(f"{rules} compares a tuned model with its base, but {why}")
@@ -194,6 +229,8 @@ class Request:
             scales={kind: scales[kind] for kind in plan.weights},
             text_scales={kind: values for kind, values in told.items() if kind in plan.weights},
             rescale=_per_image(call.guidance_rescale, n, "guidance_rescale") if rescaling else None,
+            skip_scale=skip_scale,
+            skipped=skipped,
             latents=None if call.latents is None else _given_noise(call.latents, (n, *shape)),
             latent_shape=shape,
             text=TextSettings(
@@ -269,6 +306,7 @@ class Request:
                 **told(self.call),
                 "guidance": self.rules[i],
                 "guidance_rescale": 0.0 if self.rescale is None else float(self.rescale[i]),
+                SKIPPING[0]: None if self.skip_scale is None else float(self.skip_scale[i]),
                 "lora_scales": [_told(s) for s in self.strengths[i].T] if told_scales else [],
                 "noise": self.call.noise if self.latents is None else "given",
                 "size": self.call.size,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from autolora_jax.guidance import COLUMNS, KINDS, SHARES, Plan
+from autolora_jax.guidance import COLUMNS, KINDS, SHARES, TOLD, Plan
 from autolora_jax.sampler import STRETCH, Axes, Images, Kept, Model, Numbers, State, Steps, Tree, advance, noised
 from autolora_jax.schedules import Known, Schedule
 from autolora_jax.sharding import replicated, split_axes, split_images
@@ -22,18 +22,20 @@ class Calls(NamedTuple):
     """The evaluations of some steps as calls of the network, each for one kind of weights and 1 or 2 prompts at once.
 
     A step makes its first `made` calls; what stands behind them is not looked at. Which calls are made is data, how
-    many prompts one takes is part of a program's shape: two wherever every kind of weights reads both, else one.
+    many prompts one takes is part of a program's shape: two wherever every kind of weights reads two, else one.
     """
 
     made: np.ndarray  # int32 [steps]
     kinds: np.ndarray  # [steps calls], index into KINDS
     columns: np.ndarray  # int32 [steps calls prompts], index into COLUMNS
-    coefficients: np.ndarray  # float32 [n steps calls prompts 1+SHARES]
+    coefficients: np.ndarray  # float32 [n steps calls prompts sums]
 
 
 def paired(plan: Plan) -> np.ndarray:
-    """bool [steps]: whether a step's calls take both prompts at once."""
-    return np.repeat(*np.array([(segment.paired, segment.steps) for segment in plan.segments]).T).astype(bool)
+    """bool [steps]: whether a step's calls take both prompts at once. First ones without calls are as what follows."""
+    both = np.concatenate([np.full(segment.steps, segment.paired) for segment in plan.segments])
+    silent = int(np.argmax(plan.active.any(axis=1)))
+    return np.where(np.arange(len(both)) < silent, both[silent], both)
 
 
 def calls(plan: Plan, first: int, last: int) -> Calls:
@@ -65,6 +67,7 @@ class Run:
         noise: np.ndarray,
         step_noise: np.ndarray | None = None,
         rescale: np.ndarray | None = None,
+        skipped: np.ndarray | None = None,
         picture: Any = None,
         mask: np.ndarray | None = None,
     ) -> None:
@@ -73,6 +76,7 @@ class Run:
         scales: kind of weights -> LoRA scales [b, steps or 1, loras]; kinds without are the base.
         told: kind of weights -> network keyword -> [b 2 ...] (negative, positive). noise: [b h w c], unit variance.
         step_noise: [b steps h w c], for stochastic solvers. rescale: guidance_rescale [b].
+        skipped: bool [layers], those that a plan with skip-layer guidance skips.
         picture: latents [b h w c] on the devices that the run begins with; the schedule says how. mask: [b h w 1], 1
             where it is drawn anew; None: everywhere.
         """
@@ -86,7 +90,8 @@ class Run:
             x = noised(picture, z := put(z), Known(*(level[0] for level in schedule.known)))
         zeros = np.zeros(len(x), np.float32)
         kept = None if mask is None else Kept(picture, z, mask)
-        images = Images(_by_column(told), zeros if rescale is None else rescale, kept)
+        layers = None if skipped is None else np.tile(skipped, (len(x), 1))
+        images = Images(_by_column(told), zeros if rescale is None else rescale, kept, layers)
         quiet = np.zeros((len(x), STRETCH, *x.shape[1:]), np.float32)
         self.images, self.state, self._quiet = put(images), put(State(x, *_fresh(x, np))), put(quiet)
 
@@ -166,11 +171,11 @@ def _room(tree: Any, axis: int) -> Any:
 
 
 def _by_column(told: Mapping[str, Tree]) -> dict[str, np.ndarray]:
-    """Network keyword -> [b columns ...]; zeros where a column's kind of weights is never asked."""
+    """Network keyword -> [b told ...]; zeros where a column's kind of weights is never asked."""
     like = next(iter(told.values()))
     return {
         name: np.stack(
-            [told[c.weights][name][:, c.prompt] if c.weights in told else np.zeros_like(a[:, 0]) for c in COLUMNS], 1
+            [told[c.weights][name][:, c.prompt] if c.weights in told else np.zeros_like(a[:, 0]) for c in TOLD], 1
         )
         for name, a in like.items()
     }

@@ -34,9 +34,9 @@ from jaxtyping import Array, Float
 from autolora_jax import guidance, lora
 from autolora_jax.forms import Forms
 from autolora_jax.forms import guided as guided_by
-from autolora_jax.guidance import COLUMNS
+from autolora_jax.guidance import COLUMNS, SHARES, TOLD_AS
 from autolora_jax.schedules import Known, Schedule
-from autolora_jax.settings.rules import LORA_POS
+from autolora_jax.settings.rules import LORA_POS, SKIP_POS
 from autolora_jax.sharding import Axes, map_images, part_specs, put_together
 
 Tree = Mapping[str, Any]
@@ -73,15 +73,16 @@ class Kept(NamedTuple):
 class Images(NamedTuple):
     """What belongs to each image for a whole run: every leaf leads with [b]."""
 
-    told: Tree  # network keyword -> [b columns ...]
+    told: Tree  # network keyword -> [b told ...], see guidance.TOLD
     rescale: Values  # [b] guidance_rescale
     kept: Kept | None = None
+    skipped: Values | None = None  # bool [b layers], with skip-layer guidance
 
 
 class Numbers(NamedTuple):
     """What belongs to each image in a stretch: every leaf leads with [b STRETCH]."""
 
-    coefficients: Values  # [b steps calls prompts 1+SHARES]: of the prediction, and of what is added to each share
+    coefficients: Values  # [b steps calls prompts sums], see guidance.Plan.table
     held: Values  # [b steps SHARES]: how much of a share stays
     forms: Forms  # [b steps SHARES]
     scales: Values  # [b steps calls loras]; images of one device agree, and share its merged kernels
@@ -146,13 +147,16 @@ def _advance(
                 reference + guidance.combine(e, own),
             )
 
-        nothing = jnp.zeros((len(x), 1 + guidance.SHARES, *x.shape[1:])), jnp.zeros_like(x)
+        sums = jnp.shape(numbers.coefficients)[-1]
+        nothing = jnp.zeros((len(x), sums, *x.shape[1:])), jnp.zeros_like(x)
         fresh, reference = jax.lax.fori_loop(0, steps.calls[i], call, nothing)
         held = numbers.held[:, i].reshape(*shares.shape[:2], 1, 1, 1)
-        shares = held * shares + fresh[:, 1:]
+        shares = held * shares + fresh[:, 1 : 1 + SHARES]
         noisy, factor = table.denoised_from_x * x, table.denoised_from_prediction
         forms = jax.tree.map(lambda a: a[:, i], numbers.forms)
         guided = guided_by(fresh[:, 0], shares, forms, noisy, factor)
+        if images_.skipped is not None:  # another program, too
+            guided = guided + fresh[:, -1]
         denoised = noisy + factor * guidance.rescale(guided, reference, jnp.asarray(images_.rescale))
         x = table.keep * x + table.toward * denoised + table.previous * before + table.earlier * earlier
         x = x + table.fresh * numbers.step_noise[:, i]
@@ -179,7 +183,10 @@ def _evaluate(
 ) -> Float[Array, "p b h w c"]:
     """The network's predictions for the prompts `columns`, float32. when: see sharding.put_together."""
     timesteps = jnp.full(x.shape[:1], timestep)
-    told = jax.tree.map(lambda a: jnp.take(a, columns, axis=1), images.told)
+    told = jax.tree.map(lambda a: jnp.take(a, jnp.asarray(TOLD_AS)[columns], axis=1), images.told)
+    if images.skipped is not None:
+        skipping = (columns == COLUMNS.index(SKIP_POS))[None, :, None]
+        told = {**told, "skipped": jnp.asarray(images.skipped)[:, None] & skipping}  # [b prompts layers]
 
     def predict(tuned: bool) -> Array:
         params = model.tuned if tuned and model.tuned else model.params

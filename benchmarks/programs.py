@@ -20,7 +20,7 @@ from autolora_jax import lora
 from autolora_jax.config import CLIPTextConfig, MMDiTConfig, UNetConfig, VAEConfig
 from autolora_jax.engine import decode
 from autolora_jax.forms import Forms
-from autolora_jax.guidance import COLUMNS, SHARES, plan
+from autolora_jax.guidance import SHARES, TOLD, plan
 from autolora_jax.loading import vae_settings
 from autolora_jax.models.int8 import Int8Kernel
 from autolora_jax.models.joint import JointTransformerBlock
@@ -148,7 +148,7 @@ def lower_sampler(
         columns=numbers(STRETCH, made, prompts, dtype=jnp.int32),
     )
     images = (
-        Images(conditioning(config, n, len(COLUMNS)), numbers(n)),
+        Images(conditioning(config, n, len(TOLD)), numbers(n)),
         Numbers(
             coefficients=numbers(n, STRETCH, made, prompts, 1 + SHARES),
             held=numbers(n, STRETCH, SHARES),

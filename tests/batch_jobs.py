@@ -28,8 +28,8 @@ from autolora_jax.batch.storage import Folder, Storage
 from autolora_jax.batch.work import Work, open_plan
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.settings import Job, Lora, ModelConfig, OutputConfig, Settings
-from autolora_jax.weights.families import SDXL
-from autolora_jax.weights.published import SDXL_BASE
+from autolora_jax.weights.families import SD3, SDXL
+from autolora_jax.weights.published import SD35_MEDIUM, SDXL_BASE
 
 SIDE = 16
 SETTINGS = Settings(loras=(Lora("a", 0.5),), num_inference_steps=2, size=(SIDE, SIDE))
@@ -41,6 +41,9 @@ class FakeSources(Sources):
 
     def model(self, config: ModelConfig) -> Model:
         name = config.source or "fake"
+        if name.startswith("sd3"):
+            flow = SchedulerConfig(solver="flow_euler", prediction_type="flow_prediction")
+            return Model(config, name, digest(name), SD3, SD35_MEDIUM, flow)
         return Model(config, name, digest(name), SDXL, SDXL_BASE, SchedulerConfig())
 
     def lora(self, source: str) -> File:

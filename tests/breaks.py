@@ -100,6 +100,19 @@ BREAKS = (
         "held[~due, j] = _row(share.coefficients), 0.5",
     ),
     Break("projection takes the wrong part", "kept * (forms.parallel - 1) * along", "kept * forms.parallel * along"),
+    Break(
+        "skip-layer guidance holds on its first edge, too",
+        "range(zeroed, steps) if skip.start * steps <",
+        "range(zeroed, steps) if skip.start * steps <=",
+    ),
+    Break("a skipped layer changes the text", "jnp.where(out, given[1], text)", "text"),
+    Break("steps of zero end a step late", "max(begin, zeroed) : end", "max(begin, zeroed + (zeroed > 0)) : end"),
+    # LoRAs as they are spelled
+    Break(
+        "pictures of a batch share block weights",
+        "zip(sources, self.roles, self.blocks",
+        "zip(sources, self.roles, self.roles",
+    ),
 )
 
 

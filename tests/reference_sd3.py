@@ -16,6 +16,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
+from diffusers.guiders import BaseGuidance
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5TokenizerFast
 
 from autolora_jax import AutoLoRAPipeline
@@ -108,9 +109,13 @@ def run(
     height: int,
     width: int,
     picture: Picture | None = None,
+    guider: BaseGuidance | None = None,
     **prompts: Any,
 ) -> np.ndarray:
-    """Final latents [seeds h w c]; noise from torch's CPU generator. prompts: encode_prompt's arguments."""
+    """Final latents [seeds h w c]; noise from torch's CPU generator. prompts: encode_prompt's arguments.
+
+    guider: diffusers', of the tuned model with the prompt and without it, in place of the rule.
+    """
     pipes, n = {"base": base, "lora": tuned}, len(seeds)
     texts = {"prompt_2": None, "prompt_3": None, **prompts}
     told = {kind: encoded(pipe, n, **texts) for kind, pipe in pipes.items()}
@@ -130,7 +135,12 @@ def run(
         def e(kind: str, which: int, predicted=predicted) -> torch.Tensor:
             return predicted(kind).chunk(2)[which]
 
-        x = solver.step(combine(at_step(rule, i, len(timesteps))[0], e), t, x).prev_sample
+        if guider is None:
+            guided = combine(at_step(rule, i, len(timesteps))[0], e)
+        else:
+            guider.set_state(step=i, num_inference_steps=len(timesteps), timestep=t)
+            guided = guider.forward(e("lora", 1), e("lora", 0)).pred
+        x = solver.step(guided, t, x).prev_sample
         x = x if begun is None else begun.kept(i, x)
     return x.permute(0, 2, 3, 1).numpy()
 

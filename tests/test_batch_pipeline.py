@@ -85,6 +85,27 @@ def test_pictures_are_the_pipelines(job: Job, alone: Path, small_folder: Path):
         assert np.abs(np.int16(drawn[row.key]) - expected).max() <= GREY_LEVELS
 
 
+def test_strengths_over_the_steps_and_block_weights_are_the_pipelines(job: Job, small_folder: Path, tmp_path: Path):
+    file = str(small_folder / LORA)
+    loras = [Lora(file, (0.0, 1.5)), Lora(file, 0.9, blocks="mid=0,down=0.25"), Lora(file, 0.9)]
+    settings = dataclasses.replace(job.settings, guidance=AutoLoRA(1.5, 2.0, 3.0))
+    own = dataclasses.replace(job, prompts=PROMPTS[:1], seeds=(3,), settings=settings, grid={"loras": loras})
+    draw_job(own, tmp_path, devices=jax.devices()[:1])
+    drawn, plan = pictures(tmp_path), make_plan(own, Sources())
+    pipe = AutoLoRAPipeline.from_pretrained(small_folder, dtype="float32", devices=jax.devices()[:1])
+    call = {"guidance": settings.guidance, "num_inference_steps": STEPS, "height": SIDE, "width": SIDE}
+    for i, lora in enumerate(loras):
+        pipe.unload_lora()
+        pipe.load_lora(file, lora.scale, blocks=lora.block_weights)
+        out = pipe(PROMPTS[0], seeds=[3, 5, 6], batch_size=3, **call)  # as many rows as the job's batches
+        assert np.abs(np.int16(drawn[plan.row(i).key]) - np.asarray(out.images[0])).max() <= GREY_LEVELS
+        told = out.settings[0]
+        assert told["lora_strengths"] == (["0.0,1.5"] if i == 0 else None)
+        assert told["lora_blocks"] == (["unet.mid_block=0,unet.down_blocks=0.25"] if i == 1 else None)
+    assert len({picture.tobytes() for picture in drawn.values()}) == 3
+    assert [row["lora_scale"] for row in read_manifest(tmp_path)] == [0.75, 0.9, 0.9]
+
+
 def test_eight_devices_draw_the_same_set(job: Job, alone: Path, tmp_path: Path):
     draw_job(dataclasses.replace(job, batch_size=1), tmp_path)
     one, eight = pictures(alone), pictures(tmp_path)

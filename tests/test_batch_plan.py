@@ -14,8 +14,10 @@ from autolora_jax import CFG, AutoGuidance, AutoLoRA, ConfigError, NoGuidance, P
 from autolora_jax.batch import Job, Prompt, Settings
 from autolora_jax.batch.plan import Batch, Plan
 from autolora_jax.batch.work import spans
+from autolora_jax.pictures import parameters
 from autolora_jax.settings import DrawingConfig, Lora, ModelConfig
 from autolora_jax.settings.fields import settings_of
+from autolora_jax.settings.pictures import SKIP, SKIPPING
 from autolora_jax.settings.rules import FORMS
 from tests.batch_jobs import SETTINGS, plan_of
 
@@ -86,6 +88,7 @@ ALIKE = [
 def test_every_setting_that_decides_a_picture_is_in_its_key():
     # A LoRA that is found in a folder is in it; strength is of pictures that are changed: tests/test_batch_images.py.
     rest = {"max_sequence_length", "lora_dir", "strength", "eta"}  # η is TCD's alone
+    rest |= {SKIP, *SKIPPING}  # SD3's alone
     assert DECISIVE.keys() | rest == {field.name for field in dataclasses.fields(Settings)}
     keys = [key(), *(key(**{name: value}) for name, values in DECISIVE.items() for value in values)]
     keys += [key(scheduler="tcd", eta=eta) for eta in (None, 0.5)]
@@ -97,6 +100,23 @@ def test_every_setting_that_decides_a_picture_is_in_its_key():
 @pytest.mark.parametrize(("one", "other"), ALIKE, ids=lambda value: "-".join(value))
 def test_what_decides_nothing_is_not(one: dict, other: dict):
     assert key(**one) == key(**other)
+
+
+def test_layers_that_are_skipped_are_in_the_key_and_counted():
+    """Skip-layer guidance of SD3.5 Medium costs an evaluation where it holds, and another program."""
+    sd3 = dataclasses.replace(SETTINGS, model=ModelConfig("sd3.5"), guidance=CFG(4.0), num_inference_steps=30)
+    asked: list[dict] = [{}, {SKIP: "7-9"}, {SKIP: "7,8"}, *({SKIP: "7-9", name: 0.5} for name in SKIPPING)]
+    plans = [plan(settings=dataclasses.replace(sd3, **each)).row(0) for each in asked]
+    assert len({row.key for row in plans}) == len(asked)
+    none, skips = plans[0].recipe, plans[1].recipe
+    assert (none.evaluations, skips.evaluations) == (60, 60 + 5)  # steps 1 to 5 of 30
+    assert [skips.columns[name] for name in (SKIP, *SKIPPING)] == ["7-9", 2.8, 0.01, 0.2]
+    assert [none.columns[name] for name in (SKIP, *SKIPPING)] == [None] * 4
+    off = {SKIP: "7-9", SKIPPING[0]: 0.0}, {SKIPPING[1]: 0.5}
+    assert {plan(settings=dataclasses.replace(sd3, **each)).row(0).key for each in off} == {plans[0].key}
+    stronger = plan(settings=dataclasses.replace(sd3, **{SKIP: "7-9", SKIPPING[0]: 1.0})).recipes[0]
+    assert stronger.program == skips.program != none.program
+    assert "SLG layers: 7-9, SLG scale: 2.8, SLG start: 0.01, SLG stop: 0.2" in parameters(plans[1].settings)
 
 
 def test_seeds_are_those_of_their_noise():
@@ -140,6 +160,14 @@ def test_order_is_prompt_settings_seed():
         ({"settings": dataclasses.replace(SETTINGS, num_inference_steps=2000)}, "1000 training timesteps"),
         ({"settings": dataclasses.replace(SETTINGS, scheduler="flow_euler")}, "not for this checkpoint"),
         ({"settings": dataclasses.replace(SETTINGS, loras=(), guidance=AutoLoRA())}, "no LoRA"),
+        (
+            {"settings": dataclasses.replace(SETTINGS, skip_guidance_layers="7-9")},
+            "none that can be skipped: it is for",
+        ),
+        (
+            {"settings": dataclasses.replace(SETTINGS, model=ModelConfig("sd3.5"), skip_guidance_layers="23,24")},
+            "skip_guidance_layers = 23-24 names layer 24; this model has layers 0 to 23",
+        ),
     ],
 )
 def test_what_could_not_be_drawn_is_said_before_anything_is_loaded(changes: dict, words: str):
@@ -219,7 +247,7 @@ def test_programs_are_told_apart_by_all_that_the_pipeline_takes_once_a_call():
     other = {"base_text": "lora", "scheduler": "ddim", "timestep_spacing": "linspace", "noise": "torch", "size": (8, 8)}
     other |= {"num_inference_steps": 9, "clip_skip": 1, "max_sequence_length": 77, "guidance": CFG(9.0)}
     other |= {"guidance_rescale": 0.7, "lora_scale": 0.3, "prompt_syntax": "comfy", "prompt_chunks": 2, "strength": 0.5}
-    other |= {"eta": 0.5}
+    other |= {"eta": 0.5, SKIP: "1", **dict.fromkeys(SKIPPING, 0.5)}
     for field in settings_of(DrawingConfig):
         changed = dataclasses.replace(recipe.drawing, **{field.name: other[field.name]})
         same = dataclasses.replace(recipe, drawing=changed).program == recipe.program

@@ -152,6 +152,7 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
     result = autolora(
         *("generate", "model", "-p", "zero", "--prompt-file", prompts, "-n", "none", "--seeds", "7,1-2"),
         *("--guidance", "personalization", "--w", "3", "--omega", ".25", "--start", ".1", "--stop", ".9"),
+        *("--slg-layers", "7,8,9", "--slg-scale", "3", "--slg-start", ".02", "--slg-stop", ".3"),
         *("--guidance-rescale", ".5", "--steps", "11", "--size", "832x1216", "--scheduler", "ddim"),
         *("--timestep-spacing", "trailing", "--noise", "torch", "--batch-size", "3", "--clip-skip", "1"),
         *("--max-sequence-length", "77", "--dtype", "float32", "--variant", "fp16", "--tokenizer", "tok"),
@@ -200,6 +201,10 @@ def test_every_flag_reaches_the_pipeline(fake: type[FakePipeline], tmp_path: Pat
         seeds=(7, 1, 2),
         guidance=PersonalizationGuidance(3.0, 0.25, start=0.1, stop=0.9),
         guidance_rescale=0.5,
+        skip_guidance_layers="7-9",
+        skip_layer_guidance_scale=3.0,
+        skip_layer_guidance_start=0.02,
+        skip_layer_guidance_stop=0.3,
         num_inference_steps=11,
         size=(832, 1216),
         scheduler="ddim",

@@ -11,6 +11,7 @@ from autolora_jax.forms import Forms
 from autolora_jax.forms import guided as with_their_shares
 from autolora_jax.guidance import COLUMNS, KINDS, SHARES, combine, evaluations, plan, rescale
 from autolora_jax.run import calls as calls_of
+from autolora_jax.run import paired
 from autolora_jax.settings.rules import (
     BASE_NEG,
     BASE_POS,
@@ -18,6 +19,7 @@ from autolora_jax.settings.rules import (
     EVERY,
     LORA_NEG,
     LORA_POS,
+    SKIP_POS,
     WEAK_NEG,
     AutoGuidance,
     AutoLoRA,
@@ -25,6 +27,7 @@ from autolora_jax.settings.rules import (
     NoGuidance,
     PersonalizationGuidance,
     Rule,
+    Skip,
     to_dict,
 )
 
@@ -195,6 +198,7 @@ def test_rescale_equals_diffusers():
     np.testing.assert_allclose(ours[0], g[0], rtol=1e-6)
     theirs = rescale_noise_cfg(torch.tensor(g), torch.tensor(r), guidance_rescale=0.7).numpy()
     np.testing.assert_allclose(ours[1], theirs[1], rtol=2e-6)
+    assert not rescale(jnp.zeros_like(g), jnp.array(r), jnp.array([0.0, 0.7])).any()  # theirs: not finite
 
 
 def pictures(*shape: int, seed: int = 0) -> np.ndarray:
@@ -255,6 +259,57 @@ def test_zero_star_equals_diffusers():
     np.testing.assert_allclose(found, theirs, atol=2e-5)  # seen 4e-6
 
 
+def test_first_steps_of_zero_equal_diffusers_and_evaluate_nothing():
+    import torch
+    from diffusers import ClassifierFreeZeroStarGuidance
+
+    e = pictures(len(COLUMNS), 1, 6, 5, 4) + 1
+    guider = ClassifierFreeZeroStarGuidance(guidance_scale=4.0, zero_init_steps=2, start=0.2, stop=0.9)
+    p = plan(CFG(4.0, zero_star=1.0, zero_init_steps=2, start=0.2, stop=0.9), 1, 10)
+    assert p.active.sum(axis=1).tolist() == [0, 0, 2, 2, 2, 2, 2, 2, 2, 1] and evaluations(p.segments) == 15
+    negative, positive = (torch.tensor(e[COLUMNS.index(branch)]) for branch in (LORA_NEG, LORA_POS))
+    for k in range(10):
+        guider.set_state(step=k, num_inference_steps=10, timestep=0)
+        sums = np.einsum("kbhwc,bsk->bshwc", e, p.table[:, k])
+        forms = Forms(*(numbers[:, k] for numbers in p.forms))
+        found = with_shares(sums[:, 0], sums[:, 1:], forms, np.zeros_like(e[0]), np.float32(1))
+        np.testing.assert_allclose(found, guider.forward(positive, negative).pred.numpy(), atol=2e-5)  # seen 5e-6
+
+
+def test_steps_of_zero_are_an_images_own_and_come_before_what_is_refreshed():
+    rules = [AutoLoRA(1.5, 2.0, 2.0, zero_init_steps=z, refresh_base=3) for z in (1, 4)]
+    assert plan(rules[0], 1, 6).active.sum(axis=1).tolist() == [0, 4, 2, 2, 4, 2]
+    p = plan(rules, 2, 6, reference=True)
+    assert p.table.any(axis=(2, 3)).tolist() == [[False, *[True] * 5], [*[False] * 4, True, True]]
+    assert p.held[1].any(axis=1).tolist() == [*[False] * 5, True] and not p.active[0].any()
+    assert to_dict(rules[0])["zero_init_steps"] == 1 and "zero_init_steps" not in to_dict(CFG(2.0))
+
+
+@pytest.mark.parametrize(
+    ("rule", "both"), [(CFG(2.0, zero_init_steps=2), True), (AutoGuidance(zero_init_steps=2), False)]
+)
+def test_steps_of_zero_are_taken_by_the_program_of_those_that_follow(rule: Rule, both: bool):
+    assert paired(plan(rule, 1, 4)).tolist() == [both] * 4
+    assert calls_of(plan(rule, 1, 4), 0, 4).made.tolist() == [0, 0, *[1 if both else 2] * 2]
+
+
+def test_skipped_layers_are_a_branch_that_is_added_to_any_rule():
+    skip = Skip([2.8, 0.0], 0.1, 0.4)
+    rules = [AutoLoRA(1.5, 2.0, 3.0, apg_eta=0.0), CFG(3.0, zero_init_steps=2)]
+    p, without = plan(rules, 2, 10, skip=skip), plan(rules, 2, 10)
+    added = p.table[:, :, -1]
+    assert [*p.active[:, COLUMNS.index(SKIP_POS)]] == [k in (2, 3) for k in range(10)]  # 1 < k < 4
+    assert (p.active[:, :-1] == without.active[:, :-1]).all() and (p.table[:, :, :-1] == without.table).all()
+    assert added[0, 2, COLUMNS.index(LORA_POS)] == np.float32(2.8) and not added[1].any()
+    np.testing.assert_allclose(added.sum(axis=-1), 0)
+    assert evaluations(p.segments) == evaluations(without.segments) + 2
+    skip = skip._replace(scale=1.0)
+    assert not plan(CFG(3.0, zero_init_steps=4), 1, 10, skip=skip).active[:, -1].any()
+    # Two of the same weights are a pair, whichever they are: here LoRA,+ with and without layers.
+    alone, cfg = (paired(plan(rule, 1, 10, skip=skip)) for rule in (NoGuidance(), CFG(3.0)))
+    assert [*np.flatnonzero(alone)] == [*np.flatnonzero(~cfg)] == [2, 3]
+
+
 def test_forms_are_planned_by_image_and_share():
     p = plan([AutoLoRA(1.5, 2.0, 3.0, apg_eta=0.0, apg_norm=4.0, apg_momentum=-0.5), CFG(3.0)], 2, 3)
     assert p.forms.gain[0, 0].tolist() == [2.0, 0.5] and p.forms.longest[0, 0].tolist() == [8.0, 2.0]
@@ -271,6 +326,8 @@ def test_forms_are_planned_by_image_and_share():
         (lambda: CFG(float("nan")), "finite"),
         (lambda: CFG(refresh_uncond=0), "refresh_uncond=0: need a whole number"),
         (lambda: AutoLoRA(refresh_base=(1, 2.5)), "whole number"),
+        (lambda: CFG(zero_init_steps=-1), "zero_init_steps=-1: need a whole number of steps; 0 changes nothing"),
+        (lambda: plan(CFG(2.0, zero_init_steps=4), 1, 4), "zero_init_steps=4 of 4 steps leaves none"),
         (lambda: plan(CFG([1.0, 2.0]), 3, 4), "2 values for 3 images"),
         (lambda: plan([CFG(), CFG()], 3, 4), "2 rules for 3 images"),
         (lambda: plan(AutoLoRA(w1=3.0), 1, 4), " is open; a pipeline fills in"),

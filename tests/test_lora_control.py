@@ -13,6 +13,7 @@ from flax import traverse_util
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline
 from autolora_jax import lora as loras
 from autolora_jax.pictures import parameters
+from autolora_jax.settings import Lora
 from tests.lora_reference import COMPONENTS, random_lora
 from tests.lora_runs import TOLERANCE, Both, assert_close, errors
 from tests.parity import error
@@ -247,7 +248,7 @@ def test_a_name_is_of_whole_words():
 def test_block_weights_are_told(pipe: AutoLoRAPipeline):
     pipe.set_lora("soft", blocks={"unet": {"mid": 0.5}})
     settings = pipe("a cat", **CALL).settings[0]
-    assert settings["lora_blocks"] == [{}, {"unet": {"mid_block": 0.5}}] and "block weights" in str(pipe)
+    assert settings["lora_blocks"] == ["", "unet.mid_block=0.5"] and "block weights" in str(pipe)
     parameters(settings)
 
 
@@ -261,9 +262,22 @@ SDXL = {
 }
 
 
-def test_lists_are_of_a1111s_blocks():
+def sdxl_networks() -> dict[str, Any]:
     kernels = {"/".join([*path, "kernel"]): 0 for path in _leaves(SDXL)}
-    networks = {"unet": traverse_util.unflatten_dict(kernels, sep="/"), "text_encoder": {"a": {"kernel": 0}}}
+    return {"unet": traverse_util.unflatten_dict(kernels, sep="/"), "text_encoder": {"a": {"kernel": 0}}}
+
+
+def test_dots_lead_inside_and_what_is_spelled_is_read():
+    networks = sdxl_networks()
+    factors = loras.read_blocks({"up.block_0": 0.5, "unet.mid": 0, "text_encoder": 0.25}, networks)
+    assert factors == {"unet": {"up_blocks.0": 0.5, "mid_block": 0}, "text_encoder": {"": 0.25}}
+    spelled = loras.spelled(factors)
+    assert spelled == "unet.up_blocks.0=0.5,unet.mid_block=0,text_encoder=0.25"
+    assert loras.read_blocks(Lora("a", blocks=spelled).block_weights or {}, networks) == factors
+
+
+def test_lists_are_of_a1111s_blocks():
+    networks = sdxl_networks()
     twelve = loras.read_blocks([0.1, *range(1, 12)], networks)
     assert twelve["text_encoder"] == {"": 0.1}
     unet = twelve["unet"]
@@ -283,7 +297,8 @@ def _leaves(tree: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ({"net": 0.5}, "block weights of 'net': this model's parts are unet, text_encoder"),
+        ({"nett": 0.5}, "block weights name 'nett', of which unet has no layer; parts are unet, text_encoder, "),
+        ({"text_encoder.mid": 0.5}, "block weights name 'mid_block', of which text_encoder has no layer"),
         ({"unet": {"dwn": 0.5}}, "block weights name 'dwn', of which unet has no layer"),
         ({"unet": {"up": {"block_0": [1, 2, 3]}}}, "'up_blocks.0' are 3 numbers; it has 2"),
         ({"unet": {"up": "much"}}, "'up_blocks': 'much' should be a finite number"),

@@ -108,5 +108,5 @@ def test_calls_are_told_by_step_and_kind():
     table = plan(AutoLoRA(1.5, 2.0, 3.0, start=0.5), 2, 4)
     calls = calls_of(table, 1, 4)
     assert calls.made.tolist() == [1, 2, 2] and calls.kinds[:, :2].tolist() == [[2, 0], [0, 2], [0, 2]]
-    assert calls.coefficients.shape == (2, 3, 2, 2, 1 + SHARES)
+    assert calls.coefficients.shape == (2, 3, 3, 2, 1 + SHARES)
     assert np.allclose(calls.coefficients[:, 0, 0, :, 0], [-2.0, 3.0])

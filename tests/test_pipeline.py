@@ -227,6 +227,7 @@ def joint(*loras: tuple[RandomLora, float]) -> RandomLora:
         (dict(height=100), "height=100 is not a positive multiple of 8; 96 is"),
         (dict(seeds=[]), "one or more whole numbers"),
         (dict(guidance=AutoLoRA(gamma=[1.0, 2.0, 3.0])), "3 values for 1 images"),
+        (dict(guidance=[CFG(2.0, zero_init_steps=1)]), "zero_init_steps is for models that predict a velocity"),
         (dict(lora_scale=[0.1, 0.2]), "one per picture"),
         (dict(scheduler="eulr"), "euler"),
         (dict(output_type="jpg"), "there are pil, np, latent"),

@@ -1,5 +1,6 @@
 """Roles of LoRAs: whole guided runs against weights that were merged by hand, kind by kind; and what they are told."""
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import yaml
 from diffusers import StableDiffusionXLPipeline
 from safetensors.numpy import save_file
 
@@ -210,6 +212,16 @@ def test_pictures_tell_of_roles(pipe: AutoLoRAPipeline):
         ("me@home.safetensors", Lora("me@home.safetensors")),
         ("me@home.safetensors:2", Lora("me@home.safetensors", 2.0)),
         (r"C:\loras\a.safetensors", Lora(r"C:\loras\a.safetensors")),
+        ("a.safetensors:0,1@all", Lora("a.safetensors", (0.0, 1.0), "all")),
+        (r"C:\loras\a.safetensors:-0.5,1,1e-3", Lora(r"C:\loras\a.safetensors", (-0.5, 1.0, 1e-3))),
+        ("a:0.8[down=1,mid=.5,up.0=0]", Lora("a", 0.8, blocks="down=1,mid=0.5,up.0=0")),
+        ("builtin:style:0,0.5[text_encoder=0]@base", Lora("builtin:style", (0.0, 0.5), "base", "text_encoder=0")),
+        ("a[mid=0]", Lora("a", blocks="mid=0")),
+        ("a[1,0,0,0,0,1,1,1,1,1,1,1]", Lora("a", blocks="1,0,0,0,0,1,1,1,1,1,1,1")),
+        ("style [v2]", Lora("style [v2]")),
+        ("style [2].safetensors", Lora("style [2].safetensors")),
+        ("style [2]:0.5[mid=0]", Lora("style [2]", 0.5, blocks="mid=0")),
+        ("a=b, c.safetensors", Lora("a=b, c.safetensors")),
     ],
 )
 def test_a_role_is_spelled_behind_the_strength(text: str, lora: Lora):
@@ -219,6 +231,55 @@ def test_a_role_is_spelled_behind_the_strength(text: str, lora: Lora):
 def test_no_role_is_named():
     with pytest.raises(ConfigError, match=r"role of the LoRA a\.safetensors = 'al' is not known: did you mean 'all'"):
         Lora.parse("a.safetensors:0.5@al")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "a:0.8[down=much]",
+            "block weights of the LoRA a = 'down=much' should be a factor for each block, such as down=1",
+        ),
+        ("a:0.8[down=1,2]", "= 'down=1,2' should be a factor for each block"),
+        ("a[down=1,down=2]", "should be a factor for each block"),
+        ("a:1[d n=1]", "should be a factor for each block"),
+        ("a:0,nan", "need a file and a finite scale"),
+        ("a:0,1[mid=0]@al", "role of the LoRA a = 'al' is not known: did you mean 'all'"),
+    ],
+)
+def test_what_is_no_strength_and_no_block_weights_is_named(text: str, said: str):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        Lora.parse(text)
+
+
+def test_what_a_file_bears_is_its_name(tmp_path: Path):
+    for name in ("a:0,1", "a:1[mid=0]", "a[mid=0]@all", "a[1,2]"):
+        (tmp_path / name).touch()
+        assert Lora.parse(f"{tmp_path / name}") == Lora(f"{tmp_path / name}")
+        for lora in (Lora(f"{tmp_path / name}", (0.0, 1.0), "base", "mid=0"), Lora(f"{tmp_path / name}", 0.5)):
+            assert Lora.parse(str(lora)) == lora
+    (tmp_path / "b").touch()
+    with pytest.raises(ConfigError, match=r"b = '0,x' should be a number such as 0\.8, or several over the steps"):
+        Lora.parse(f"{tmp_path / 'b'}:0,x")
+
+
+def test_jobs_know_strengths_over_the_steps_and_block_weights():
+    def row(lora: str, **more: Any) -> Any:
+        settings = Settings(model=ModelConfig("builtin"), loras=(Lora.parse(lora),), **more)
+        job = Job(settings=settings, prompts=["a zib"], seeds=(1,))
+        assert Job.of_table(yaml.safe_load(yaml.safe_dump(job.to_table()))).settings == settings
+        return make_plan(job, Sources()).row(0)
+
+    texts = ["0.5", "0,1", "1,0", "0.5[mid=0]", "0.5[mid=0.5]", "0,1[mid=0]"]
+    rows = [row(f"builtin:character:{text}") for text in texts]
+    assert len({each.key for each in rows}) == len(texts)
+    assert len({each.recipe.load.names for each in rows}) == 3  # what is loaded anew
+    columns = [[each.settings[name] for name in ("lora_scales", "lora_strengths", "lora_blocks")] for each in rows]
+    assert columns[0] == [[0.5], None, None] and columns[5] == [[0.5], ["0.0,1.0"], ["mid=0"]]
+    assert 'LoRA strengths: "0.0,1.0", LoRA blocks: [mid=0]' in parameters(rows[5].settings)
+    assert row("builtin:character:0,1", lora_scale=0.5).key == rows[0].key  # one for all steps
+    with pytest.raises(ValueError, match="block weights name 'middle', of which unet has no layer"):
+        row("builtin:character[middle=0]")
 
 
 def test_jobs_know_roles():

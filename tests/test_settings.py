@@ -26,6 +26,7 @@ from autolora_jax.settings import Call, DrawingConfig, GenerateConfig, Job, Lora
 from autolora_jax.settings.changes import override
 from autolora_jax.settings.fields import settings_of
 from autolora_jax.settings.jobs import Prompt
+from autolora_jax.settings.pictures import SKIP, SKIPPING
 from autolora_jax.settings.programs import PROGRAMS, Generate, Reproduce, Train
 from autolora_jax.settings.rules import NEUTRAL, RULES
 from tests.conftest import ROOT
@@ -178,7 +179,8 @@ def test_an_older_jobs_pictures_are_known():
         "int8": None,
         "strength": None,
         "eta": None,
-        "lora_roles": None,
+        **dict.fromkeys(["lora_roles", "lora_strengths", "lora_blocks"]),
+        **dict.fromkeys([SKIP, *SKIPPING]),
         **NEUTRAL,
     }  # columns that version 0.1 did not have
     assert {**later, **{name: rows[7][name] for name in new if name in rows[7]}} == new
@@ -243,7 +245,7 @@ def test_what_is_wrong_in_a_yaml_job_is_said_with_its_file(text: str, said: str,
 
 def test_what_a_rule_is_told_stands_together_in_help():
     numbers = [flag for flag in flags_of(Generate) if flag.name.startswith("settings.guidance.")]
-    assert len(numbers) == 13 and {flag.field.said.panel for flag in numbers} == {"Guidance"}
+    assert len(numbers) == 14 and {flag.field.said.panel for flag in numbers} == {"Guidance"}
 
 
 @pytest.mark.parametrize(

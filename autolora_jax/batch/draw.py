@@ -9,15 +9,17 @@ import jax
 import numpy as np
 
 from autolora_jax.batch.plan import Batch, Row
-from autolora_jax.batch.recipe import Load
+from autolora_jax.batch.recipe import Load, Recipe
 from autolora_jax.batch.sources import check_read
 from autolora_jax.config import ConfigError
 from autolora_jax.engine import texts_of
 from autolora_jax.given import Given
+from autolora_jax.lora import over
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import Request
 from autolora_jax.settings.pictures import Call, DrawingConfig
+from autolora_jax.settings.values import Lora
 from autolora_jax.text import embeds_file
 from autolora_jax.weights.reads import noted
 
@@ -113,10 +115,10 @@ class Artist:
             pipe = AutoLoRAPipeline.from_pretrained(**config)
         pipe.unload_lora()
         pipe.unload_textual_inversion()
-        for i, (lora, role) in enumerate(zip(load.loras, load.roles, strict=True)):
+        for i, (lora, role, blocks) in enumerate(zip(load.loras, load.roles, load.blocks, strict=True)):
             if self.on_progress:
                 self.on_progress(Progress("load", i, len(load.loras), lora.name))
-            pipe.load_lora(lora.source, role=role)
+            pipe.load_lora(lora.source, role=role, blocks=Lora(lora.source, blocks=blocks).block_weights)
         for word in load.embeddings:
             pipe.load_textual_inversion(word.source)
         return pipe
@@ -185,6 +187,17 @@ def _request(pipe: AutoLoRAPipeline, opened: Sequence[Opened]) -> Request:
     own = {
         "guidance": [drawing.guidance for drawing in drawings],
         "guidance_rescale": [drawing.guidance_rescale for drawing in drawings],
-        "lora_scale": np.array([row.recipe.scales for row in rows], np.float32).reshape(len(rows), -1),
+        "skip_layer_guidance_scale": shared["skip_guidance_layers"]
+        and [drawing.skip_layer_guidance_scale for drawing in drawings],
+        "lora_scale": _strengths([row.recipe for row in rows]),
     }
     return pipe.request(Call(seeds=[row.seed for row in rows], paired=True, **shared | own | given))
+
+
+def _strengths(recipes: Sequence[Recipe]) -> np.ndarray:
+    """The strengths of the LoRAs, [pictures, LoRAs], or where one changes over the steps [pictures, steps, LoRAs]."""
+    changes = any(isinstance(scale, tuple) for recipe in recipes for scale in recipe.scales)
+    steps = recipes[0].steps if changes else 1
+    every = [[np.broadcast_to(over(scale, steps), steps) for scale in recipe.scales] for recipe in recipes]
+    scales = np.array(every, np.float32).reshape(len(recipes), -1, steps).swapaxes(1, 2)  # [pictures steps LoRAs]
+    return scales if changes else scales[:, 0]

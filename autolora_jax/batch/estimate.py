@@ -48,9 +48,17 @@ def estimate(job: Job, plan: Plan, storage: Storage, rows: int, retry: bool = Fa
     drawn = [plan.recipes[int(plan.recipes_of(batch.items[:1])[0])] for batch in batches]
     pixels = sum(int(n) * recipe.size[0] * recipe.size[1] for n, recipe in zip(counts, plan.recipes, strict=True))
     programs = {
-        (recipe.load.model.config, bool(recipe.scales), recipe.size, recipe.masked, segment.paired)
+        (
+            recipe.load.model.config,
+            bool(recipe.scales),
+            recipe.size,
+            recipe.masked,
+            recipe.drawing.skip is None,
+            segment.paired,
+        )
         for recipe in drawn
         for segment in recipe.segments
+        if segment.branches
     }
     told = Estimate(
         pictures=len(plan),

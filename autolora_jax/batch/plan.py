@@ -24,7 +24,7 @@ from autolora_jax.given import Ground
 from autolora_jax.settings.fields import told
 from autolora_jax.settings.jobs import Job, Prompt, Settings
 from autolora_jax.settings.pictures import check_seeds, read_seeds
-from autolora_jax.settings.values import Lora, Seeds
+from autolora_jax.settings.values import Lora, Seeds, Strength
 from autolora_jax.text.embeds_file import Form
 from autolora_jax.text.mentions import Named, mentions, read_mentions
 
@@ -55,7 +55,8 @@ class Row(NamedTuple):
             "prompt": self.prompt,
             "negative_prompt": self.negative_prompt,
             "seed": self.seed,
-            **{name: columns[name] for name in ("model", "model_sha256", "loras", "lora_scales", "lora_roles")},
+            **{name: columns[name] for name in ("model", "model_sha256", "loras", "lora_scales")},
+            **{name: columns[name] for name in ("lora_roles", "lora_strengths", "lora_blocks")},
             "embeddings": columns["embeddings"],
             **told(recipe.load.model.config),
             **told(recipe.drawing),
@@ -175,7 +176,7 @@ class Plan:
         counts: pictures of each recipe.
         """
         # Files loaded -> program -> LoRA scales -> recipes. Dicts remember who came first.
-        tree: dict[Any, dict[Program, dict[tuple[float, ...], list[int]]]]
+        tree: dict[Any, dict[Program, dict[tuple[Strength, ...], list[int]]]]
         tree = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
         for number, recipe in enumerate(self.recipes):
             if counts[number]:

@@ -5,19 +5,23 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from autolora_jax import guidance
 from autolora_jax.batch.sources import File, Model, Sources, canonical
 from autolora_jax.config import ConfigError
 from autolora_jax.given import Ground
 from autolora_jax.guidance import Segment
+from autolora_jax.lora import over, read_blocks
 from autolora_jax.settings.fields import settings_of, told
 from autolora_jax.settings.jobs import Settings
 from autolora_jax.settings.model import ModelConfig
 from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.rules import NEUTRAL, Rule, name_of, numbers
-from autolora_jax.settings.values import tells_apart
+from autolora_jax.settings.values import Strength, strength_text, tells_apart
 from autolora_jax.text.embeds_file import Form
 from autolora_jax.weights.lora.distilled import usual_of
+from autolora_jax.weights.lora.files import targets_of
 
 VERSION = 1  # of what the settings mean: raised when the same ones draw other pictures, whose keys then differ, too
 # Columns of version 0.1: they are part of a picture's key whatever they hold.
@@ -35,12 +39,14 @@ class Load(NamedTuple):
     model: Model
     loras: tuple[File, ...]
     roles: tuple[str, ...]  # of the LoRAs
+    blocks: tuple[str, ...]  # their block weights
     embeddings: tuple[File, ...]
 
     @property
     def names(self) -> tuple[Any, ...]:
         """What tells it from others."""
-        loras = tuple((file.source, role) for file, role in zip(self.loras, self.roles, strict=True))
+        sources = (file.source for file in self.loras)
+        loras = tuple(zip(sources, self.roles, self.blocks, strict=True))
         return self.model.config, loras, tuple(file.source for file in self.embeddings)
 
 
@@ -58,7 +64,7 @@ class Recipe:
     """Settings, resolved. drawing: every open choice is made; its lora_scale is in `scales`."""
 
     load: Load
-    scales: tuple[float, ...]  # of the LoRAs
+    scales: tuple[Strength, ...]  # of the LoRAs
     drawing: DrawingConfig
     segments: tuple[Segment, ...]
     masked: bool = False  # whether a mask keeps a part of a given picture
@@ -90,7 +96,12 @@ class Recipe:
         return guidance.evaluations(self.segments)
 
     @property
-    def one_scale(self) -> tuple[float, ...]:
+    def steps(self) -> int:
+        """That are taken."""
+        return self.load.model.canvas.steps(self.drawing)
+
+    @property
+    def one_scale(self) -> tuple[Strength, ...]:
         """What pictures of a batch agree in whose LoRA kernels are merged once for all of them."""
         weak = any(branch.weights == "weak" for segment in self.segments for branch in segment.branches)
         return (*self.scales, *([float(self.rule.weak_factor())] if weak else []))
@@ -98,14 +109,19 @@ class Recipe:
     @functools.cached_property
     def columns(self) -> dict[str, Any]:
         """It as JSON values, one for each column of the manifest."""
-        model, loras, roles, embeddings = self.load
+        model, loras, roles, blocks, embeddings = self.load
+        changes = any(isinstance(scale, tuple) for scale in self.scales)
         return {
             "model": model.name,
             "model_sha256": model.sha256,
             "loras": [lora.name for lora in loras],
             "lora_sha256": [lora.sha256 for lora in loras],
-            "lora_scales": list(self.scales),
+            "lora_scales": [
+                float(np.mean(over(scale, self.steps))) if isinstance(scale, tuple) else scale for scale in self.scales
+            ],
             "lora_roles": list(roles) if {*roles} - {"tuned"} else None,
+            "lora_strengths": list(map(strength_text, self.scales)) if changes else None,
+            "lora_blocks": list(blocks) if any(blocks) else None,
             "embeddings": [word.name for word in embeddings],
             "embedding_sha256": [word.sha256 for word in embeddings],
             "guidance": name_of(self.rule),
@@ -147,14 +163,20 @@ def resolve(settings: Settings, sources: Sources, ground: Ground | None = None, 
     drawing = dataclasses.replace(drawing, lora_scale=None)
     model.canvas.schedule(drawing, masked)  # raises what it must
     assert isinstance(drawing.guidance, Rule)
-    plan = guidance.plan(drawing.guidance, 1, model.canvas.steps(drawing), reference=drawing.guidance_rescale != 0)
+    rescaling, steps = drawing.guidance_rescale != 0, model.canvas.steps(drawing)
+    plan = guidance.plan(drawing.guidance, 1, steps, reference=rescaling, skip=drawing.skip)
     if "base" in plan.weights and not tuned:
         why = "all LoRAs act on both (@all)" if settings.loras else "there is no LoRA"
         raise ConfigError(f"{drawing.guidance} compares a tuned model with its base, but {why}")
+    for lora in settings.loras:
+        if (blocks := lora.block_weights) is not None:
+            targets = targets_of(model.networks)
+            read_blocks(blocks, {component: shapes for component, (shapes, _) in targets.items()})
     load = Load(
         model,
         loras,
         tuple(lora.role for lora in settings.loras),
+        tuple(lora.blocks for lora in settings.loras),
         tuple(sources.embedding(source) for source in settings.embeddings),
     )
     return Recipe(load, settings.scales(), drawing, plan.segments, masked, told)

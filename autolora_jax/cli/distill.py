@@ -57,7 +57,7 @@ def _distill(run: Distillation, prompts: list[str], work: WorkFolder, display: T
     model = run.model
     pipe = AutoLoRAPipeline.from_pretrained(**dataclasses.asdict(model), on_progress=display)
     for lora in run.loras:
-        pipe.load_lora(lora.source, lora.scale, role=lora.role)
+        pipe.load_lora(lora.source, lora.scale, role=lora.role, blocks=lora.block_weights)
     for embedding in run.embeddings:
         pipe.load_textual_inversion(embedding)
     prompts = prompts or prompts_of([word for report in pipe.reports for word in report.trigger_words])

@@ -49,7 +49,9 @@ FITS = {
 # Pictures that differ in these are not samples of one thing.
 SETTINGS = (
     *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "lora_roles", "scheduler"),
-    *("refresh_base", "refresh_uncond", "apg_eta", "apg_norm", "apg_momentum", "zero_star"),
+    *("lora_strengths", "lora_blocks"),
+    *("refresh_base", "refresh_uncond", "apg_eta", "apg_norm", "apg_momentum", "zero_star", "zero_init_steps"),
+    *("skip_guidance_layers", "skip_layer_guidance_scale"),
     *("steps", "size", "width", "height", "negative_prompt"),
 )
 

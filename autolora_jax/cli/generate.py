@@ -148,7 +148,7 @@ def _load(config: GenerateConfig, display: Display) -> AutoLoRAPipeline:
     pipe = AutoLoRAPipeline.from_pretrained(**dataclasses.asdict(config.model), on_progress=display)
     for i, lora in enumerate(config.loras):
         display.update("LoRA", i, len(config.loras), Path(lora.source).name)
-        pipe.load_lora(lora.source, lora.scale, role=lora.role)
+        pipe.load_lora(lora.source, lora.scale, role=lora.role, blocks=lora.block_weights)
         display.update("LoRA", i + 1, len(config.loras))
     for embedding in config.embeddings:
         pipe.load_textual_inversion(embedding)

@@ -1,5 +1,7 @@
 """`autolora merge`."""
 
+from typing import Any
+
 from autolora_jax.display import Display
 from autolora_jax.lora import write_merged
 from autolora_jax.settings.programs.merge import Merge
@@ -17,7 +19,7 @@ def run(asked: Merge) -> None:
     require_writable(asked.out.parent)
     checkpoint = open_checkpoint(asked.source, **asked.files())
     targets = targets_of(checkpoint.networks)
-    scaled = [(read_lora(lora.source, targets), lora.scale) for lora in asked.loras]
+    scaled: list[Any] = [(read_lora(lora.source, targets), lora.scale) for lora in asked.loras]
     with Display() as display:
         write_merged(checkpoint, scaled, asked.out, asked.format, asked.dtype, display.row("Merge"))
     print(asked.out)

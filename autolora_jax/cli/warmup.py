@@ -47,11 +47,13 @@ def _of_job(path: Path, display: Display) -> int:
     kinds: dict[Any, list[Recipe]] = {}
     for recipe in make_plan(job, Sources()).recipes:
         changed = recipe.drawing.strength is not None
-        kinds.setdefault((recipe.load.names, changed, recipe.masked), []).append(recipe)
-    for (_, changed, masked), own in kinds.items():
+        skips = recipe.drawing.skip is not None
+        kinds.setdefault((recipe.load.names, changed, recipe.masked, skips), []).append(recipe)
+    for (_, changed, masked, _), own in kinds.items():
         pipe = artist.pipeline(own[0].load)
         sizes = list(dict.fromkeys((recipe.size[1], recipe.size[0]) for recipe in own))
         rules = list(dict.fromkeys(recipe.rule for recipe in own))
-        given = {"image": changed, "mask_image": masked}
+        given: dict[str, Any] = {"image": changed, "mask_image": masked}
+        given["skip_guidance_layers"] = own[0].drawing.skip_guidance_layers
         count += pipe.warm_up(sizes, batch_size=job.batch_size, guidance=rules, **given, on_progress=display)
     return count

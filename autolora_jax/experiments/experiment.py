@@ -15,6 +15,7 @@ from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.demo.classifier import SIZE
 from autolora_jax.settings.pictures import STEPS as USUAL_STEPS
+from autolora_jax.settings.values import strength_text
 from autolora_jax.weights.families import SDXL
 
 STEPS = {"num_inference_steps", "sampler.steps"}  # its name, now and in version 0.1
@@ -167,7 +168,7 @@ def _facts(experiment: Experiment) -> Mapping[str, str]:
         "prompts": f"{len(job.prompts):,}",
         "noise": streams.get(settings.noise, f"{settings.noise}'s"),
         "solver": settings.scheduler or "the checkpoint's own solver",
-        "scale": ", ".join(f"{scale:g}" for scale in settings.scales()),
+        "scale": ", ".join(f"{x:g}" if isinstance(x, float) else strength_text(x) for x in settings.scales()),
         "sd3": sd3 if "model.source" in own else "",
         "w": _scale_of_cfg(experiment),
     }

@@ -257,7 +257,7 @@ def _sources(plan: Plan) -> dict[str, str]:
     """Models and LoRAs by name and hash."""
     told: dict[str, dict[str, None]] = {"model": {}, "LoRA": {}, "embedding": {}}
     for recipe in plan.recipes:
-        model, loras, _, words = recipe.load
+        model, loras, *_, words = recipe.load
         told["model"][f"{model.name}, sha256 {model.sha256}, {model.config.dtype}"] = None
         told["LoRA"] |= {f"{lora.name}, sha256 {lora.sha256}": None for lora in loras}
         told["embedding"] |= {f"{word.name}, sha256 {word.sha256}": None for word in words}

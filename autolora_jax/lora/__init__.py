@@ -1,9 +1,9 @@
 """The LoRA delta as its own tree: attach a file, stack several, give them scales, merge, extract, resize, report."""
 
 from autolora_jax.lora.attach import LoraReport, attach, report
-from autolora_jax.lora.blocks import Blocks, read_blocks, weighted
+from autolora_jax.lora.blocks import Blocks, read_blocks, spelled, weighted
 from autolora_jax.lora.extract import Extraction, extract
-from autolora_jax.lora.loaded import Loaded, Strength, by_kind
+from autolora_jax.lora.loaded import Loaded, Strength, by_kind, over
 from autolora_jax.lora.merge import homeless, merge_into
 from autolora_jax.lora.merged_checkpoint import write_merged
 from autolora_jax.lora.resize import resize
@@ -28,12 +28,14 @@ __all__ = [
     "homeless",
     "is_leaf",
     "merge_into",
+    "over",
     "padded",
     "padded_scales",
     "read_blocks",
     "report",
     "resize",
     "save_lora",
+    "spelled",
     "stack",
     "weighted",
     "write_merged",

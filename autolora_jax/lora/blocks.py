@@ -2,11 +2,13 @@
 
     {"unet": {"down": 0.5, "mid": 0, "up": {"block_0": 0.8, "block_1": [0.4, 0.8, 1.0]}}, "text_encoder": 0.3}
     {"unet": {"attn2": 0.5, "up_blocks.0.resnets": 0}}
+    {"down": 0.5, "up.0": 0.8, "text_encoder": 0.3}      what names no component is of the denoiser; dots lead inside
     [1, 0, 0, 0, 0, 1, 0.5, …]         12 or 20 numbers, of SDXL's blocks as in A1111's block weights
 
 A layer's factor is the product of those whose name is a part of its own, whole words of it; 1 where none is.
 """
 
+import functools
 import itertools
 import math
 import re
@@ -49,18 +51,28 @@ def read_blocks(blocks: Blocks, networks: Mapping[str, Any]) -> Factors:
     layers = {component: _layers(params) for component, params in networks.items()}
     if not isinstance(blocks, Mapping):
         return _of_list(blocks, layers)
+    denoiser = next(component for component in layers if not component.startswith("text_encoder"))
     found: Factors = {}
-    for component, value in blocks.items():
+    for key, value in blocks.items():
+        component, *inside = key.split(".")
         if component not in layers:
-            raise ValueError(f"block weights of {component!r}: this model's parts are {', '.join(layers)}")
-        found[component] = dict(_flat(value, "", layers[component]))
-        for name in found[component]:
+            component, inside = denoiser, [component, *inside]
+        nested = functools.reduce(lambda inner, word: {word: inner}, reversed(inside), value)
+        for name, factor in _flat(nested, "", layers[component]):
             if not _has(name, layers[component]):
                 raise ValueError(
-                    f"block weights name {name!r}, of which {component} has no layer; names are those of diffusers, "
-                    f"such as {', '.join(dict.fromkeys(path.split('/')[0] for path in layers[component]))}"
+                    f"block weights name {name!r}, of which {component} has no layer; parts are {', '.join(layers)}, "
+                    "names are those of diffusers, such as "
+                    f"{', '.join(dict.fromkeys(path.split('/')[0] for path in layers[component]))}"
                 )
+            found.setdefault(component, {})[name] = factor
     return found
+
+
+def spelled(factors: Factors) -> str:
+    """Factors as `--lora FILE[…]` spells them: "unet.mid_block=0.5,text_encoder=0.3"."""
+    flat = [(component, name, factor) for component, own in factors.items() for name, factor in own.items()]
+    return ",".join(f"{component}{name and '.'}{name}={factor:.12g}" for component, name, factor in flat)
 
 
 def _layers(params: Mapping[str, Any]) -> list[str]:

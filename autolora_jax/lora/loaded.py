@@ -17,6 +17,17 @@ from autolora_jax.settings.rules import ROLES
 Strength = float | int | Sequence[Any] | np.ndarray | Callable[[float], Any]
 
 
+def over(scale: Strength, steps: int) -> Float32[np.ndarray, "steps"]:
+    """A strength at each of a run's steps, or once, [1], where that is all."""
+    progress = np.linspace(0, 1, steps)
+    if callable(scale):
+        return np.array([float(scale(float(p))) for p in progress], np.float32)
+    if isinstance(scale, Sequence | np.ndarray):
+        given = np.array(scale, np.float32)
+        return np.interp(progress, np.linspace(0, 1, len(given)), given).astype(np.float32)
+    return np.array([scale], np.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """One of a pipeline's LoRAs. Raises ValueError for a strength that is no number.
@@ -49,15 +60,8 @@ class Loaded:
 
     def over(self, steps: int) -> Float32[np.ndarray, "steps"]:
         """Its strength at each of a run's steps, or once, [1], where that is all. Raises ValueError for no number."""
-        progress = np.linspace(0, 1, steps)
         try:
-            if callable(self.scale):
-                values = np.array([float(self.scale(float(p))) for p in progress], np.float32)
-            elif isinstance(self.scale, Sequence | np.ndarray):
-                given = np.array(self.scale, np.float32)
-                values = np.interp(progress, np.linspace(0, 1, len(given)), given).astype(np.float32)
-            else:
-                values = np.array([self.scale], np.float32)
+            values = over(self.scale, steps)
         except (TypeError, ValueError):
             values = np.array([np.nan], np.float32)
         if not np.isfinite(values).all():

@@ -6,7 +6,7 @@ float32 islands: timestep and pooled prompt, norm statistics, softmax.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from autolora_jax.config import MMDiTConfig
 from autolora_jax.models.joint import AdaptiveNorm, JointTransformerBlock, modulated
@@ -82,19 +82,26 @@ class SD3Transformer2DModel(Block):
         timesteps: Float[Array, "b"],
         encoder_hidden_states: Float[Array, "b s d"],
         pooled_projections: Float[Array, "b p"],
+        skipped: Bool[Array, "b layers"] | None = None,
     ) -> Float[Array, "b h w out"]:
         """The prediction, in the compute dtype.
 
         sample: noisy latents; height and width are multiples of the patch size, of no more patches than the table has.
         timesteps: 0..1000, need not be whole.
         encoder_hidden_states: the prompt's tokens, of all text encoders. pooled_projections: the pooled prompt.
+        skipped: blocks that pass on what they are given, for skip-layer guidance; they are computed all the same, so
+            that which they are is data.
         Raises ValueError for another size.
         """
         # Every adaptive norm reads the vector through a SiLU.
         vector = jax.nn.silu(self.time_text_embed(timesteps, pooled_projections)).astype(self.dtype)
         image, text = self.pos_embed(sample), self.context_embedder(encoder_hidden_states)
-        for block in self.transformer_blocks:
+        for i, block in enumerate(self.transformer_blocks):
+            given = image, text
             image, text = repeated(block, image, text, vector)
+            if skipped is not None:
+                out = skipped[:, i, None, None]
+                image, text = jnp.where(out, given[0], image), jnp.where(out, given[1], text)
         x, (scale, shift) = self.norm_out(image, vector)
         return self._unpatched(self.proj_out(modulated(x, shift, scale)), sample.shape[1:3])
 

@@ -15,7 +15,7 @@ from autolora_jax.config import ConfigError
 from autolora_jax.settings.changes import flatten, override, to_json, to_text
 from autolora_jax.settings.fields import Checked, Table, setting
 from autolora_jax.settings.pictures import OUTPUT, Many, PictureConfig, negative_setting
-from autolora_jax.settings.values import Lora, Seeds
+from autolora_jax.settings.values import Lora, Seeds, Strength
 
 JOB = "Job"  # panel of --help
 Grid = Mapping[str, Any]  # name of a setting -> list of its values
@@ -48,10 +48,10 @@ class Settings(PictureConfig):
                     f"{{'guidance.{field.name}': {list(value)}}}"
                 )
 
-    def scales(self) -> tuple[float, ...]:
+    def scales(self) -> tuple[Strength, ...]:
         """The strength of each LoRA."""
         shared: Any = self.lora_scale
-        return tuple(float(lora.scale if shared is None or lora.role != "tuned" else shared) for lora in self.loras)
+        return tuple(lora.scale if shared is None or lora.role != "tuned" else float(shared) for lora in self.loras)
 
 
 @dataclasses.dataclass(frozen=True)

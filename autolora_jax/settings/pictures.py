@@ -10,8 +10,8 @@ from autolora_jax.demo import MODEL as BUILTIN
 from autolora_jax.settings.changes import read
 from autolora_jax.settings.fields import Checked, Table, setting
 from autolora_jax.settings.model import MODEL, ModelConfig
-from autolora_jax.settings.rules import CFG, AutoLoRA, Rule, Value
-from autolora_jax.settings.values import Lora, Loras, Seeds, Size, Texts, tells_apart
+from autolora_jax.settings.rules import CFG, AutoLoRA, Rule, Skip, Value
+from autolora_jax.settings.values import Lora, Loras, Seeds, Size, Texts, read_layers, tells_apart
 
 if TYPE_CHECKING:
     from autolora_jax.progress import OnProgress
@@ -20,6 +20,8 @@ else:
 
 PICTURES, SAMPLING, OUTPUT = "Pictures", "Sampling", "Output"  # panels of --help
 BASE_TEXTS = ("base", "lora")
+SKIP, SKIPPING = "skip_guidance_layers", [f"skip_layer_guidance_{name}" for name in Skip._fields]
+USUAL_SKIP = Skip(2.8, 0.01, 0.2)  # diffusers'
 STEPS = 30  # of a run where neither the user nor a LoRA says how many
 Text = str | Sequence[str]  # one for all, or one each
 Array = Any  # numpy's or JAX's
@@ -62,9 +64,51 @@ class DrawingConfig(Checked):
         png="Guidance rescale",
         by_picture=True,
     )
+    skip_guidance_layers: str | Sequence[int] | None = setting(
+        None,
+        "(SD3) Layers, counted from 0, for skip-layer guidance: the prediction is moved away from the tuned model's "
+        "without them, on a part of the steps. 7-9 for SD3.5 Medium.",
+        flag="--slg-layers",
+        panel=PANEL,
+        metavar="LAYERS",
+        column="skip_guidance_layers",
+        png="SLG layers",
+    )
+    skip_layer_guidance_scale: Value | None = setting(
+        None,
+        "(with --slg-layers) How far.",
+        flag="--slg-scale",
+        panel=PANEL,
+        shown="2.8",
+        column="skip_layer_guidance_scale",
+        png="SLG scale",
+        by_picture=True,
+    )
+    skip_layer_guidance_start: float | None = setting(
+        None,
+        "(with --slg-layers) It sets in after this fraction of the steps.",
+        flag="--slg-start",
+        panel=PANEL,
+        shown="0.01",
+        least=0,
+        most=1,
+        column="skip_layer_guidance_start",
+        png="SLG start",
+    )
+    skip_layer_guidance_stop: float | None = setting(
+        None,
+        "(with --slg-layers) It ends before this one.",
+        flag="--slg-stop",
+        panel=PANEL,
+        shown="0.2",
+        least=0,
+        most=1,
+        column="skip_layer_guidance_stop",
+        png="SLG stop",
+    )
     num_inference_steps: int | None = setting(
         None,
-        "Solver steps; each is 1 to 4 network evaluations.",
+        "Solver steps; each is mostly 1 to 4 network evaluations.",
         flag="--steps",
         shown=f"{STEPS}",
         least=1,
@@ -161,11 +205,26 @@ class DrawingConfig(Checked):
         if self.size is not None and any(side % 8 for side in self.size):
             near = "x".join(str(max(8, round(side / 8) * 8)) for side in self.size)
             raise ConfigError(f"size = {'x'.join(map(str, self.size))} is no multiple of 8 both ways; {near} is")
+        object.__setattr__(self, SKIP, read_layers(self.skip_guidance_layers, SKIP))
         super().__post_init__()
 
     def sides(self) -> tuple[int | None, int | None]:
         """(width, height), None where it is the model's."""
         return self.size or (None, None)
+
+    @property
+    def skip(self) -> Skip | None:
+        """The skip-layer guidance, if there is any."""
+        if self.skip_guidance_layers is None:
+            return None
+        asked = {field: getattr(self, name) for field, name in zip(Skip._fields, SKIPPING, strict=True)}
+        return USUAL_SKIP._replace(**{field: value for field, value in asked.items() if value is not None})
+
+    @property
+    def skipped_layers(self) -> tuple[int, ...]:
+        """Those of skip-layer guidance."""
+        layers: Any = self.skip_guidance_layers
+        return () if layers is None else tuple(read(layers, Seeds, SKIP))
 
     def rule_of(self, tuned: bool, said: Rule | None = None) -> Any:
         """The guidance; by default what a distilled LoRA says (`said`), else AutoLoRA where a LoRA tells a tuned model
@@ -311,10 +370,11 @@ class LoadedConfig(DrawingConfig):
     model: ModelConfig = ModelConfig()
     loras: Loras = setting(
         (),
-        "LoRA file, folder or hub id, its strength (1) and its role: tuned, it makes the tuned model; all, the base "
-        "model has it, too, as what makes it fast (LCM, Lightning); base, that alone has it. Repeat it to add several.",
+        "LoRA file, folder or hub id, its strength (1; 0,1 rises over the steps), its block weights "
+        "(\\[down=1,mid=0.5,up=0]) and its role: tuned, it makes the tuned model; all, the base model has it, too, as "
+        "what makes it fast (LCM, Lightning); base, that alone has it. Repeat it to add several.",
         flag="--lora",
-        metavar="FILE[:SCALE][@ROLE]",
+        metavar="FILE[:SCALE][[BLOCKS]][@ROLE]",
     )
     embeddings: Texts = setting(
         (),

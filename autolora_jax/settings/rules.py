@@ -29,10 +29,13 @@ Scale = Value | None  # None: what is usual for the model, see Rule.filled
 Every = int | Sequence[int]  # so many steps
 PANEL = "Guidance"  # of --help
 USUAL = "SDXL 5.0, SD3 7.0"
-EVERY = ("refresh_base", "refresh_uncond")  # whole numbers of steps
+EVERY = ("refresh_base", "refresh_uncond")
+ZEROED = "zero_init_steps"
 # Numbers of forms that are no sum, see forms.py: what leaves everything as it is.
 FORMS = {"apg_eta": 1.0, "apg_norm": 0.0, "apg_momentum": 0.0, "zero_star": 0.0}
-NEUTRAL: dict[str, float] = {**dict.fromkeys(EVERY, 1), **FORMS}  # younger numbers: told only where they differ
+# Whole numbers of steps, the least that each may be, which changes nothing.
+WHOLE = {**dict.fromkeys(EVERY, 1), ZEROED: 0}
+NEUTRAL: dict[str, float] = {**WHOLE, **FORMS}  # younger numbers: told only where they differ
 
 
 class Branch(NamedTuple):
@@ -40,13 +43,26 @@ class Branch(NamedTuple):
 
     weights: str
     prompt: int
+    skipping: bool = False  # layers, see Skip
 
 
 BASE_NEG, BASE_POS = Branch("base", 0), Branch("base", 1)
 WEAK_NEG = Branch("weak", 0)
 LORA_NEG, LORA_POS = Branch("lora", 0), Branch("lora", 1)
+SKIP_POS = Branch("lora", 1, skipping=True)
 
 Coefficients = dict[Branch, float]
+
+
+class Skip(NamedTuple):
+    """Skip-layer guidance: scale · (LoRA + − LoRA + with layers skipped), added to what any rule gives.
+
+    It holds on the steps i with start·n < i < stop·n of n, strictly, as in diffusers' StableDiffusion3Pipeline.
+    """
+
+    scale: Value  # one for all images, or one per image
+    start: float
+    stop: float
 
 
 class Share(NamedTuple):
@@ -99,6 +115,12 @@ class Rule:
     zero_star: Value = setting(
         0.0, "0 to 1: how far what is guided away from is scaled to fit the prediction (1: as in CFG-Zero*)."
     )
+    zero_init_steps: Every = setting(
+        0,
+        "So many first steps predict zero and evaluate nothing, as in CFG-Zero*; for models of velocities (SD3), whose "
+        "picture then stays where it is.",
+        metavar="STEPS",
+    )
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.start <= self.stop <= 1.0:
@@ -117,9 +139,9 @@ class Rule:
                 numbers = (math.nan,)
             if not all(map(math.isfinite, numbers)):
                 raise ValueError(f"{field.name}={value!r}: need a finite number, or one per image")
-            if field.name in EVERY:
-                if not all(number >= 1 and number.is_integer() for number in numbers):
-                    raise ValueError(f"{field.name}={value!r}: need a whole number of steps; 1 is every step")
+            if (least := WHOLE.get(field.name)) is not None:
+                if not all(number >= least and number.is_integer() for number in numbers):
+                    raise ValueError(f"{field.name}={value!r}: need a whole number of steps; {least} changes nothing")
                 numbers = tuple(map(int, numbers))
             if several:
                 object.__setattr__(self, field.name, numbers)
@@ -139,6 +161,10 @@ class Rule:
     def refresh(self) -> int:
         """Every how many steps this rule's share is evaluated anew."""
         return 1
+
+    def zeroed(self) -> int:
+        """How many first steps predict zero, of a rule of one image."""
+        return int(self._number(ZEROED))
 
     def gain(self) -> float:
         """What this rule's share is a multiple of: w − 1, γ − 1."""
@@ -165,7 +191,7 @@ class Rule:
 
     def filled(self, usual: float) -> "Rule":
         """The rule with its open scales at what is usual for a model: 5.0 for SDXL, 7.0 for SD3 in the paper."""
-        open_scales = {name: usual for name in self.SCALES if getattr(self, name) is None}
+        open_scales: dict[str, Any] = {name: usual for name in self.SCALES if getattr(self, name) is None}
         return dataclasses.replace(self, **open_scales) if open_scales else self
 
     def at(self, i: int) -> "Rule":

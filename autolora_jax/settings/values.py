@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import math
 import operator
+import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,44 +18,116 @@ from autolora_jax.settings.rules import ROLES, RULES, Rule, Value
 MOST_SEEDS = 1_000_000
 
 
+Strength = float | tuple[float, ...]  # one, or several over the steps: linear from the first to the last
+Blocks = dict[str, float] | list[float]  # names of blocks or parts -> factor; or as A1111 lists SDXL's blocks
+
+
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """A LoRA (file, folder or hub id), its strength, and its role: on which weights it acts, see rules.ROLES."""
+    """A LoRA (file, folder or hub id), its strength, and its role: on which weights it acts, see rules.ROLES.
+
+    scale: a number, or several over the steps, linear between. blocks: factors on its layers as they are spelled,
+    "down=1,mid=0.5,up=0" or 12 or 20 numbers; see lora.blocks.
+    """
 
     source: str
-    scale: float = 1.0
+    scale: Strength = 1.0
     role: str = "tuned"
+    blocks: str = ""
 
     def __post_init__(self) -> None:
-        if not self.source or not math.isfinite(self.scale):
+        scales = tuple(self.scale) if isinstance(self.scale, Sequence) else (self.scale,)
+        if not self.source or not scales or not all(map(math.isfinite, scales)):
             raise ConfigError(f"LoRA {self.source!r} at scale {self.scale}: need a file and a finite scale")
+        object.__setattr__(self, "scale", scales if len(scales) > 1 else scales[0])
+        object.__setattr__(self, "blocks", _write_blocks(_read_blocks(self.blocks, self.source)))
         choose(ROLES, self.role, f"role of the LoRA {self.source}")
+
+    @property
+    def block_weights(self) -> Blocks | None:
+        """`blocks` as load_lora takes them."""
+        return _read_blocks(self.blocks, self.source) or None
 
     @classmethod
     def parse(cls, text: str) -> "Lora":
-        """FILE[:SCALE][@ROLE]: what is no role, or no number after the last colon, is of the file's name, and all is if
-        a file bears the whole. Raises ConfigError for what is no role behind a scale."""
-        if Path(text).exists():
-            return cls(text)
-        whole, _, role = text.rpartition("@")
-        source, number = _scaled(whole)
-        if role not in ROLES and number is None:
-            whole, role = text, "tuned"
-            source, number = _scaled(whole)
-        return cls(whole, role=role) if number is None else cls(source, number, role)
+        """FILE[:SCALE][[BLOCKS]][@ROLE]: what can't be one of these is of the file's name, and what a file bears is.
+
+        SCALE: a number, or several with commas between. BLOCKS: NAME=NUMBER with commas between, or numbers.
+        Raises ConfigError for what stands behind a file's name, or beside other parts, and is none.
+        """
+        rest, role, blocks = text, "tuned", ""
+        whole, at, last = text.rpartition("@")
+        if at and not Path(text).exists():
+            if last in ROLES:
+                rest, role = whole, last
+            elif last.isidentifier() and _parts(whole) != (whole, None, ""):
+                choose(ROLES, last, f"role of the LoRA {_parts(whole)[0]}")
+        source, scale, blocks = _parts(rest)
+        return cls(source, 1.0 if scale is None else scale, role, blocks)
 
     def __str__(self) -> str:
+        blocks = f"[{self.blocks}]" if self.blocks else ""
         role = "" if self.role == "tuned" else f"@{self.role}"
-        return f"{self.source}:{self.scale!r}{role}"
+        return f"{self.source}:{strength_text(self.scale)}{blocks}{role}"
 
 
-def _scaled(text: str) -> tuple[str, float | None]:
-    """FILE:SCALE, or (text, None)."""
+def strength_text(scale: Strength) -> str:
+    """A strength as it is spelled: "0.7", "0.0,1.0"."""
+    return ",".join(map(repr, scale if isinstance(scale, tuple) else (scale,)))
+
+
+def _parts(text: str) -> tuple[str, Strength | None, str]:
+    """(file, strength or None, block weights or "") of FILE[:SCALE][[BLOCKS]]."""
+    if Path(text).exists():
+        return text, None, ""
+    rest, bracket, inside = text.removesuffix("]").rpartition("[")
+    is_bracketed = bool(bracket) and text.endswith("]")
+    source, scale = _scaled(rest if is_bracketed else text)
+    # A name may end in brackets: block weights are several, or named, or stand behind a strength.
+    if is_bracketed and (scale is not None or set(inside) & set("=,") or Path(rest).exists()):
+        _read_blocks(inside, source)
+        return source, scale, inside
+    return (source, scale, "") if not is_bracketed else (text, None, "")
+
+
+def _scaled(text: str) -> tuple[str, Strength | None]:
+    """FILE:SCALE, or (text, None). Raises ConfigError for what is no number behind a file."""
     source, colon, scale = text.rpartition(":")
     try:
-        return (source, float(scale)) if colon else (text, None)
+        numbers = tuple(map(float, scale.split(",")))
+        return (source, numbers if len(numbers) > 1 else numbers[0]) if colon else (text, None)
     except ValueError:
+        if colon and Path(source).is_file() and not Path(text).exists():
+            raise ConfigError(
+                f"strength of the LoRA {source} = {scale!r} should be a number such as 0.8, or several over the steps, "
+                "such as 0,1"
+            ) from None
         return text, None  # the colon of C:\loras\pixel.safetensors
+
+
+def _read_blocks(text: str, source: str) -> Blocks:
+    """Block weights as they are spelled. Raises ConfigError."""
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    try:
+        if any(equals for _, equals, _ in pairs):
+            found: Blocks = {name.strip(): float(number) for name, _, number in pairs}
+        else:
+            found = [float(number) for number, _, _ in pairs]
+    except ValueError:
+        found = {"": 0.0}
+    names = list(found) if isinstance(found, dict) else []
+    if len(found) != len(pairs) or not all(re.fullmatch(r"[\w.]+", name) for name in names):
+        raise ConfigError(
+            f"block weights of the LoRA {source} = {text!r} should be a factor for each block, such as "
+            "down=1,mid=0.5,up=0, or 12 or 20 numbers, as A1111 lists SDXL's blocks"
+        )
+    return found
+
+
+def _write_blocks(blocks: Blocks) -> str:
+    if isinstance(blocks, dict):
+        return ",".join(f"{name}={factor:.12g}" for name, factor in blocks.items())
+    return _write_numbers(tuple(blocks))
 
 
 Loras = tuple[Lora, ...]
@@ -119,6 +192,19 @@ def _write_seeds(seeds: Seeds) -> str:
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
+def read_layers(value: Any, name: str) -> str | None:
+    """The one spelling of some layers, given as text or as numbers; None for none. Raises ConfigError."""
+    try:
+        layers = (
+            () if value is None else _read_seeds(value) if isinstance(value, str) else tuple(map(operator.index, value))
+        )
+    except (TypeError, ValueError):
+        layers = (-1,)
+    if layers and min(layers) < 0:
+        raise ConfigError(f"{name} = {value!r} should be layers, counted from 0, such as 7-9 or 7,8,9")
+    return _write_seeds(tuple(sorted({*layers}))) or None
+
+
 def _read_size(text: str) -> Size:
     width, height = text.lower().split("x")
     return int(width), int(height)
@@ -149,7 +235,7 @@ SPELLINGS: dict[Any, Spelling] = {
     Loras: Spelling(
         lambda texts: tuple(map(Lora.parse, _several(texts))),
         lambda loras: list(map(str, loras)),
-        "FILE[:SCALE][@ROLE]",
+        "FILE[:SCALE][[BLOCKS]][@ROLE]",
     ),
     Texts: Spelling(lambda texts: tuple(_several(texts)), list, "a text"),
     Paths: Spelling(lambda paths: tuple(map(Path, _several(paths))), lambda paths: list(map(str, paths)), "paths"),

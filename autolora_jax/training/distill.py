@@ -179,6 +179,8 @@ def _course(pipe: AutoLoRAPipeline, prompts: list[str], config: DistillConfig, d
         raise ConfigError("a teacher has one guidance; give one rule")
     if call.guidance_rescale != 0:
         raise ConfigError("guidance_rescale is no weighted sum of predictions, which is what is taught: leave it at 0")
+    if call.skip is not None:
+        raise ConfigError("skip-layer guidance can't be taught: leave skip_guidance_layers out")
     if other := [name for name, usual in NEUTRAL.items() if getattr(call.guidance, name, usual) != usual]:
         raise ConfigError(f"what is taught is a sum of the predictions of one step: leave out {', '.join(other)}")
     LESSONS[config.target](call.guidance, 1.0)

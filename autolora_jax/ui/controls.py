@@ -52,7 +52,7 @@ class Controls(NamedTuple):
             steps=config.num_inference_steps or STEPS,
             size=f"{width}x{height}",
             scheduler=config.scheduler or scheduler,
-            loras=tuple(LoraRow(*dataclasses.astuple(lora)) for lora in config.loras[:MOST_LORAS]),
+            loras=tuple(map(_row, config.loras[:MOST_LORAS])),
         )
 
     def config(self, start: GenerateConfig, size: Size, scheduler: str) -> GenerateConfig:
@@ -62,7 +62,9 @@ class Controls(NamedTuple):
         loras = tuple(Lora(row.source.strip(), *row[1:]) for row in self.loras if row.source.strip())
         kind = RULES[self.rule]
         asked = {"gamma": self.gamma, "w": self.w, "w1": self.w, "w2": self.w}
-        numbers = {field.name: asked[field.name] for field in dataclasses.fields(kind) if field.name in asked}
+        numbers: dict[str, Any] = {
+            field.name: asked[field.name] for field in dataclasses.fields(kind) if field.name in asked
+        }
         if self.rule not in ("cfg", "none") and not loras:
             raise ConfigError(f"{self.rule} compares a LoRA with its base model: add a LoRA, or choose cfg")
         try:
@@ -81,6 +83,12 @@ class Controls(NamedTuple):
             )
         except ValueError as e:
             raise ConfigError(str(e)) from None
+
+
+def _row(lora: Lora) -> LoraRow:
+    if lora.blocks or isinstance(lora.scale, tuple):
+        raise ConfigError(f"{lora}: a LoRA on the page has one strength; `autolora generate` draws with others")
+    return LoraRow(lora.source, lora.scale, lora.role)
 
 
 def _one(value: Any) -> float:

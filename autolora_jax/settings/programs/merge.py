@@ -49,6 +49,8 @@ class Merge(Program, Checkpoint):
     def check(self) -> None:
         if others := [str(lora) for lora in self.loras if lora.role != "tuned"]:
             raise ConfigError(f"{others[0]}: merged weights are of one kind, so a LoRA has no role; leave the @ out")
+        if others := [str(lora) for lora in self.loras if lora.blocks or isinstance(lora.scale, tuple)]:
+            raise ConfigError(f"{others[0]}: a LoRA is merged at one strength, which all its layers share; give one")
 
     ENVIRONMENT = Ranked.ENVIRONMENT
     EXAMPLES = """[bold]Examples[/]
