@@ -39,7 +39,7 @@ SHALLOW = UNet2DConditionModel(
 # Of every kind of round one; they begin with the first, as the plan does.
 ROUNDS = {
     autoencoder: tuple(
-        plan._replace(steps=2) for plan in (autoencoder.ROUNDS[0], autoencoder.ROUNDS[1], autoencoder.ROUNDS[2])
+        plan._replace(steps=2) for plan in (autoencoder.ROUNDS[0], autoencoder.ROUNDS[2], autoencoder.ROUNDS[4])
     ),
     classifier: (classifier.ROUNDS[0]._replace(steps=2),),
     base: (base.ROUNDS[0]._replace(steps=STEPS),),

@@ -18,11 +18,11 @@ from recipes.builtin import look as looking
 from recipes.builtin.eye import Classifier
 from recipes.builtin.stages import STAGES, Stage
 
-# Rounds in their order. The classifier is what the autoencoder's perceptual term looks with; the encoder is finished
-# before the base model begins.
+# Rounds in their order. The classifier is what the autoencoder's perceptual term looks with; the base model's first
+# round learns what a picture is of while the encoder is nearly finished, and those after it the latents that stay.
 PLAN = (
-    *("autoencoder", "classifier", "autoencoder", "base", "autoencoder", "base", "base", "classifier"),
-    *("base", "autoencoder", "base", "base", "base"),
+    *("autoencoder", "classifier", "autoencoder", "base", "autoencoder", "base", "autoencoder"),
+    *("base", "classifier", "base", "autoencoder", "base", "base"),
 )
 TRAINERS: dict[str, Callable[[Path, Path, int, int], Stage]] = {
     "autoencoder": autoencoder.train,
