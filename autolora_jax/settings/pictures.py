@@ -371,8 +371,8 @@ class LoadedConfig(DrawingConfig):
     loras: Loras = setting(
         (),
         "LoRA file, folder or hub id, its strength (1; 0,1 rises over the steps), its block weights "
-        "(\\[down=1,mid=0.5,up=0]) and its role: tuned, it makes the tuned model; all, the base model has it, too, as "
-        "what makes it fast (LCM, Lightning); base, that alone has it. Repeat it to add several.",
+        "(down=1,mid=0.5,up=0, in square brackets) and its role: tuned, it makes the tuned model; all, the base model "
+        "has it, too, as what makes it fast (LCM, Lightning); base, that alone has it. Repeat it to add several.",
         flag="--lora",
         metavar="FILE[:SCALE][[BLOCKS]][@ROLE]",
     )
