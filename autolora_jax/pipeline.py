@@ -338,6 +338,7 @@ class AutoLoRAPipeline(WithLoras, Shown):
         image: bool = False,
         mask_image: bool = False,
         skip_guidance_layers: Sequence[int] | str | None = None,
+        max_sequence_length: int | None = None,
         on_progress: OnProgress | None = None,
     ) -> int:
         """Compiles what later calls will need, or takes it from the compilation cache; how many programs that is.
@@ -347,7 +348,7 @@ class AutoLoRAPipeline(WithLoras, Shown):
         sizes: (height, width) of pictures, pixels; default the trained size. batch_size: pictures a device at once.
         guidance: a rule, or several, that will be asked for; default as in a call.
         image, mask_image: whether they will change pictures, and parts of pictures.
-        skip_guidance_layers: as in a call; which they are is no program's matter.
+        skip_guidance_layers: as in a call; which they are is no program's matter. max_sequence_length: as in a call.
         on_progress: told of the programs that are done, stage "compile".
         Raises ValueError for what can't be drawn.
         """
@@ -356,7 +357,8 @@ class AutoLoRAPipeline(WithLoras, Shown):
         blank = Image.new("RGB", (self.canvas.cells * self.canvas.factor,) * 2)
         given: dict[str, Any] = {"image": blank, "strength": 1.0} if image or mask_image else {}
         given |= {"mask_image": blank} if mask_image else {}
-        given["skip_guidance_layers"] = skip_guidance_layers
+        given |= {"skip_guidance_layers": skip_guidance_layers}
+        given |= {"max_sequence_length": max_sequence_length} if max_sequence_length else {}
         rehearsals = []
         for size in sizes or (None,):
             for rule in rules:

@@ -120,7 +120,7 @@ def test_pictures_equal_diffusers_own_pipeline(pipe, theirs):
 def test_skipped_layers_equal_diffusers_own_pipeline(pipe, theirs, count_compilations):
     """Skip-layer guidance of two pictures, the second at scale 0; layers and intervals are data, of warm programs."""
     _, tuned, _ = theirs
-    call = dict(num_inference_steps=6, output_type="latent")
+    call = dict(num_inference_steps=6, output_type="latent", max_sequence_length=24)
 
     def ours(**asked) -> np.ndarray:
         scales = {"skip_layer_guidance_scale": [2.8, 0.0]}
@@ -132,7 +132,7 @@ def test_skipped_layers_equal_diffusers_own_pipeline(pipe, theirs, count_compila
 
     some = {SKIP: [0, 1], "skip_layer_guidance_stop": 0.6}  # on the steps 1 to 3 of 6
     other = {SKIP: [2], "skip_layer_guidance_start": 0.2, "skip_layer_guidance_stop": 1.0}
-    pipe.warm_up(batch_size=2, guidance=CFG(4.0), skip_guidance_layers="1")
+    pipe.warm_up(batch_size=2, guidance=CFG(4.0), skip_guidance_layers="1", max_sequence_length=24)
     with count_compilations() as compiled:
         found = {"some": ours(**some), "other": ours(**other)}
     assert not compiled

@@ -51,7 +51,7 @@ SETTINGS = (
     *("model", "guidance", "gamma", "w", "w1", "w2", "omega", "loras", "lora_scales", "lora_roles", "scheduler"),
     *("lora_strengths", "lora_blocks"),
     *("refresh_base", "refresh_uncond", "apg_eta", "apg_norm", "apg_momentum", "zero_star", "zero_init_steps"),
-    *("skip_guidance_layers", "skip_layer_guidance_scale"),
+    *("skip_guidance_layers", "skip_layer_guidance_scale", "guidance_rescale"),
     *("steps", "size", "width", "height", "negative_prompt"),
 )
 

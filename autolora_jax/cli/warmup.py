@@ -48,12 +48,13 @@ def _of_job(path: Path, display: Display) -> int:
     for recipe in make_plan(job, Sources()).recipes:
         changed = recipe.drawing.strength is not None
         skips = recipe.drawing.skip is not None
-        kinds.setdefault((recipe.load.names, changed, recipe.masked, skips), []).append(recipe)
-    for (_, changed, masked, _), own in kinds.items():
+        length = recipe.drawing.max_sequence_length
+        kinds.setdefault((recipe.load.names, changed, recipe.masked, skips, length), []).append(recipe)
+    for (_, changed, masked, _, length), own in kinds.items():
         pipe = artist.pipeline(own[0].load)
         sizes = list(dict.fromkeys((recipe.size[1], recipe.size[0]) for recipe in own))
         rules = list(dict.fromkeys(recipe.rule for recipe in own))
-        given: dict[str, Any] = {"image": changed, "mask_image": masked}
+        given: dict[str, Any] = {"image": changed, "mask_image": masked, "max_sequence_length": length}
         given["skip_guidance_layers"] = own[0].drawing.skip_guidance_layers
         count += pipe.warm_up(sizes, batch_size=job.batch_size, guidance=rules, **given, on_progress=display)
     return count
