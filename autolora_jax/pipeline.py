@@ -16,6 +16,7 @@ from jaxtyping import DTypeLike
 from PIL import Image
 
 from autolora_jax import lora
+from autolora_jax.canvas import Canvas
 from autolora_jax.compilation import keep_programs
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.demo import MODEL
@@ -26,11 +27,11 @@ from autolora_jax.models.vae import AutoencoderKL
 from autolora_jax.output import Output
 from autolora_jax.pictures import Picture
 from autolora_jax.progress import OnProgress
-from autolora_jax.request import Canvas, Request, Texts, text_scales
+from autolora_jax.request import Request, Texts, text_scales
 from autolora_jax.sampler import Model
 from autolora_jax.settings.arguments import advice, only_known, taking
+from autolora_jax.settings.call import Call
 from autolora_jax.settings.model import INT8, TUNED_WEIGHTS, full_dtype
-from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, Rule
 from autolora_jax.settings.values import strength_text
 from autolora_jax.sharding import data_mesh

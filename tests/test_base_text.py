@@ -8,9 +8,10 @@ import pytest
 from diffusers import StableDiffusionXLPipeline
 
 from autolora_jax import AutoLoRA, AutoLoRAPipeline, NoGuidance, PersonalizationGuidance
+from autolora_jax.canvas import Canvas
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.lora import Loaded, LoraReport
-from autolora_jax.request import Canvas, Request
+from autolora_jax.request import Request
 from autolora_jax.settings import Call
 from autolora_jax.settings.rules import Rule
 from tests.lora_reference import random_lora

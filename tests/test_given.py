@@ -13,10 +13,11 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from autolora_jax import AutoLoRAPipeline, ConfigError, image_files
+from autolora_jax.canvas import Canvas
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.given import Originals, read
 from autolora_jax.pictures import parameters
-from autolora_jax.request import Canvas, Request
+from autolora_jax.request import Request
 from autolora_jax.settings import CFG, Call, DrawingConfig
 from tests.reference_picture import masks, pictures
 

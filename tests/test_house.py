@@ -21,7 +21,7 @@ FLOORS = [
     "lora",
     "schedules forms guidance noise given",
     "text sharding",
-    "sampler request loading",
+    "sampler canvas request loading",
     "tuned",
     "run pacing engine pictures grid",
     "output with_loras",

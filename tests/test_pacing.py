@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from autolora_jax import AutoLoRA
+from autolora_jax.canvas import Canvas
 from autolora_jax.config import SchedulerConfig
 from autolora_jax.guidance import SHARES, plan
 from autolora_jax.lora import Loaded, LoraReport
 from autolora_jax.pacing import AHEAD, Pace
-from autolora_jax.request import Canvas, Request
+from autolora_jax.request import Request
 from autolora_jax.run import Run
 from autolora_jax.run import calls as calls_of
 from autolora_jax.sampler import STRETCH, State

@@ -15,8 +15,8 @@ from autolora_jax import (
     guidance,
 )
 from autolora_jax.batch import Job
+from autolora_jax.canvas import Canvas
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.request import Canvas
 from autolora_jax.settings import DrawingConfig, GenerateConfig, Lora, ModelConfig, TrainingRun, changes
 from autolora_jax.settings.changes import override
 from tests.conftest import ROOT

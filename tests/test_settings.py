@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from autolora_jax import CFG, AutoLoRA, AutoLoRAPipeline, ConfigError
 from autolora_jax.batch.plan import make_plan
 from autolora_jax.batch.sources import Sources
+from autolora_jax.canvas import Canvas
 from autolora_jax.cli import app
 from autolora_jax.cli.flags import build, flags_of, told
 from autolora_jax.config import SchedulerConfig
-from autolora_jax.request import Canvas
 from autolora_jax.schedules import SOLVERS
 from autolora_jax.schedules.grid import RESPACED
 from autolora_jax.settings import Call, DrawingConfig, GenerateConfig, Job, Lora, ModelConfig, load_preset

@@ -18,7 +18,8 @@ from autolora_jax.lora import over
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.progress import OnProgress, Progress
 from autolora_jax.request import Request
-from autolora_jax.settings.pictures import Call, DrawingConfig
+from autolora_jax.settings.call import Call
+from autolora_jax.settings.pictures import DrawingConfig
 from autolora_jax.settings.values import Lora
 from autolora_jax.text import embeds_file
 from autolora_jax.weights.reads import noted

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autolora_jax.batch.storage import StorageError, read_anywhere
+from autolora_jax.canvas import Canvas
 from autolora_jax.config import ConfigError, SchedulerConfig
 from autolora_jax.demo import MODEL, builtin
 from autolora_jax.files import files_in
@@ -27,7 +28,6 @@ from autolora_jax.given import Given, Ground, check_mask, read_file, told
 from autolora_jax.image_files import PictureError, read_size
 from autolora_jax.models.networks import Networks
 from autolora_jax.pictures import lora_hash
-from autolora_jax.request import Canvas
 from autolora_jax.settings.jobs import Prompt
 from autolora_jax.settings.model import ModelConfig
 from autolora_jax.text import embeds_file

@@ -1,9 +1,9 @@
 """What can be asked of pictures: how noise becomes a picture, which prompts and seeds."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from autolora_jax.config import ConfigError
 from autolora_jax.demo import MODEL as BUILTIN
@@ -13,19 +13,29 @@ from autolora_jax.settings.model import MODEL, ModelConfig
 from autolora_jax.settings.rules import CFG, AutoLoRA, Rule, Skip, Value
 from autolora_jax.settings.values import Lora, Loras, Seeds, Size, Texts, read_layers, tells_apart
 
-if TYPE_CHECKING:
-    from autolora_jax.progress import OnProgress
-else:
-    OnProgress = Any  # numpy, which its home imports, is not for `autolora --help` to wait for
-
 PICTURES, SAMPLING, OUTPUT = "Pictures", "Sampling", "Output"  # panels of --help
 BASE_TEXTS = ("base", "lora")
 SKIP, SKIPPING = "skip_guidance_layers", [f"skip_layer_guidance_{name}" for name in Skip._fields]
 USUAL_SKIP = Skip(2.8, 0.01, 0.2)  # diffusers'
 STEPS = 30  # of a run where neither the user nor a LoRA says how many
-Text = str | Sequence[str]  # one for all, or one each
 Array = Any  # numpy's or JAX's
 BUILTIN_PROMPTS = ("a zib in the forest at night", "a zib on the beach on a sunny day")
+
+
+def _of_skipping(name: str, told: str, most: float | None = None, by_picture: bool = False) -> Any:
+    """The setting of a number of skip-layer guidance."""
+    return setting(
+        None,
+        f"(with --slg-layers) {told}",
+        flag=f"--slg-{name}",
+        panel=SAMPLING,
+        shown=f"{getattr(USUAL_SKIP, name):g}",
+        least=None if most is None else 0,
+        most=most,
+        column=f"skip_layer_guidance_{name}",
+        png=f"SLG {name}",
+        by_picture=by_picture,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,38 +84,11 @@ class DrawingConfig(Checked):
         column="skip_guidance_layers",
         png="SLG layers",
     )
-    skip_layer_guidance_scale: Value | None = setting(
-        None,
-        "(with --slg-layers) How far.",
-        flag="--slg-scale",
-        panel=PANEL,
-        shown="2.8",
-        column="skip_layer_guidance_scale",
-        png="SLG scale",
-        by_picture=True,
+    skip_layer_guidance_scale: Value | None = _of_skipping("scale", "How far.", by_picture=True)
+    skip_layer_guidance_start: float | None = _of_skipping(
+        "start", "It sets in after this fraction of the steps.", most=1
     )
-    skip_layer_guidance_start: float | None = setting(
-        None,
-        "(with --slg-layers) It sets in after this fraction of the steps.",
-        flag="--slg-start",
-        panel=PANEL,
-        shown="0.01",
-        least=0,
-        most=1,
-        column="skip_layer_guidance_start",
-        png="SLG start",
-    )
-    skip_layer_guidance_stop: float | None = setting(
-        None,
-        "(with --slg-layers) It ends before this one.",
-        flag="--slg-stop",
-        panel=PANEL,
-        shown="0.2",
-        least=0,
-        most=1,
-        column="skip_layer_guidance_stop",
-        png="SLG stop",
-    )
+    skip_layer_guidance_stop: float | None = _of_skipping("stop", "It ends before this one.", most=1)
     num_inference_steps: int | None = setting(
         None,
         "Solver steps; each is mostly 1 to 4 network evaluations.",
@@ -242,7 +225,7 @@ def negative_setting() -> Any:
     )
 
 
-def _lora_dir() -> Any:
+def lora_dir_setting() -> Any:
     return setting(
         None,
         "(prompt_syntax a1111) Folder of the LoRAs that prompts name, <lora:NAME:0.8>: NAME.safetensors, or what a "
@@ -279,86 +262,6 @@ class Many(Checked):
     def all_seeds(self) -> Seeds:
         """The seeds, in whatever form they were given."""
         return cast(Seeds, self.seeds)
-
-
-@dataclasses.dataclass(frozen=True)
-class Call(Many, DrawingConfig):
-    """What a call of a pipeline takes: pictures of every prompt and seed, ordered (p0,s0), (p0,s1), …, (p1,s0), …
-
-    Raises ConfigError, a ValueError, for values that can't be meant.
-    """
-
-    prompt: Text | None = setting(None, "What to draw: a text, or several.")
-    negative_prompt: Text | Sequence[str | None] | None = negative_setting()
-    _: dataclasses.KW_ONLY
-    prompt_2: Text | None = setting(None, "What the second text encoder reads; by default the same.")
-    prompt_3: Text | None = setting(None, "What SD3's third, T5, reads; by default the same.")
-    negative_prompt_2: Text | None = setting(None, "The same of the negative prompt.")
-    negative_prompt_3: Text | None = setting(None, "The same of the negative prompt.")
-    lora_dir: str | None = _lora_dir()
-    prompt_embeds: Array | None = setting(
-        None,
-        "[n, tokens, width], instead of prompts, together with pooled_prompt_embeds: see encode_prompt. One array for "
-        "all that the guidance asks, or {'base': …, 'lora': …}.",
-    )
-    negative_prompt_embeds: Array | None = setting(None, "The same of negative prompts: one, or one per prompt.")
-    pooled_prompt_embeds: Array | None = setting(None, "[n, width], of the same encoders.")
-    negative_pooled_prompt_embeds: Array | None = setting(None, "The same of negative prompts.")
-    height: int | None = setting(None, "Pixels, multiples of 8 (SDXL) or 16 (SD3), instead of `size`.")
-    width: int | None = setting(None, "As height.")
-    original_size: Size | None = setting(None, "(height, width), SDXL's, as in diffusers; by default the picture's.")
-    crops_coords_top_left: Size = setting((0, 0), "(top, left), SDXL's, as in diffusers.")
-    target_size: Size | None = setting(None, "(height, width), SDXL's, as in diffusers; by default the picture's.")
-    negative_original_size: Size | None = setting(None, "As diffusers, together with negative_target_size alone.")
-    negative_crops_coords_top_left: Size = setting((0, 0), "As the others.")
-    negative_target_size: Size | None = setting(None, "As diffusers, together with negative_original_size alone.")
-    latents: Array | None = setting(None, "Unit-variance initial noise [n, h/8, w/8, c], instead of that of the seeds.")
-    image: Any = setting(
-        None,
-        "A picture to be changed instead of drawn from noise: a path, a PIL image or an array [h w 3] of uint8 or "
-        "floats from 0 to 1; or several, one a prompt or one a picture. Its size, cut to a multiple of 8 (SDXL) or 16 "
-        "(SD3), is the new one's where none is given; else it is resized.",
-    )
-    mask_image: Any = setting(
-        None,
-        "As large as the image: white where that is drawn anew, black where it is kept; what is kept passes through "
-        "the VAE. One for all, one a prompt or one a picture.",
-    )
-    output_type: str = setting(
-        "pil", '"pil", "np" (uint8 [n h w 3]) or "latent" (float32 [n h/8 w/8 c]).', choices=("pil", "np", "latent")
-    )
-    paired: bool = setting(False, "Picture i is prompt i with seed i, instead of every prompt with every seed.")
-    progress: bool | None = setting(
-        None, "Whether a bar is shown; by default on a terminal and in a notebook, unless on_progress is told."
-    )
-    on_progress: OnProgress | None = setting(
-        None,
-        "Called with Progress as the work proceeds; steps are reported as devices finish them, with what they have "
-        "come to. What it raises ends the call, within a step or two, as Ctrl-C does.",
-    )
-    on_images: Callable[[Any], None] | None = setting(
-        None,
-        "Called with the Output of each batch, in order, as soon as it is drawn: what it saves is safe if a later "
-        "batch fails, and the devices draw on meanwhile.",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seeds(self.all_seeds, self.noise)
-        if self.size and (self.width or self.size[0], self.height or self.size[1]) != self.size:
-            raise ConfigError(f"size = {self.size}, but width = {self.width} and height = {self.height}: give one")
-        for embeds in ("prompt_embeds", "negative_prompt_embeds"):
-            text = embeds.removesuffix("_embeds")
-            given = [name for name in (text, f"{text}_2", f"{text}_3") if getattr(self, name)]
-            if getattr(self, embeds) is not None and given:
-                raise ConfigError(f"{given[0]} and {embeds} are both given: a picture is told one of them")
-        if self.prompt_embeds is not None and self.clip_skip is not None:
-            raise ConfigError(f"clip_skip = {self.clip_skip} is of texts that are encoded here; prompt_embeds are none")
-        if self.prompt is None and self.prompt_embeds is None:
-            raise ConfigError("draw what? give prompt, or prompt_embeds with pooled_prompt_embeds")
-
-    def sides(self) -> tuple[int | None, int | None]:
-        return self.size or (self.width, self.height)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -399,7 +302,7 @@ class PictureConfig(LoadedConfig):
 
     PANEL: ClassVar[str] = MODEL
 
-    lora_dir: str | None = _lora_dir()
+    lora_dir: str | None = lora_dir_setting()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,8 +25,8 @@ from autolora_jax.output import Output
 from autolora_jax.pictures import Picture
 from autolora_jax.pipeline import AutoLoRAPipeline
 from autolora_jax.schedules import FINER
+from autolora_jax.settings.call import Call
 from autolora_jax.settings.distilling import DistillConfig
-from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, NEUTRAL, NoGuidance, Rule, to_dict
 from autolora_jax.sharding import replicated
 from autolora_jax.training.cache import fingerprint

@@ -34,8 +34,8 @@ from autolora_jax.request import Request
 from autolora_jax.run import Run
 from autolora_jax.sampler import Model
 from autolora_jax.schedules import Schedule
+from autolora_jax.settings.call import Call
 from autolora_jax.settings.distilling import DistillConfig
-from autolora_jax.settings.pictures import Call
 from autolora_jax.settings.rules import CFG, AutoLoRA, NoGuidance, Rule
 from autolora_jax.training.loop import TrainingError
 from autolora_jax.weights.writing import write_safetensors
