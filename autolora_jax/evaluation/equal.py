@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from autolora_jax.evaluation.intervals import DEFINED, Interval, resampled
+from autolora_jax.evaluation.intervals import Interval, percentile_interval, resampled
 from autolora_jax.evaluation.scores import Sample
 
 Values = Float[np.ndarray, "r"]  # of a figure, by resample
@@ -58,13 +58,5 @@ def beyond(
             points = [(sign * each[name], each[level]) for each in curve if name in each]
             best = np.fmax(best, reach(points, sample[level]))
         differences = sample[name] - sign * best
-        found[name] = _interval(differences[0], differences[1:], sure)
+        found[name] = percentile_interval(float(differences[0]), differences[1:], sure)
     return found
-
-
-def _interval(value: float, resamples: Values, sure: float) -> Interval:
-    known = resamples[~np.isnan(resamples)]
-    if np.isnan(value) or len(known) < DEFINED * len(resamples):
-        return Interval(float(value), np.nan, np.nan)
-    low, high = np.quantile(known, [(1 - sure) / 2, (1 + sure) / 2])
-    return Interval(float(value), float(low), float(high))

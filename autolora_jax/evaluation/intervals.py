@@ -59,10 +59,18 @@ def bootstrap_interval(
     rng, some = np.random.default_rng(seed), max(1, AT_ONCE // len(groups))
     parts = (min(some, resamples - done) for done in range(0, resamples, some))
     found = np.concatenate([statistic(resampled(groups, part, rng)) for part in parts])
-    found = found[~np.isnan(found)]
-    if len(found) < DEFINED * resamples:
+    return percentile_interval(value, found, level)
+
+
+def percentile_interval(value: float, found: Float[np.ndarray, "r"], level: float) -> Interval:
+    """A figure with the percentiles of what it was in resamples, without those where it is NaN.
+
+    NaN bounds where these are over a third, or the figure is.
+    """
+    known = found[~np.isnan(found)]
+    if np.isnan(value) or len(known) < DEFINED * len(found):
         return Interval(value, np.nan, np.nan)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
 
